@@ -1,0 +1,91 @@
+# `make demo` and `make test` are all one needs; each installs what it uses into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_FLAGS ?=
+# The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
+DEMO_FLAGS ?= --dataset digits --out checkpoints/demo --overwrite
+
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
+RUN_STAMP := $(VENV)/.jaxnet-run
+DEV_STAMP := $(VENV)/.jaxnet-dev
+BENCH_STAMP := $(VENV)/.jaxnet-bench
+# A change in any of these means installing again (Python sources are used in place).
+INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
+	$(shell find jaxnet -name '*.cc' -o -name '*.h')
+
+.PHONY: help demo test test-slow check lint types imports format setup bench results clean distclean
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUN_STAMP)  ## Train scaffolds and patches on the digits; results go to checkpoints/demo
+	$(PY) -m experiments.patched_density $(DEMO_FLAGS)
+
+test: check  ## Style, types, import directions, then the tests
+	$(PYTEST)
+
+test-slow: $(DEV_STAMP)  ## The tests marked slow
+	$(PYTEST) -m slow
+
+check: lint types imports  ## Style, types and import directions only
+
+lint: $(DEV_STAMP)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+types: $(DEV_STAMP)
+	$(PY) -m mypy
+
+imports: $(DEV_STAMP)
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(DEV_STAMP)  ## Rewrite the sources in the project's style
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+setup: $(DEV_STAMP)  ## Install everything for development into .venv
+
+bench: $(BENCH_STAMP)  ## Every benchmark of benchmarks/; numbers go to checkpoints/bench
+	@mkdir -p checkpoints/bench
+	@set -e; for file in benchmarks/bench_*.py; do \
+		name=$$(basename $$file .py); echo "== $$name"; \
+		$(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
+	done
+
+clean:  ## Remove caches and build products; .venv and checkpoints stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find jaxnet experiments benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find jaxnet -name '*.so' -delete
+	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP)
+
+distclean: clean  ## Remove .venv too
+	rm -rf $(VENV)
+
+# jaxlib and setuptools come first so that the extension is built, without isolation, against
+# the very jaxlib it will run with.
+$(RUN_STAMP): $(PY) $(INSTALL_INPUTS)
+	@echo "installing jaxnet into $(VENV) (minutes on the first run)"
+	$(PIP_INSTALL) setuptools jaxlib
+	$(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	@echo "installing the development tools into $(VENV)"
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,bench]'
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "jaxnet needs Python 3.11 or newer, and there is no '$(PYTHON)': say which, as in make PYTHON=/path/to/python3.11"; exit 2; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "jaxnet needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1): say which, as in make PYTHON=/path/to/python3.11"; exit 2; } >&2
+	$(PYTHON) -m venv --clear $(VENV)

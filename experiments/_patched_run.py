@@ -1,0 +1,430 @@
+"""The run of ``experiments.patched_density``: phases, checkpoints, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import numpy as np
+
+from experiments._population import (
+    Clock,
+    Phase,
+    evaluate_all,
+    load_progress,
+    make_split,
+    run_phase,
+    save_progress,
+    seed_keys,
+)
+from experiments._runtime import choose_product
+from jaxnet import data, extrema, network, optim, patches, train
+from jaxnet.errors import InputError
+from jaxnet.extrema import Extrema
+from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.records import RunFolder, provenance
+from jaxnet.statistics import aggregate
+from jaxnet.train import Split, Task, TrainState
+from jaxnet.types import Key, PyTree
+
+if TYPE_CHECKING:
+    from experiments.patched_density import Config
+
+_MASK, _INIT, _PATCH = 0, 1, 2  # purposes of a seed's key
+_SCAFFOLD_ORDER, _PATCH_ORDER = 0, 1  # purposes of the data key
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the protocol decides; each switch is explained in docs/protocols.md."""
+
+    watch: Literal["val", "test"]
+    extrema_part: Literal["train", "test"]
+    extrema_samples: int | None
+    init: str
+    patch_from_best: bool
+    fresh_optimizer: bool
+    order: str
+    first_targets: bool
+    redraw_inputs: bool
+    detach_source: bool
+
+    @classmethod
+    def of(cls, config: Config) -> Setting:
+        """The switches of ``--protocol``, with what flags override."""
+        seed = config.protocol == "seed"
+        samples = config.extrema_samples
+        return cls(
+            watch="test" if seed else "val",
+            extrema_part="test" if seed else "train",
+            extrema_samples=1000 if seed and samples is None else samples,
+            init=config.init or ("dense-fan-in" if seed else "sparse-fan-in"),
+            patch_from_best=not seed,
+            fresh_optimizer=seed or config.mask_mode == "scaffold-phase",
+            order="index" if seed else "extremeness",
+            first_targets=seed,
+            redraw_inputs=seed,
+            detach_source=seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaffolds:
+    """Trained scaffolds of all seeds, to be patched in several ways."""
+
+    state: TrainState
+    rows: list[dict[str, Any]]
+    clock: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished run: its summary and the scaffolds it started from."""
+
+    summary: dict[str, Any]
+    scaffolds: Scaffolds
+
+
+class PatchedRun:
+    """One run in one folder."""
+
+    def __init__(self, config: Config, folder: RunFolder, dataset: data.Dataset | None = None) -> None:
+        self.config, self.folder = config, folder
+        self.setting = Setting.of(config)
+        self.dataset = dataset if dataset is not None else load(config)
+        self.spec = make_spec(config, self.dataset, self.setting)
+        self.kernel, product = choose_product(config.kernel)
+        self.task = Task(self.spec, config.batch_size, product=product)
+        self.rules = patches.PatchRules(
+            kind=config.patch_kind,
+            max_patches=config.max_patches,
+            placement=config.placement,
+            patch_density=config.patch_density,
+            order=self.setting.order,
+            first_targets=self.setting.first_targets,
+            redraw_inputs=self.setting.redraw_inputs,
+            detach_source=self.setting.detach_source,
+        )
+        self.seeds = range(config.seed, config.seed + config.num_seeds)
+        self.keys = seed_keys(self.seeds)
+        self.key_data = jax.random.key(config.data_seed)
+        self.clock = Clock()
+        self.train = make_split(self.dataset, "train")
+        self.watch = make_split(self.dataset, self.setting.watch)
+        self.optimizers = {
+            "scaffold": optim.dual_rate_adam(config.lr, config.lr_patch),
+            "patch": optim.dual_rate_adam(config.lr_scaffold, config.lr_patch),
+        }
+
+    # The pieces, for one network; vmap gives all seeds.
+
+    def init_one(self, key: Key) -> tuple[TrainState, Structure]:
+        """A scaffold before training."""
+        params, structure = network.init(
+            self.spec,
+            key_mask=jax.random.fold_in(key, _MASK),
+            key_init=jax.random.fold_in(key, _INIT),
+        )
+        return train.init_state(params, self.optimizers["scaffold"].init(params)), structure
+
+    def patch_one(
+        self, scaffold: TrainState, structure: Structure, key: Key, split: Split
+    ) -> tuple[TrainState, Structure, tuple[Extrema, ...]]:
+        """Extrema, patches, and the state before the patch phase."""
+        params = self.scaffold_params(scaffold)
+        stats = train.collect_stats(self.task, params, structure, split, values=self.config.detect_on)
+        found = tuple(extrema.detect(s, self.config.detector) for s in stats)
+        params, structure = network.with_patches(
+            params, structure, found, self.rules, key_patch=jax.random.fold_in(key, _PATCH)
+        )
+        if self.config.mask_mode == "scaffold-phase":
+            params, structure = network.to_masked_network(params, structure)
+            structure = network.release_masks(structure)
+        optimizer = self.optimizers["patch"]
+        if self.setting.fresh_optimizer:
+            opt_state = optimizer.init(params)
+        else:
+            opt_state = optim.carry_over(scaffold.opt_state, optimizer, params)
+        return train.init_state(params, opt_state), structure, found
+
+    def scaffold_params(self, scaffold: TrainState) -> Params:
+        """The scaffold that is patched and reported: the best on validation, or the last."""
+        return scaffold.best_params if self.setting.patch_from_best else scaffold.params
+
+    # The run.
+
+    def run(self, given: Scaffolds | None = None) -> Outcome:
+        """Trains, patches, trains on and writes the summary; continues where a run stopped."""
+        self.folder.write_json("provenance.json", self.provenance())
+        start, structure = jax.jit(jax.vmap(self.init_one))(self.keys)
+        at = load_progress(
+            self.folder,
+            {
+                "scaffold": lambda: (start, None),
+                "patch": lambda: self.like_patch_phase(start, structure),
+            },
+            self.clock,
+        )
+        phase, epoch, state, extra = at or ("scaffold", 0, start, None)
+        if phase == "scaffold":
+            if at is None and given is not None:
+                state, epoch = given.state, self.config.scaffold_epochs
+                self.clock = Clock(**given.clock)
+                length = self.folder.append_rows(given.rows)
+                save_progress(self.folder, "scaffold", epoch, state, None, self.clock, length)
+            state = self.phase("scaffold", _SCAFFOLD_ORDER, state, structure, epoch, None)
+            scaffold, epoch = state, 0
+            state, patched, found = self.add_patches(scaffold, structure)
+            extra = {"scaffold": scaffold, "structure": patched, "extrema": found}
+        scaffold, patched, found = extra["scaffold"], extra["structure"], extra["extrema"]
+        state = self.phase("patch", _PATCH_ORDER, state, patched, epoch, extra)
+        summary = self.summarise(scaffold, structure, state, patched, found)
+        self.folder.write_json("summary.json", summary)
+        rows = [row for row in self.folder.read_rows() if row["phase"] == "scaffold"]
+        return Outcome(summary, Scaffolds(scaffold, rows, self.clock.as_dict()))
+
+    def phase(
+        self, name: str, order: int, state: TrainState, structure: Structure, epoch: int, extra: PyTree
+    ) -> TrainState:
+        """Trains the rest of a phase."""
+        config = self.config
+        phase = Phase(
+            name=name,
+            epochs=config.scaffold_epochs if name == "scaffold" else config.patch_epochs,
+            task=self.task,
+            optimizer=self.optimizers[name],
+            train=self.train,
+            watch=self.watch,
+            watch_name="validation" if self.setting.watch == "val" else "test",
+            key_data=jax.random.fold_in(self.key_data, order),
+            patience=config.patience,
+        )
+        return run_phase(
+            phase, state, structure, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=extra
+        )
+
+    def like_patch_phase(self, start: TrainState, structure: Structure) -> tuple[TrainState, PyTree]:
+        """Shapes of the state and the extras of the patch phase, without computing them."""
+        one = jax.vmap(self.patch_one, in_axes=(0, 0, 0, None))
+        state, patched, found = jax.eval_shape(one, start, structure, self.keys, self.extrema_split())
+        return state, {"scaffold": start, "structure": patched, "extrema": found}
+
+    def extrema_split(self) -> Split:
+        """The samples whose activations are watched for extrema."""
+        limit = self.setting.extrema_samples
+        return make_split(self.dataset, self.setting.extrema_part, limit)
+
+    def add_patches(
+        self, scaffold: TrainState, structure: Structure
+    ) -> tuple[TrainState, Structure, tuple[Extrema, ...]]:
+        """Finds the extrema of all seeds and patches them."""
+        together = jax.vmap(self.patch_one, in_axes=(0, 0, 0, None))
+        args = (scaffold, structure, self.keys, self.extrema_split())
+        return self.clock.compiled(together, *args)(*args)
+
+    # The results.
+
+    def summarise(
+        self,
+        scaffold: TrainState,
+        structure: Structure,
+        state: TrainState,
+        patched: Structure,
+        found: tuple[Extrema, ...],
+    ) -> dict[str, Any]:
+        """Everything ``summary.json`` holds."""
+        trained = self.config.patch_epochs > 0
+        if self.setting.watch == "test":
+            # as the original prints it: the last scaffold epoch, the best patched epoch
+            last = {r["seed"]: r["accuracy"] for r in self.folder.read_rows() if r["phase"] == "scaffold"}
+            scaffold_accuracy = np.asarray([last[seed] for seed in self.seeds])
+            final = state.params
+            patched_accuracy = np.asarray(state.best_accuracy) if trained else scaffold_accuracy
+        else:
+            test = make_split(self.dataset, "test")
+            final = state.best_params
+            scaffold_accuracy = evaluate_all(
+                self.clock, self.task, self.scaffold_params(scaffold), structure, test
+            )
+            patched_accuracy = evaluate_all(self.clock, self.task, final, patched, test)
+        counts = jax.tree.map(np.asarray, jax.jit(jax.vmap(network.count_nonzeros))(final, patched))
+        lost, together = self.measure_patches(final, patched)
+        host = jax.tree.map(np.asarray, (found, patched.bank))
+        seeds = []
+        for i, seed in enumerate(self.seeds):
+            entry = _seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
+            entry["scaffold_epoch"] = int(scaffold.best_epoch[i] if not trained or self.setting.patch_from_best
+                                          else scaffold.epoch[i])
+            entry["patched_epoch"] = int(state.best_epoch[i])
+            entry["patches"] = _patch_entries(i, host[1], final, patched, lost)
+            if together is not None:
+                entry["redundancy"] = together[i].tolist()
+            seeds.append(entry)
+        return {
+            "experiment": "patched_density",
+            "config": {**dataclasses.asdict(self.config), "data_dir": None},
+            "sizes": list(self.spec.sizes),
+            "kernel": self.kernel,
+            "provenance": self.provenance(),
+            "seeds": seeds,
+            "aggregate": _aggregate(seeds),
+            "timing": self.clock.as_dict(),
+        }
+
+    def measure_patches(self, params: Params, structure: Structure) -> tuple[np.ndarray, np.ndarray | None]:
+        """Contribution of every patch on the watched samples, and redundancy if asked for."""
+        assert structure.bank is not None
+        if not patches.active_slots(structure.bank).shape[-1]:
+            return np.zeros((len(self.seeds), 0)), None
+
+        def contribution(params: Params, structure: Structure, split: Split, pairs: bool) -> Any:
+            def accuracy(bank: patches.PatchBank) -> jax.Array:
+                return train.evaluate(self.task, params, structure.replace(bank=bank), split).accuracy
+
+            assert structure.bank is not None
+            measure = patches.redundancy if pairs else patches.contributions
+            return measure(accuracy, structure.bank)
+
+        def measured(pairs: bool) -> np.ndarray:
+            def one(params: Params, structure: Structure, split: Split) -> Any:
+                return contribution(params, structure, split, pairs)
+
+            together = jax.vmap(one, in_axes=(0, 0, None))
+            args = (params, structure, self.watch)
+            return np.asarray(self.clock.compiled(together, *args)(*args))
+
+        return measured(False), measured(True) if self.config.redundancy else None
+
+    def provenance(self) -> dict[str, Any]:
+        """Code, versions, device, time, and which data."""
+        return {**provenance(), "dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
+
+
+def run(
+    config: Config,
+    folder: RunFolder,
+    *,
+    dataset: data.Dataset | None = None,
+    scaffolds: Scaffolds | None = None,
+) -> Outcome:
+    """Runs the experiment in an open folder.
+
+    Args:
+      config: what to do.
+      folder: where results go.
+      dataset: saves loading it again.
+      scaffolds: trained scaffolds of the same seeds and settings, to be patched
+        instead of training them again.
+
+    Raises:
+      InputError: the data cannot be read, or the sizes do not fit them.
+    """
+    return PatchedRun(config, folder, dataset).run(scaffolds)
+
+
+def check(config: Config, dataset: data.Dataset) -> None:
+    """Raises InputError for what does not fit together, before anything is written."""
+    make_spec(config, dataset, Setting.of(config))
+    choose_product(config.kernel)
+    part = "validation" if config.protocol == "clean" else "test"
+    if not len(dataset.y_val if config.protocol == "clean" else dataset.y_test):
+        raise InputError(f"{dataset.name} has no {part} samples")
+
+
+def load(config: Config) -> data.Dataset:
+    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
+    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
+    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
+
+
+def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> NetworkSpec:
+    """The network for a data set.
+
+    Raises:
+      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
+    """
+    ends = (dataset.num_features, dataset.num_classes)
+    sizes = config.sizes or (ends[0], 256, 128, ends[1])
+    if (sizes[0], sizes[-1]) != ends:
+        raise InputError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
+            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
+        )
+    try:
+        return NetworkSpec(sizes, config.density, config.activation, config.allocation, setting.init)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _seed_entry(
+    i: int,
+    seed: int,
+    scaffold_accuracy: np.ndarray,
+    patched_accuracy: np.ndarray,
+    counts: dict[str, np.ndarray],
+    host: tuple[tuple[Extrema, ...], Any],
+    spec: NetworkSpec,
+) -> dict[str, Any]:
+    found, bank = host
+    nonzeros: dict[str, Any] = {name: int(counts[name][i]) for name in ("scaffold", "bias", "patch", "total")}
+    density = (nonzeros["scaffold"] + nonzeros["patch"]) / spec.dense_weights
+    gain = float(patched_accuracy[i]) - float(scaffold_accuracy[i])
+    return {
+        "seed": seed,
+        "scaffold_accuracy": float(scaffold_accuracy[i]),
+        "patched_accuracy": float(patched_accuracy[i]),
+        "gain": gain,
+        "gain_per_1000_weights": 1000 * gain / nonzeros["patch"] if nonzeros["patch"] else None,
+        "extrema_high": [int(e.high[i].sum()) for e in found],
+        "extrema_low": [int(e.low[i].sum()) for e in found],
+        "extrema_nan": [int(e.nan[i].sum()) for e in found],
+        "num_patches": int(sum(p.active[i].sum() for p in bank.layers if p is not None)),
+        "nonzeros": {**nonzeros, "density": density},
+        "density": density,
+    }
+
+
+def _patch_entries(
+    i: int, bank: Any, params: Params, structure: Structure, lost: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row per patch of seed ``i``."""
+    assert structure.bank is not None
+    one = jax.tree.map(lambda leaf: leaf[i], (structure.bank, params.patches))
+    sizes = np.asarray(patches.slot_sizes(*one))
+    entries, slot = [], 0
+    for layer, placed in enumerate(bank.layers):
+        if placed is None:
+            continue
+        for k in range(placed.active.shape[1]):
+            if placed.active[i, k]:
+                high = k < placed.num_high
+                entries.append(
+                    {
+                        "slot": slot,
+                        "kind": "high" if high else "low",
+                        # hidden layers count from 0; a high patch sits in the layer below the one it feeds
+                        "hidden_layer": layer - 1 if high else layer,
+                        "unit": int(placed.unit[i, k]),
+                        "nonzeros": int(sizes[slot]),
+                        "contribution": float(lost[i, slot]),
+                    }
+                )
+            slot += 1
+    return entries
+
+
+def _aggregate(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, deviation, median, range and interval of every number over the seeds."""
+    columns: dict[str, list[float]] = {}
+    for s in seeds:
+        for name in ("scaffold_accuracy", "patched_accuracy", "gain", "num_patches", "density"):
+            columns.setdefault(name, []).append(s[name])
+        per_weight = s["gain_per_1000_weights"]
+        columns.setdefault("gain_per_1000_weights", []).append(np.nan if per_weight is None else per_weight)
+        for name in ("extrema_high", "extrema_low", "extrema_nan"):
+            columns.setdefault(name, []).append(sum(s[name]))
+        for name, value in s["nonzeros"].items():
+            columns.setdefault(f"nonzeros.{name}", []).append(value)
+    return {name: aggregate(values) for name, values in columns.items()}
+

@@ -1,0 +1,214 @@
+"""Patched density: does a sparse scaffold gain from dense patches around its extrema?
+
+Train a sparse scaffold, find its extrema, put small dense patches around them,
+train on with one learning rate for the scaffold and another for the patches; all
+seeds in one compiled program.
+
+    python -m experiments.patched_density --dataset mnist --num-seeds 8
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments._cli import print_table, run_main
+from jaxnet.errors import InputError
+
+
+def option(default: Any, help: str, unit: str | None = None, **more: Any) -> Any:
+    """A field of a configuration with its text for ``--help``."""
+    metadata = {"help": help, **more}
+    return field(default=default, metadata=metadata if unit is None else {**metadata, "unit": unit})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sparse scaffold, extrema, dense patches, dual learning rates, for many seeds at once."""
+
+    dataset: str = option(
+        "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
+    )
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    protocol: Literal["clean", "seed"] = option(
+        "clean",
+        "clean: extrema on training, selection on validation, test images once at the end; "
+        "seed: the original's, faults included (docs/protocols.md)",
+    )
+    sizes: tuple[int, ...] | None = option(
+        None, "units per layer; auto: features of the data,256,128,classes", none="auto"
+    )
+    density: float = option(0.02, "fraction of the scaffold's weights that exist", "in (0, 1]")
+    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] = option(
+        "uniform", "how the density is shared out over the layers"
+    )
+    init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
+        None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
+    )
+    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("relu", "of the hidden layers")
+    num_seeds: int = option(8, "networks trained at once")
+    seed: int = option(0, "number of the first seed; a seed decides masks, weights and patches")
+    data_seed: int = option(0, "decides the order of the samples, common to all seeds")
+    scaffold_epochs: int = option(20, "epochs without patches", "epochs")
+    patch_epochs: int = option(30, "epochs with patches", "epochs")
+    batch_size: int = option(64, "samples per step", "samples")
+    lr: float = option(1e-3, "Adam's learning rate before patches")
+    lr_scaffold: float = option(1e-4, "of the scaffold after patches; 0 freezes it")
+    lr_patch: float = option(5e-4, "of the patches; equal to --lr-scaffold it is the control")
+    patience: int | None = option(
+        None, "epochs without a better accuracy before a seed stops, in each phase", "epochs", none="never"
+    )
+    patch_kind: Literal["mlp", "dense"] = option(
+        "mlp", "mlp: the original's small networks; dense: new direct connections"
+    )
+    patch_density: float = option(
+        0.5, "fraction of the layer above or below that a dense patch connects to", "in (0, 1]"
+    )
+    max_patches: int = option(5, "patches per hidden layer and kind of extremum; 0: mere further training")
+    placement: Literal["extrema", "random", "least"] = option(
+        "extrema", "where patches go: at extrema, or as many of the same at random or the least extreme units"
+    )
+    detector: Literal["original", "adaptive", "quantile"] = option("original", "thresholds for extrema")
+    detect_on: Literal["pre", "post"] = option("pre", "activations watched for extrema: before or after")
+    extrema_samples: int | None = option(
+        None,
+        "samples for the statistics; auto: all training samples, or 1000 test samples with --protocol seed",
+        "samples",
+        none="auto",
+    )
+    mask_mode: Literal["enforced", "scaffold-phase"] = option(
+        "enforced",
+        "scaffold-phase: masks hold before patches only, then every weight is free "
+        "(the original's first version)",
+    )
+    redundancy: bool = option(False, "also measure how far any two patches stand in for one another (slow)")
+    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
+    out: str = option("checkpoints/patched_density", "folder for results")
+    resume: bool = option(False, "continue the run in --out after its last finished epoch")
+    overwrite: bool = option(False, "replace the run in --out")
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range, whatever the data."""
+        for flag in ("density", "patch_density"):
+            value = getattr(self, flag)
+            if not 0 < value <= 1:
+                raise InputError(f"--{flag.replace('_', '-')} must be above 0 and at most 1: {value}")
+        for flag, least in (
+            ("num_seeds", 1),
+            ("seed", 0),
+            ("data_seed", 0),
+            ("scaffold_epochs", 1),
+            ("patch_epochs", 0),
+            ("batch_size", 1),
+            ("max_patches", 0),
+            ("patience", 1),
+            ("extrema_samples", 2),
+        ):
+            value = getattr(self, flag)
+            if value is not None and value < least:
+                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {value}")
+        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
+            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        for flag in ("lr", "lr_scaffold", "lr_patch"):
+            value = getattr(self, flag)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
+        if self.lr == 0:
+            raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
+        if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
+            raise InputError(
+                f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"
+            )
+        if self.mask_mode == "scaffold-phase" and self.patch_kind == "dense":
+            raise InputError(
+                "--mask-mode scaffold-phase frees every weight, which leaves no room for new connections: "
+                "use --patch-kind mlp"
+            )
+
+
+def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the table in the terminal: a row per seed, then the aggregates."""
+    columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
+    rows: list[list[object]] = []
+    for s in summary["seeds"]:
+        rows.append(
+            [
+                s["seed"],
+                f"{100 * s['scaffold_accuracy']:.2f}",
+                f"{100 * s['patched_accuracy']:.2f}",
+                f"{100 * s['gain']:+.2f}",
+                sum(s["extrema_high"]),
+                sum(s["extrema_low"]),
+                s["num_patches"],
+                s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"],
+                f"{100 * s['density']:.2f}",
+            ]
+        )
+    a = summary["aggregate"]
+
+    def interval(name: str, sign: str = "") -> str:
+        low_high = a[name]["ci95"]
+        if low_high is None:
+            return "-"
+        return f"{100 * low_high[0]:{sign}.2f}..{100 * low_high[1]:{sign}.2f}"
+
+    rows.append(
+        [
+            "mean",
+            f"{100 * a['scaffold_accuracy']['mean']:.2f}",
+            f"{100 * a['patched_accuracy']['mean']:.2f}",
+            f"{100 * a['gain']['mean']:+.2f}",
+            f"{a['extrema_high']['mean']:.1f}",
+            f"{a['extrema_low']['mean']:.1f}",
+            f"{a['num_patches']['mean']:.1f}",
+            f"{a['nonzeros.scaffold']['mean'] + a['nonzeros.patch']['mean']:.1f}",
+            f"{100 * a['density']['mean']:.2f}",
+        ]
+    )
+    gaps: list[object] = ["-"] * 5
+    rows.append(
+        ["95 %", interval("scaffold_accuracy"), interval("patched_accuracy"), interval("gain", "+"), *gaps]
+    )
+    return columns, rows
+
+
+def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Runs the experiment, draws the plots, prints the table."""
+    # here, not above: a wrong flag is answered at once, without JAX being loaded
+    from experiments._patched_plots import PLOTS, draw_all
+    from experiments._patched_run import check, load, run
+    from experiments._runtime import use_compilation_cache
+    from jaxnet.records import RunFolder
+
+    use_compilation_cache()
+    dataset = load(config)
+    check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
+    flags = dataclasses.asdict(config)
+    data_keys = ("data_dir",)  # where the data lies does not change the results: its fingerprint is compared
+    with RunFolder.open(
+        config.out,
+        flags,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        may_differ=("out", "resume", "overwrite", *data_keys),
+        owns=PLOTS,
+    ) as folder:
+        summary = run(config, folder, dataset=dataset).summary
+        draw_all(folder)
+    columns, rows = table_rows(summary)
+    title = f"{config.dataset}, sizes {summary['sizes']}, protocol {config.protocol}, {summary['kernel']} kernel"
+    print_table(title, columns, rows)
+    timing = summary["timing"]
+    report(
+        f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
+        f"results in {Path(config.out)}"
+    )
+    return summary
+
+
+if __name__ == "__main__":
+    run_main(main, Config, prog="python -m experiments.patched_density", description=__doc__)

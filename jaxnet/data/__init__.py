@@ -1,0 +1,25 @@
+"""Data sets: real images as flat arrays, read once, cached, split always the same way.
+
+>>> from jaxnet import data
+>>> digits = data.load("digits")
+>>> digits
+Dataset('digits', 1198 training, 240 validation, 359 test, image 8x8x1, 10 classes)
+>>> data.normalise(digits.x_train[:2], digits.mean, digits.std).shape
+(2, 64)
+"""
+
+from __future__ import annotations
+
+from jaxnet.data.dataset import Dataset, normalise
+from jaxnet.data.load import DEFAULT_VALIDATION_FRACTION, NAMES, load
+from jaxnet.data.split import stratified_counts, stratified_split
+
+__all__ = [
+    "DEFAULT_VALIDATION_FRACTION",
+    "NAMES",
+    "Dataset",
+    "load",
+    "normalise",
+    "stratified_counts",
+    "stratified_split",
+]

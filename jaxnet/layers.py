@@ -1,0 +1,100 @@
+"""The sparse linear layer: parameters, initialisation, the two representations."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxnet.activations import GAINS
+from jaxnet.kernels import Product
+from jaxnet.kernels.dense import densify
+from jaxnet.masks import Connectivity, DenseMask, Topology, topology_mask
+from jaxnet.types import Bias, Features, Key, Values, Weight
+
+INITS = ("dense-fan-in", "sparse-fan-in")
+"""Initialisations; see :func:`init_layer`."""
+
+
+class LayerParams(flax.struct.PyTreeNode):
+    """Trainable values of one layer.
+
+    Attributes:
+      weight: ``(nnz,)``, only the weights that exist (with a
+        :class:`~jaxnet.masks.Topology`), or ``(out, in)`` (with a
+        :class:`~jaxnet.masks.DenseMask`).
+      bias: ``(out,)``.
+    """
+
+    weight: Values | Weight
+    bias: Bias
+
+
+def init_layer(topology: Topology, init: str, activation: str, *, key_init: Key) -> LayerParams:
+    """Draws the values of the weights that exist.
+
+    ``dense-fan-in``
+      Weights and biases uniform in ``±1/sqrt(in)``, as if all ``in`` weights
+      were there: the original's (PyTorch's ``nn.Linear``). At low density the
+      signal of a layer starts close to zero.
+    ``sparse-fan-in``
+      Weights normal with standard deviation ``gain / sqrt(fan_in)``, the fan-in
+      counted for every output unit (at least 1), biases zero: the variance of a
+      unit does not depend on the density.
+
+    Args:
+      topology: which weights exist; shape ``(out, in)``.
+      init: one of :data:`INITS`.
+      activation: name of the activation that follows; sets the gain.
+      key_init: one PRNG key.
+
+    Raises:
+      ValueError: unknown init.
+    """
+    num_out, num_in = topology.shape
+    key_weight, key_bias = jax.random.split(key_init)
+    if init == "dense-fan-in":
+        bound = num_in**-0.5
+        weight = jax.random.uniform(key_weight, (topology.capacity,), minval=-bound, maxval=bound)
+        bias = jax.random.uniform(key_bias, (num_out,), minval=-bound, maxval=bound)
+    elif init == "sparse-fan-in":
+        fan_in = jnp.maximum(topology.fan_in, 1).astype(jnp.float32)
+        scale = GAINS[activation] / jnp.sqrt(fan_in)
+        weight = jax.random.normal(key_weight, (topology.capacity,))
+        weight = weight * scale.at[topology.rows].get(mode="fill", fill_value=0.0)
+        bias = jnp.zeros(num_out)
+    else:
+        raise ValueError(f"unknown init {init!r}: choose one of {', '.join(INITS)}")
+    return LayerParams(jnp.where(topology.exists, weight, 0.0), bias)
+
+
+def linear(params: LayerParams, connectivity: Connectivity, x: Features, product: Product) -> Features:
+    """``W x + b`` for a batch.
+
+    Args:
+      params: the layer's values.
+      connectivity: which weights exist; its type decides the representation.
+      x: ``(in, batch)``.
+      product: the sparse product (ignored by the masked representation).
+
+    Returns:
+      Pre-activations ``(out, batch)``.
+    """
+    if isinstance(connectivity, DenseMask):
+        # where, not multiplication: a missing weight's gradient is zero even if the weight is not finite
+        y = jnp.where(connectivity.mask, params.weight, 0.0) @ x
+    else:
+        y = product(params.weight, connectivity, x)
+    return y + params.bias[:, None]
+
+
+def to_masked(params: LayerParams, topology: Topology) -> tuple[LayerParams, DenseMask]:
+    """Converts a sparse layer to the masked-dense representation; the function is unchanged."""
+    weight = densify(params.weight, topology)
+    return LayerParams(weight, params.bias), DenseMask(topology_mask(topology))
+
+
+def to_sparse(params: LayerParams, topology: Topology) -> LayerParams:
+    """Reads the weights of ``topology`` out of a masked-dense layer."""
+    weight = params.weight.at[topology.rows, topology.cols].get(mode="fill", fill_value=0.0)
+    return LayerParams(weight, params.bias)

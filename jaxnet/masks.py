@@ -1,0 +1,329 @@
+"""Masks: which weights of a layer exist, and how many each layer gets.
+
+A **topology** lists the weights of one layer that exist, in compressed sparse
+row order (rows are output units, columns input units). Everything that has one
+entry per weight (values, gradients, optimiser moments) has the topology's
+``capacity`` as its length, so a missing weight is nowhere stored.
+
+Counts are decided on the host (:func:`allocate`), positions are drawn inside
+jit and vmap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.types import Array, Bool, Int, Key
+
+ALLOCATIONS = ("uniform", "erdos-renyi", "dense-output", "constant-fan-in")
+"""How a density is shared out over the layers; see :func:`allocate`."""
+
+
+class Topology(flax.struct.PyTreeNode):
+    """Which weights of one layer exist.
+
+    Attributes:
+      rows: ``(capacity,)`` int32, output unit of each slot, ascending. A slot
+        that holds no weight (padding) has ``rows >= out`` and stands at the end.
+      cols: ``(capacity,)`` int32, input unit of each slot, ascending within a
+        row. Zero in padding slots.
+      row_ptr: ``(out + 1,)`` int32; the weights of output unit ``r`` are the
+        slots ``row_ptr[r]:row_ptr[r + 1]``.
+      shape: static, ``(out, in)``.
+    """
+
+    rows: Int[Array, "nnz"]
+    cols: Int[Array, "nnz"]
+    row_ptr: Int[Array, "out_plus_1"]
+    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots, padding included (static)."""
+        return self.rows.shape[-1]
+
+    @property
+    def num_nonzeros(self) -> Int[Array, ""]:
+        """Number of weights that exist, padding not counted (traced)."""
+        return self.row_ptr[..., -1]
+
+    @property
+    def exists(self) -> Bool[Array, "nnz"]:
+        """``True`` for slots that hold a weight, ``False`` for padding."""
+        return self.rows < self.shape[0]
+
+    @property
+    def fan_in(self) -> Int[Array, "out"]:
+        """``(out,)``, number of weights into each output unit."""
+        return jnp.diff(self.row_ptr, axis=-1)
+
+
+class DenseMask(flax.struct.PyTreeNode):
+    """The reference representation: a dense matrix of weights and a mask over it.
+
+    Attributes:
+      mask: ``(out, in)`` bool; ``True`` where the weight exists.
+    """
+
+    mask: Bool[Array, "out in"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        return self.mask.shape[-2], self.mask.shape[-1]
+
+    @property
+    def num_nonzeros(self) -> Int[Array, ""]:
+        """Number of weights that exist (traced)."""
+        return jnp.sum(self.mask, axis=(-2, -1))
+
+
+Connectivity = Topology | DenseMask
+"""What a layer needs to know of its weights besides their values."""
+
+
+def topology_from_flat(
+    flat: Int[Array, "nnz"], exists: Bool[Array, "nnz"], shape: tuple[int, int]
+) -> Topology:
+    """Builds a topology from flat positions ``row * in + col``.
+
+    Args:
+      flat: ``(capacity,)``, distinct positions in any order.
+      exists: ``(capacity,)``, ``False`` for slots that are padding.
+      shape: ``(out, in)``.
+
+    Returns:
+      The topology with its slots in row order and the padding at the end.
+    """
+    num_out, num_in = shape
+    slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
+    flat = jnp.sort(jnp.where(exists, flat.astype(jnp.int32), num_out * num_in))
+    present = flat < num_out * num_in
+    # Padding rows are all different (out, out + 1, ...) so that indices stay unique and sorted.
+    rows = jnp.where(present, flat // num_in, num_out + slots - jnp.sum(present, dtype=jnp.int32))
+    cols = jnp.where(present, flat % num_in, 0)
+    row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32)).astype(jnp.int32)
+    return Topology(rows.astype(jnp.int32), cols.astype(jnp.int32), row_ptr, shape)
+
+
+def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> Topology:
+    """Draws exactly ``nnz`` of the ``out * in`` positions, all equally likely.
+
+    Positions are ordered by 32 random bits each and the first ``nnz`` taken; of
+    two positions with equal bits the one with the lower index comes first (a
+    bias below 1e-4 of a position for matrices up to a million weights).
+
+    Raises:
+      ValueError: ``nnz`` is not within 1 and ``out * in``, or the matrix has
+        2**31 positions or more.
+    """
+    size = num_out * num_in
+    _check_size(num_out, num_in)
+    if not 1 <= nnz <= size:
+        raise ValueError(f"nnz must be between 1 and {size} for a {num_out}x{num_in} layer: {nnz}")
+    if nnz == size:
+        flat = jnp.arange(size, dtype=jnp.int32)
+    else:
+        bits = jax.random.bits(key_mask, (size,), jnp.uint32)
+        flat = jax.lax.sort((bits, jnp.arange(size, dtype=jnp.int32)), num_keys=2)[1][:nnz]
+    return topology_from_flat(flat, jnp.ones(nnz, bool), (num_out, num_in))
+
+
+def constant_fan_in_topology(num_out: int, num_in: int, fan_in: int, *, key_mask: Key) -> Topology:
+    """Draws ``fan_in`` different inputs for every output unit.
+
+    Raises:
+      ValueError: ``fan_in`` is not within 1 and ``in``.
+    """
+    _check_size(num_out, num_in)
+    if not 1 <= fan_in <= num_in:
+        raise ValueError(f"fan_in must be between 1 and {num_in}: {fan_in}")
+    bits = jax.random.bits(key_mask, (num_out, num_in), jnp.uint32)
+    index = jnp.broadcast_to(jnp.arange(num_in, dtype=jnp.int32), (num_out, num_in))
+    cols = jax.lax.sort((bits, index), num_keys=2)[1][:, :fan_in]
+    flat = jnp.arange(num_out, dtype=jnp.int32)[:, None] * num_in + cols
+    return topology_from_flat(flat.ravel(), jnp.ones(flat.size, bool), (num_out, num_in))
+
+
+def allocate(sizes: Sequence[int], density: float, allocation: str = "uniform") -> tuple[int, ...]:
+    """Decides how many weights each layer gets.
+
+    ========================= ==================================================
+    ``uniform``               ``int(density * in * out)`` in every layer, the
+                              rule of the original (rounded down, evaluated from
+                              the left)
+    ``erdos-renyi``           ``int(density * all)`` weights in total, the
+                              density of a layer proportional to
+                              ``(in + out) / (in * out)`` and at most 1
+    ``dense-output``          the same total, the output layer complete, the rest
+                              at one common density
+    ``constant-fan-in``       ``round(density * in)`` inputs for every unit
+                              (half to even, at least 1)
+    ========================= ==================================================
+
+    Where a total is shared out, every layer gets the floor of its share and the
+    weights left over go to the largest remainders, the earlier layer first on
+    ties, so that the total is met exactly.
+
+    Args:
+      sizes: units per layer, input and output included.
+      density: fraction of weights that exist, in (0, 1].
+      allocation: one of :data:`ALLOCATIONS`.
+
+    Returns:
+      Number of weights of each of the ``len(sizes) - 1`` layers.
+
+    Raises:
+      ValueError: the sizes or the density are out of range, the rule is
+        unknown, or a layer would be left without any weight.
+
+    Source: Erdős–Rényi densities as in Mocanu et al. 2018 (SET) and Evci et al.
+    2020 (RigL), with the total met exactly instead of in expectation.
+    """
+    check_sizes(sizes)
+    check_density(density)
+    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    full = [i * o for i, o in layers]
+    total = int(density * sum(full))
+    if allocation == "uniform":
+        counts = [int(density * i * o) for i, o in layers]
+    elif allocation == "constant-fan-in":
+        counts = [max(1, round(density * i)) * o for i, o in layers]
+    elif allocation == "erdos-renyi":
+        counts = _share(total, [i + o for i, o in layers], full)
+    elif allocation == "dense-output":
+        if total < full[-1] or (total == full[-1] and len(full) > 1):
+            raise ValueError(
+                f"density {density} gives {total} weights, too few for a dense output layer "
+                f"of {full[-1]}: raise the density or choose another allocation"
+            )
+        counts = [*_share(total - full[-1], full[:-1], full[:-1]), full[-1]]
+    else:
+        raise ValueError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
+    for (i, o), count in zip(layers, counts, strict=True):
+        if count < 1:
+            raise ValueError(
+                f"density {density} leaves the {i}x{o} layer without any weight: raise the density"
+            )
+    return tuple(counts)
+
+
+def draw_topologies(
+    sizes: Sequence[int], density: float, allocation: str = "uniform", *, key_mask: Key
+) -> tuple[Topology, ...]:
+    """Draws the topology of every layer of a network.
+
+    Args:
+      sizes: units per layer, input and output included.
+      density: fraction of weights that exist, in (0, 1].
+      allocation: one of :data:`ALLOCATIONS`.
+      key_mask: one PRNG key; layer ``l`` uses ``fold_in(key_mask, l)``.
+
+    Returns:
+      One topology per layer, with the counts of :func:`allocate`.
+
+    Raises:
+      ValueError: as :func:`allocate`.
+    """
+    topologies = []
+    for layer, nnz in enumerate(allocate(sizes, density, allocation)):
+        num_in, num_out = sizes[layer], sizes[layer + 1]
+        key = jax.random.fold_in(key_mask, layer)
+        if allocation == "constant-fan-in":
+            topology = constant_fan_in_topology(num_out, num_in, nnz // num_out, key_mask=key)
+        else:
+            topology = uniform_topology(num_out, num_in, nnz, key_mask=key)
+        topologies.append(topology)
+    return tuple(topologies)
+
+
+def topology_from_mask(mask: np.ndarray) -> Topology:
+    """Builds the topology of a boolean ``(out, in)`` matrix, on the host."""
+    mask = np.asarray(mask, bool)
+    flat = np.flatnonzero(mask)
+    return topology_from_flat(
+        jnp.asarray(flat, jnp.int32), jnp.ones(flat.size, bool), (mask.shape[0], mask.shape[1])
+    )
+
+
+def topology_mask(topology: Topology) -> Bool[Array, "out in"]:
+    """Returns the boolean ``(out, in)`` matrix of a topology."""
+    mask = jnp.zeros(topology.shape, bool)
+    return mask.at[topology.rows, topology.cols].set(
+        True, mode="drop", indices_are_sorted=True, unique_indices=True
+    )
+
+
+def validate_topology(topology: Topology) -> None:
+    """Checks once, on the host, that no slot points outside its matrix.
+
+    Accepts a single topology or one with leading (seed) axes.
+
+    Raises:
+      ValueError: wrong shapes or types, rows not ascending, a column outside
+        the matrix, a position named twice, or a ``row_ptr`` that does not fit.
+    """
+    num_out, num_in = topology.shape
+    rows, cols, ptr = (np.asarray(a) for a in (topology.rows, topology.cols, topology.row_ptr))
+    if rows.shape != cols.shape or ptr.shape != (*rows.shape[:-1], num_out + 1):
+        raise ValueError(f"shapes do not fit: rows {rows.shape}, cols {cols.shape}, row_ptr {ptr.shape}")
+    if not all(np.issubdtype(a.dtype, np.int32) for a in (rows, cols, ptr)):
+        raise ValueError("rows, cols and row_ptr must be int32")
+    capacity = rows.shape[-1]
+    for r, c, p in zip(
+        rows.reshape(-1, capacity), cols.reshape(-1, capacity), ptr.reshape(-1, num_out + 1), strict=True
+    ):
+        if r.size and r.min() < 0 or c.size and (c.min() < 0 or c.max() >= num_in):
+            raise ValueError(f"a weight lies outside the {num_out}x{num_in} layer")
+        flat = r.astype(np.int64) * num_in + c
+        if np.any(np.diff(flat) <= 0):
+            raise ValueError("weights must be in row order, each position at most once")
+        if not np.array_equal(p, np.searchsorted(r, np.arange(num_out + 1))):
+            raise ValueError("row_ptr does not fit the rows")
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raises ValueError unless there are two or more layers of positive size."""
+    if len(sizes) < 2 or any(int(s) != s or s < 1 for s in sizes):
+        raise ValueError(f"sizes must be two or more positive integers: {list(sizes)}")
+    for num_in, num_out in zip(sizes[:-1], sizes[1:], strict=True):
+        _check_size(num_out, num_in)
+
+
+def check_density(density: float) -> None:
+    """Raises ValueError unless ``0 < density <= 1``."""
+    if not (math.isfinite(density) and 0 < density <= 1):
+        raise ValueError(f"density must be above 0 and at most 1: {density}")
+
+
+def _check_size(num_out: int, num_in: int) -> None:
+    if num_out * num_in >= 2**31:
+        raise ValueError(f"a {num_in}x{num_out} layer is too large: at most 2**31 - 1 positions")
+
+
+def _share(total: int, weights: Sequence[int], caps: Sequence[int]) -> list[int]:
+    """Shares ``total`` out in proportion to ``weights``, at most ``caps`` each, exactly."""
+    capped: set[int] = set()
+    while True:
+        free = [k for k in range(len(caps)) if k not in capped]
+        left = total - sum(caps[k] for k in capped)
+        scale = sum(weights[k] for k in free)
+        # Exact integer arithmetic: a share is left * weight / scale.
+        over = {k for k in free if left * weights[k] > caps[k] * scale}
+        if not over:
+            break
+        capped |= over
+    counts = list(caps)
+    for k in free:
+        counts[k] = left * weights[k] // scale
+    spare = total - sum(counts)
+    by_remainder = sorted(free, key=lambda k: (-(left * weights[k] % scale), k))
+    for k in by_remainder[:spare]:
+        counts[k] += 1
+    return counts

@@ -1,0 +1,75 @@
+"""Optimisers with a learning rate per group, by ``optax.multi_transform``.
+
+The groups are ``scaffold`` and ``patch``: the two fields of
+:class:`jaxnet.network.Params`. Both labels are there before the first patch is,
+so that adding patches leaves the scaffold's optimiser state where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import optax
+
+from jaxnet.network import Params
+from jaxnet.trees import transplant
+from jaxnet.types import PyTree
+
+GROUPS = ("scaffold", "patch")
+
+
+def label_params(params: Params) -> Params:
+    """Labels every leaf with its group."""
+    return Params(
+        scaffold=jax.tree.map(lambda _: "scaffold", params.scaffold),
+        patches=jax.tree.map(lambda _: "patch", params.patches),
+    )
+
+
+def grouped(transforms: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """One optimiser per group.
+
+    Args:
+      transforms: an optax optimiser for each of ``scaffold`` and ``patch``;
+        ``optax.set_to_zero()`` freezes a group.
+
+    Raises:
+      ValueError: a group is missing or unknown.
+    """
+    if set(transforms) != set(GROUPS):
+        raise ValueError(f"groups must be {', '.join(GROUPS)}: {', '.join(sorted(transforms))}")
+    return optax.multi_transform(dict(transforms), label_params)
+
+
+def dual_rate_adam(lr_scaffold: float, lr_patch: float) -> optax.GradientTransformation:
+    """Adam (beta 0.9 and 0.999, epsilon 1e-8) with one rate per group; a rate of 0 freezes its group.
+
+    A frozen scaffold keeps its Adam moments as they are (they are there when
+    training goes on).
+    """
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        return optax.adam(rate) if rate > 0 else frozen_adam()
+
+    return grouped({"scaffold": adam(lr_scaffold), "patch": adam(lr_patch)})
+
+
+def frozen_adam() -> optax.GradientTransformation:
+    """An optimiser with Adam's state that changes neither the values nor the state."""
+    adam = optax.adam(0.0)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        del params
+        return jax.tree.map(lambda u: u * 0, updates), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def carry_over(old_state: PyTree, optimizer: optax.GradientTransformation, params: Params) -> PyTree:
+    """The state of ``optimizer`` for ``params``, keeping what ``old_state`` knows.
+
+    Leaves that exist in both keep the old values (moments, counts); those of new
+    parameters start afresh.
+    """
+    return transplant(old_state, optimizer.init(params))

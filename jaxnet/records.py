@@ -1,0 +1,504 @@
+"""The folder of a run: its configuration, its rows of results, its summary.
+
+Layout::
+
+    config.json        what was asked for
+    provenance.json    which code, versions and device (written by the caller)
+    metrics.jsonl      one JSON object per line, appended and synced
+    summary.json       the results at the end (written by the caller)
+    checkpoints/       see jaxnet.checkpoint
+    .lock              locked while a process works here
+
+A row is on disk when :meth:`RunFolder.append_rows` returns. JSON files appear
+whole or not at all. NaN and infinities are written as ``null``: JSON knows
+neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet.errors import InputError
+
+CONFIG, METRICS, SUMMARY, PROVENANCE = "config.json", "metrics.jsonl", "summary.json", "provenance.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+
+CHECKPOINT_FOLDER = re.compile(
+    r"(?P<order>\d{6,})\.(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(?P<partial>\.partial)?", re.ASCII
+)
+"""The name of a folder that jaxnet.checkpoint made: order of saving, name, and whether it is unfinished."""
+
+MAY_DIFFER = ("out", "resume", "overwrite")
+"""Configuration keys that say where and how, not what: neither stored nor compared."""
+
+_WAYS = "continue it with --resume, replace it with --overwrite, or choose another --out"
+
+
+class RunFolder:
+    """A locked output folder of one run; make it with :meth:`open`.
+
+    Attributes:
+      path: the folder.
+      resumed: whether an earlier run is being continued.
+    """
+
+    def __init__(self, path: Path, lock: int, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._lock: int | None = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        may_differ: Sequence[str] = MAY_DIFFER,
+        owns: Sequence[str] = (),
+    ) -> RunFolder:
+        """Creates or continues the folder of a run and locks it.
+
+        Nothing is written where this fails, apart from an empty new folder and
+        its lock. A lock dies with its process, however that ends.
+
+        Args:
+          path: the folder; made with its parents where it does not exist.
+          config: what is asked for, JSON-like; stored in ``config.json``.
+          resume: continue the run in the folder; with none there, start one.
+          overwrite: delete the files of the run in the folder (only those a run
+            writes: the known names, ``owns``, checkpoints) and start again.
+          may_differ: keys of ``config`` that do not belong to the experiment;
+            neither stored nor compared.
+          owns: names of further files the experiment writes (plots).
+
+        Raises:
+          InputError: the folder holds another run, its configuration differs, it
+            is in use, or it cannot be written.
+          ValueError: ``config`` does not fit into JSON.
+        """
+        folder = Path(path)
+        wanted = json_safe({key: value for key, value in config.items() if key not in may_differ})
+        if resume and overwrite:
+            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
+        with disk_errors(folder, "use"):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+        try:
+            with disk_errors(folder, "use"):
+                resumed = _prepare(folder, wanted, resume, overwrite, owns)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(folder, lock, resumed)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where this run's checkpoints go."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its summary."""
+        return (self.path / SUMMARY).exists()
+
+    def close(self) -> None:
+        """Gives the lock back. Closing twice does no harm."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def write_json(self, name: str, obj: Any) -> None:
+        """Writes ``obj`` to the file ``name``, which then holds all of it or what it held before.
+
+        Raises:
+          InputError: the file cannot be written, for instance on a full disk.
+          ValueError: ``obj`` does not fit into JSON, or ``name`` is not a bare file name.
+        """
+        self._check_open()
+        if Path(name).name != name or not name.endswith(".json"):
+            raise ValueError(f"a bare file name that ends in .json is needed: {name!r}")
+        write_json(self.path / name, obj)
+
+    def append_rows(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Appends rows to ``metrics.jsonl``; they are on disk when this returns.
+
+        Returns:
+          Length of the file in bytes; keep it with a checkpoint for
+          :meth:`truncate_metrics`.
+
+        Raises:
+          InputError: the rows cannot be written; the file is as long as before.
+          ValueError: a row does not fit into JSON; nothing was written.
+        """
+        self._check_open()
+        data = b"".join(_dump(dict(row)).encode() + b"\n" for row in rows)
+        path = self.path / METRICS
+        with disk_errors(path, "write"):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                before = os.lseek(fd, 0, os.SEEK_END)
+                try:
+                    write_all(fd, data)
+                    os.fsync(fd)
+                except BaseException:  # also a Ctrl-C: half a line must not stay
+                    os.ftruncate(fd, before)
+                    raise
+                if not before:
+                    sync_folder(self.path)
+                return before + len(data)
+            finally:
+                os.close(fd)
+
+    def truncate_metrics(self, byte_length: int) -> None:
+        """Drops the rows written after a checkpoint, so that continuing writes them once.
+
+        Args:
+          byte_length: what :meth:`append_rows` returned before the checkpoint; 0 for no rows.
+
+        Raises:
+          InputError: the file is shorter than that, or was changed from outside.
+        """
+        self._check_open()
+        path = self.path / METRICS
+        with disk_errors(path, "write"):
+            size = path.stat().st_size if path.exists() else 0
+            ends_line = byte_length == 0
+            if 0 < byte_length <= size:
+                with path.open("rb") as file:
+                    file.seek(byte_length - 1)
+                    ends_line = file.read(1) == b"\n"
+            if byte_length > size or not ends_line:
+                raise InputError(
+                    f"{path}: the checkpoint counts {byte_length} bytes of rows but the file was changed "
+                    f"since ({size} bytes): start again with --overwrite or another --out"
+                )
+            if size > byte_length:
+                with path.open("r+b") as file:
+                    file.truncate(byte_length)
+                    os.fsync(file.fileno())
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Reads all rows of ``metrics.jsonl``; see :func:`read_rows`."""
+        return read_rows(self.path / METRICS)
+
+    def read_json(self, name: str) -> Any:
+        """Reads the JSON file ``name`` of this folder; see :func:`read_json`."""
+        return read_json(self.path / name)
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise ValueError(f"the run folder {self.path} is closed")
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads a ``metrics.jsonl``; a last line still being written is left out, no file means no rows.
+
+    Raises:
+      InputError: a line is damaged, or the file cannot be read.
+    """
+    path = Path(path)
+    with disk_errors(path, "read"):
+        data = path.read_bytes() if path.exists() else b""
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: line {number} is damaged: repair it or start the run again")
+        rows.append(row)
+    return rows
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      InputError: it is missing, damaged or unreadable.
+    """
+    path = Path(path)
+    with disk_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise InputError(f"{path}: not a JSON file, it is damaged: repair or delete it") from None
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Writes a JSON file atomically: a synced sibling is renamed into place.
+
+    Raises:
+      InputError: it cannot be written; what was there before is still there.
+      ValueError: ``obj`` does not fit into JSON.
+    """
+    data = (_dump(obj, indent=2) + "\n").encode()
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(path, "write"):
+        try:
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def json_safe(obj: Any) -> Any:
+    """Turns ``obj`` into what JSON knows; NaN and infinities become ``None``.
+
+    Takes NumPy and JAX arrays and scalars (as nested lists and numbers), tuples,
+    mappings, dataclasses and paths. A float64 survives the round trip exactly.
+
+    Raises:
+      ValueError: there is something else in it.
+    """
+    if obj is None or isinstance(obj, str | bool | int):
+        return obj
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {_json_key(key): json_safe(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [json_safe(value) for value in obj]
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: json_safe(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if hasattr(obj, "__array__"):
+        try:
+            array = np.asarray(obj)
+        except TypeError as error:  # a PRNG key
+            raise ValueError(f"JSON has no place for it: {error}") from None
+        if array.dtype.kind in "biuf":
+            return json_safe(array.tolist())
+        if array.dtype.kind == "V":  # bfloat16 and its kin: float32 holds them exactly
+            return json_safe(array.astype(np.float32).tolist())
+    raise ValueError(f"JSON has no place for a {type(obj).__name__}: {str(obj)[:60]!r}")
+
+
+def provenance() -> dict[str, Any]:
+    """Says which code, versions and device made a result; no host names, no paths.
+
+    Returns:
+      ``time_utc`` (ISO 8601, seconds), ``git`` (``commit`` and ``dirty``: whether
+      a tracked file differs from it; ``None`` outside of a git checkout),
+      ``versions`` and ``device`` (``platform``, ``kind``, ``count``, and the
+      number of CPU cores this process may use).
+    """
+    import jax
+
+    devices = jax.devices()
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxnet")
+    return {
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git(Path(__file__).resolve()),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "cpu_cores": len(os.sched_getaffinity(0)),
+        },
+    }
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, verb: str) -> Iterator[None]:
+    """Turns an ``OSError`` into a one-line ``InputError`` that names ``path`` and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, verb, error) from error
+
+
+def disk_error(path: Path, verb: str, error: OSError) -> InputError:
+    """The one line for ``error``, met when trying to ``verb`` (read, write, use) ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"{path}: the disk is full: make room, then continue with --resume")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(f"{path}: no permission to {verb} it: change that or choose another --out")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return InputError(f"{path}: a file stands where a folder is needed: choose another --out")
+    if error.errno == errno.ENOENT:
+        return InputError(f"{path}: no such file or folder: check the path")
+    return InputError(f"{path}: cannot {verb} it: {error.strerror or error}")
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of ``data``; a nearly full disk takes only part of it at first, then raises."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new and renamed entries of ``folder`` survive a power cut, where the system can."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network systems do not know it
+            raise
+    finally:
+        os.close(fd)
+
+
+def _dump(obj: Any, indent: int | None = None) -> str:
+    return json.dumps(json_safe(obj), indent=indent, allow_nan=False)
+
+
+def _json_key(key: Any) -> str:
+    if isinstance(key, str | int) and not isinstance(key, bool):
+        return str(key)
+    raise ValueError(f"a JSON key must be a string: {key!r}")
+
+
+def _lock(folder: Path) -> int:
+    """Takes the lock of ``folder``; the system releases it when this process ends, however it ends."""
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise InputError(
+            f"{folder}: another process is working in this folder: wait for it or choose another --out"
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _prepare(
+    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, owns: Sequence[str]
+) -> bool:
+    """Makes the locked folder ready; tells whether a run in it is continued."""
+    found = [name for name in (CONFIG, METRICS, SUMMARY) if (folder / name).exists()]
+    found += [CHECKPOINTS] if _checkpoint_folders(folder) else []
+    if found and resume:
+        _check_same(folder, wanted)
+        _drop_half_line(folder / METRICS)
+        return True
+    if found and not overwrite:
+        raise InputError(f"{folder} holds the results of another run ({', '.join(found)}): {_WAYS}")
+    if overwrite:
+        _delete_run(folder, owns)
+    write_json(folder / CONFIG, wanted)
+    return False
+
+
+def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
+    if not (folder / CONFIG).exists():
+        raise InputError(
+            f"{folder} holds results but no {CONFIG}, so --resume cannot tell whether they fit: "
+            "replace them with --overwrite or choose another --out"
+        )
+    stored = read_json(folder / CONFIG)
+    if not isinstance(stored, dict):
+        raise InputError(f"{folder / CONFIG} is damaged: use --overwrite or choose another --out")
+
+    def shown(config: dict[str, Any], key: str) -> str:
+        return json.dumps(config[key]) if key in config else "not set"
+
+    differ = [
+        f"{key} was {shown(stored, key)} and is now {shown(wanted, key)}"
+        for key in [*stored, *(key for key in wanted if key not in stored)]
+        if key not in stored or key not in wanted or stored[key] != wanted[key]
+    ]
+    if differ:
+        raise InputError(
+            f"{folder}: --resume needs the configuration of the run in it, but {'; '.join(differ)}: "
+            "give the same values, --overwrite, or another --out"
+        )
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cuts off what a process killed while writing left behind the last complete line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n") and data:
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def _checkpoint_folders(folder: Path) -> list[Path]:
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoints.is_dir():
+        return []
+    return sorted(p for p in checkpoints.iterdir() if CHECKPOINT_FOLDER.fullmatch(p.name) and p.is_dir())
+
+
+def _delete_run(folder: Path, owns: Sequence[str]) -> None:
+    """Deletes what a run wrote; the configuration last, so that a kill on the way leaves a known run."""
+    for checkpoint in _checkpoint_folders(folder):
+        shutil.rmtree(checkpoint)
+    with contextlib.suppress(OSError):  # a folder with files of others in it stays
+        (folder / CHECKPOINTS).rmdir()
+    for name in (METRICS, SUMMARY, PROVENANCE, *owns, CONFIG):
+        (folder / f".{name}.partial").unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(file: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that ``file`` is tracked in; an installed copy is in none."""
+    # The variables git sets for its hooks would point it to another repository.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(file.parent), *args], capture_output=True, text=True, env=env, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "--", file.name) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or status is None:
+        return None
+    return {"commit": commit, "dirty": bool(status)}

@@ -1,0 +1,193 @@
+"""Summaries of many seeds: the whole distribution in few numbers, and paired comparisons.
+
+Everything returned is JSON-safe: Python floats, integers, lists and ``None``
+where a number does not exist (never NaN). A value that is not finite (a seed
+that diverged) never enters a mean silently: it is left out and counted in
+``not_finite``, which a report must show beside ``n``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+EXACT_PAIRS = 20
+"""Up to so many pairs the sign-flip test enumerates every assignment of signs."""
+
+
+class Aggregate(TypedDict):
+    """What :func:`aggregate` returns."""
+
+    mean: float | None
+    std: float | None
+    median: float | None
+    min: float | None
+    max: float | None
+    ci95: list[float] | None
+    n: int
+    not_finite: int
+
+
+class PairedDifference(TypedDict):
+    """What :func:`paired_difference` returns."""
+
+    mean: float | None
+    std: float | None
+    ci95: list[float] | None
+    n: int
+    wins: int
+    ties: int
+    losses: int
+    p: float | None
+    test: str | None
+    not_finite: int
+
+
+def aggregate(values: Sequence[float] | np.ndarray | Any) -> Aggregate:
+    """Summarises one number per seed.
+
+    Args:
+      values: ``(n,)``, one number per seed.
+
+    Returns:
+      ``mean``, ``std`` (unbiased, ``n - 1``), ``median``, ``min``, ``max``,
+      ``ci95`` (95 % Student-t interval of the mean, ``[low, high]``) of the
+      finite values, ``n`` how many these are and ``not_finite`` how many were
+      left out. ``std`` and ``ci95`` are ``None`` for ``n = 1``, everything is
+      for ``n = 0``.
+
+    Raises:
+      ValueError: there is no value at all, or ``values`` is not one-dimensional.
+
+    >>> aggregate([1.0, 2.0, 3.0])["mean"]
+    2.0
+    """
+    array = _vector(values, "values")
+    finite = array[np.isfinite(array)]
+    n = int(finite.size)
+    mean, std, ci95 = _moments(finite)
+    return Aggregate(
+        mean=mean,
+        std=std,
+        median=_median(finite) if n else None,
+        min=float(finite.min()) if n else None,
+        max=float(finite.max()) if n else None,
+        ci95=ci95,
+        n=n,
+        not_finite=int(array.size) - n,
+    )
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray | Any, b: Sequence[float] | np.ndarray | Any
+) -> PairedDifference:
+    """Compares two methods on the same seeds: the differences ``a - b``.
+
+    The p-value is two-sided for "the differences are symmetric about zero". Up
+    to :data:`EXACT_PAIRS` pairs it is exact: the share of all ``2**n`` sign
+    assignments whose absolute sum is at least the one seen. Beyond that it is
+    Wilcoxon's signed-rank test (zeros ranked and then dropped, Pratt).
+
+    Args:
+      a: ``(n,)``, one number per seed.
+      b: ``(n,)``, the same seeds in the same order.
+
+    Returns:
+      ``mean``, ``std`` and ``ci95`` of the differences as in :func:`aggregate`;
+      ``n`` pairs with two finite values, ``not_finite`` pairs left out;
+      ``wins`` (``a > b``), ``ties``, ``losses``; ``p`` and the name of the
+      ``test``, ``None`` below two pairs.
+
+    Raises:
+      ValueError: different lengths, no pair at all, or not one-dimensional.
+    """
+    left, right = _vector(a, "a"), _vector(b, "b")
+    if left.size != right.size:
+        raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite, and as such counted
+        both = np.isfinite(left - right)
+    left, right = left[both], right[both]
+    difference = left - right
+    n = int(difference.size)
+    mean, std, ci95 = _moments(difference)
+    p, test = _p_value(difference)
+    return PairedDifference(
+        mean=mean,
+        std=std,
+        ci95=ci95,
+        n=n,
+        wins=int(np.sum(left > right)),
+        ties=int(np.sum(left == right)),
+        losses=int(np.sum(left < right)),
+        p=p,
+        test=test,
+        not_finite=int(both.size) - n,
+    )
+
+
+def _vector(values: Any, name: str) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name} must be one number per seed, at least one: shape {array.shape}")
+    return array
+
+
+def _moments(x: np.ndarray) -> tuple[float | None, float | None, list[float] | None]:
+    """Mean, unbiased standard deviation and 95 % t interval of finite ``x: (n,)``."""
+    from scipy.special import stdtrit  # slow to import and only needed at the end of a run
+
+    n = x.size
+    if n == 0:
+        return None, None, None
+    # A scale keeps sums and squares of huge or tiny values inside float64. The exact sum, clipped,
+    # gives equal values their own value as the mean and a spread of exactly zero.
+    scale = float(np.abs(x).max()) or 1.0
+    unit = x / scale
+    centre = min(max(math.fsum(unit) / n, float(unit.min())), float(unit.max()))
+    mean = min(max(centre * scale, float(x.min())), float(x.max()))
+    if n == 1:
+        return mean, None, None
+    spread = math.sqrt(math.fsum((unit - centre) ** 2) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
+    low, high = min((centre - half) * scale, mean), max((centre + half) * scale, mean)
+    interval = [low, high] if half else [mean, mean]
+    return mean, _finite(spread * scale), interval if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _p_value(difference: np.ndarray) -> tuple[float | None, str | None]:
+    n = difference.size
+    if n < 2:
+        return None, None
+    if not difference.any():
+        return 1.0, "sign-flip, exact" if n <= EXACT_PAIRS else "wilcoxon"
+    if n <= EXACT_PAIRS:
+        return sign_flip_p(difference), "sign-flip, exact"
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(difference, zero_method="pratt").pvalue), "wilcoxon"
+
+
+def sign_flip_p(difference: np.ndarray) -> float:
+    """Exact two-sided p-value of the sign-flip test on ``difference: (n,)``, ``n <= 20``."""
+    unit = np.abs(difference) / np.abs(difference).max()
+    # By symmetry the first sign can stay: 2**(n - 1) sums tell the share of all 2**n.
+    sums = unit[:1]
+    for step in unit[1:]:
+        sums = np.concatenate([sums + step, sums - step])
+    seen = abs(math.fsum(difference / np.abs(difference).max()))
+    # Sums that are equal on paper may differ in the last bits; they count as at least as extreme.
+    return float(np.mean(np.abs(sums) >= seen - 1e-12 * unit.size))
+
+
+def _median(x: np.ndarray) -> float:
+    """Median of finite ``x: (n,)``; the two in the middle are halved first, their sum may overflow."""
+    ordered = np.sort(x)
+    low, high = float(ordered[(x.size - 1) // 2]), float(ordered[x.size // 2])
+    return low if low == high else low / 2 + high / 2
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,256 @@
+"""Training and evaluation of one network, for jit and vmap around it.
+
+A :class:`Task` fixes what is static (network, batch size, product). Epochs are
+scans inside one compiled program: the data set lies on the device as it is
+stored, batches are gathered, normalised and turned features first there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnet import extrema, losses
+from jaxnet.data import normalise
+from jaxnet.kernels import Product, dense_product
+from jaxnet.network import NetworkSpec, Params, Structure, forward
+from jaxnet.trees import where
+from jaxnet.types import Array, Bool, Features, Float, Int, Key, PyTree, Scalar
+
+
+class Split(flax.struct.PyTreeNode):
+    """A part of a data set on the device.
+
+    Attributes:
+      x: ``(sample, feature)``, uint8 pixels or float32 features.
+      y: ``(sample,)`` int32 labels.
+      mean: ``(feature,)`` or scalar, subtracted after uint8 is scaled to [0, 1].
+      std: likewise, divided by.
+    """
+
+    x: Array
+    y: Int[Array, "sample"]
+    mean: Float[Array, "..."]
+    std: Float[Array, "..."]
+
+    @property
+    def size(self) -> int:
+        """Number of samples (static)."""
+        return self.x.shape[0]
+
+    def batch(self, index: Int[Array, "batch"]) -> tuple[Features, Int[Array, "batch"]]:
+        """Gathers samples: normalised features ``(feature, batch)`` and labels ``(batch,)``."""
+        return normalise(self.x[index], self.mean, self.std).T, self.y[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What training and evaluation need to know (static).
+
+    Attributes:
+      spec: the network.
+      batch_size: samples per step; the last batch of an epoch may be smaller.
+      eval_batch_size: samples per step of an evaluation (no influence on results
+        but for rounding).
+      product: the sparse product.
+    """
+
+    spec: NetworkSpec
+    batch_size: int = 64
+    eval_batch_size: int = 1000
+    product: Product = dense_product
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What is carried from epoch to epoch.
+
+    Attributes:
+      params: current values.
+      opt_state: optimiser state.
+      epoch: epochs trained.
+      best_params: values after the best epoch so far.
+      best_accuracy: accuracy there; -1 before the first epoch.
+      best_epoch: that epoch, counted from 1; 0 before the first.
+      stopped: early stopping has struck: the state no longer changes.
+    """
+
+    params: Params
+    opt_state: PyTree
+    epoch: Int[Array, ""]
+    best_params: Params
+    best_accuracy: Scalar
+    best_epoch: Int[Array, ""]
+    stopped: Bool[Array, ""]
+
+
+class EpochInfo(flax.struct.PyTreeNode):
+    """What is observed in an epoch: mean training loss (nats) and training accuracy."""
+
+    loss: Scalar
+    accuracy: Scalar
+
+
+class Evaluation(flax.struct.PyTreeNode):
+    """Mean loss (nats) and accuracy (a fraction) on a split."""
+
+    loss: Scalar
+    accuracy: Scalar
+
+
+def init_state(params: Params, opt_state: PyTree) -> TrainState:
+    """The state before the first epoch."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        params=params,
+        opt_state=opt_state,
+        epoch=zero,
+        best_params=params,
+        best_accuracy=jnp.asarray(-1.0, jnp.float32),
+        best_epoch=zero,
+        stopped=jnp.zeros((), bool),
+    )
+
+
+def epoch_batches(size: int, batch_size: int, key: Key | None) -> tuple[Array, Array]:
+    """Indices ``(step, batch)`` of one epoch and their weights (0 for padding).
+
+    Every sample occurs once; shuffled with ``key``, in order without. The last
+    batch is filled up with sample 0 at weight 0.
+    """
+    order = jnp.arange(size) if key is None else jax.random.permutation(key, size)
+    steps = -(-size // batch_size)
+    pad = steps * batch_size - size
+    index = jnp.pad(order, (0, pad)).reshape(steps, batch_size)
+    weight = jnp.pad(jnp.ones(size), (0, pad)).reshape(steps, batch_size)
+    return index, weight
+
+
+def make_epoch(
+    task: Task, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]:
+    """Builds ``epoch(state, structure, split, key_data, number) -> (state, info)`` for one network.
+
+    The order of the samples depends on ``fold_in(key_data, number)`` only, with
+    ``number`` that of the epoch: where both are unbatched under vmap, all
+    networks see the same batches, which are then gathered once for all.
+    """
+
+    def epoch(
+        state: TrainState, structure: Structure, split: Split, key_data: Key, number: Int[Array, ""]
+    ) -> tuple[TrainState, EpochInfo]:
+        key_order, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
+        index, weight = epoch_batches(split.size, task.batch_size, key_order)
+
+        def step(carry: tuple[Params, PyTree, Scalar, Scalar], batch: tuple[Array, Array, Array]) -> tuple:
+            params, opt_state, loss_sum, correct = carry
+            rows, w, number = batch
+            x, y = split.batch(rows)
+
+            def loss_fn(p: Params) -> tuple[Scalar, Scalar]:
+                logits, _ = forward(
+                    task.spec,
+                    p,
+                    structure,
+                    x,
+                    product=task.product,
+                    key_forward=jax.random.fold_in(key_forward, number),
+                )
+                return losses.cross_entropy(logits, y, w), losses.num_correct(logits, y, w)
+
+            (loss, hits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+            # optax mixes int and float (Adam's step count); our own code holds under strict promotion
+            with jax.numpy_dtype_promotion("standard"):
+                updates, opt_state = optimizer.update(grads, opt_state, params)
+                params = optax.apply_updates(params, updates)
+            return (params, opt_state, loss_sum + loss * jnp.sum(w), correct + hits), None
+
+        zero = jnp.zeros(())
+        steps = jnp.arange(index.shape[0])
+        (params, opt_state, loss_sum, correct), _ = jax.lax.scan(
+            step, (state.params, state.opt_state, zero, zero), (index, weight, steps)
+        )
+        trained = state.replace(params=params, opt_state=opt_state, epoch=state.epoch + 1)
+        new = where(state.stopped, state, trained)
+        return new, EpochInfo(loss_sum / split.size, correct / split.size)
+
+    return epoch
+
+
+def track_best(state: TrainState, accuracy: Scalar, patience: int | None = None) -> TrainState:
+    """Notes the accuracy after an epoch and stops the network after ``patience`` epochs without a new best.
+
+    A tie is not a new best. A stopped network keeps its state.
+    """
+    better = ~state.stopped & (accuracy > state.best_accuracy)
+    best_epoch = jnp.where(better, state.epoch, state.best_epoch)
+    stopped = state.stopped
+    if patience is not None:
+        stopped = stopped | (state.epoch - best_epoch >= patience)
+    return state.replace(
+        best_params=where(better, state.params, state.best_params),
+        best_accuracy=jnp.where(better, accuracy, state.best_accuracy),
+        best_epoch=best_epoch,
+        stopped=stopped,
+    )
+
+
+def evaluate(
+    task: Task, params: Params, structure: Structure, split: Split, *, key_forward: Key | None = None
+) -> Evaluation:
+    """Loss and accuracy of one network on a whole split."""
+
+    def step(carry: tuple[Scalar, Scalar], batch: tuple[Array, Array, Array]) -> tuple:
+        rows, w, number = batch
+        x, y = split.batch(rows)
+        key = None if key_forward is None else jax.random.fold_in(key_forward, number)
+        logits, _ = forward(task.spec, params, structure, x, product=task.product, key_forward=key)
+        loss = losses.cross_entropy(logits, y, w) * jnp.sum(w)
+        return (carry[0] + loss, carry[1] + losses.num_correct(logits, y, w)), None
+
+    index, weight = epoch_batches(split.size, min(task.eval_batch_size, split.size), None)
+    zero = jnp.zeros(())
+    (loss, correct), _ = jax.lax.scan(step, (zero, zero), (index, weight, jnp.arange(index.shape[0])))
+    return Evaluation(loss / split.size, correct / split.size)
+
+
+def collect_stats(
+    task: Task, params: Params, structure: Structure, split: Split, *, values: str = "pre"
+) -> tuple[extrema.UnitStats, ...]:
+    """Statistics of every hidden layer over a whole split, streamed batch by batch.
+
+    Args:
+      values: watch ``pre`` or ``post`` activations.
+
+    Raises:
+      ValueError: ``values`` is neither.
+    """
+    if values not in ("pre", "post"):
+        raise ValueError(f"values must be pre or post: {values!r}")
+    hidden = task.spec.sizes[1:-1]
+
+    def step(
+        stats: tuple[extrema.UnitStats, ...], batch: tuple[Array, Array]
+    ) -> tuple[tuple[extrema.UnitStats, ...], None]:
+        rows, w = batch
+        x, _ = split.batch(rows)
+        _, acts = forward(task.spec, params, structure, x, product=task.product)
+        watched = acts.pre if values == "pre" else acts.post
+        return tuple(
+            extrema.update_stats(s, v, p, task.spec.activation, w)
+            for s, v, p in zip(stats, watched, acts.post, strict=True)
+        ), None
+
+    index, weight = epoch_batches(split.size, min(task.eval_batch_size, split.size), None)
+    start = tuple(extrema.init_stats(units) for units in hidden)
+    return jax.lax.scan(step, start, (index, weight))[0]

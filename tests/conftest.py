@@ -1,0 +1,116 @@
+"""What every test shares: one CPU device, strict dtypes, keys with a visible seed, the data folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before the first import of jax, and for the subprocesses of the tests too.
+os.environ["JAX_PLATFORMS"] = "cpu"
+# A compile cache on disk would let one run of the tests change the next.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ["MPLBACKEND"] = "agg"
+
+import hypothesis
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+hypothesis.settings.register_profile(
+    "local",
+    deadline=None,  # the first example compiles
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# The same examples in every run: a change is judged by what it changes.
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("local"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> jax.Array:
+    """A PRNG key of the test's own; a failure shows its seed.
+
+    The seed comes from the test's name, so that it stays the same from run to
+    run and differs from test to test. ``JAXNET_TEST_SEED=7 pytest ...`` sets it.
+    """
+    given = os.environ.get("JAXNET_TEST_SEED")
+    seed = int(given) if given else zlib.crc32(request.node.nodeid.encode()) & 0x7FFFFFFF
+    text = f"seed {seed}: repeat with JAXNET_TEST_SEED={seed}"
+    request.node.add_report_section("setup", "fixture `key`", text)
+    return jax.random.key(seed)
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """JAX's usual dtype promotion for one test: Optax's Adam (0.2.8) mixes float and int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with prepared data sets (MNIST, CIFAR-10); skips where there is none.
+
+    ``JAXNET_DATA_DIR`` if set, else ``../shared/tfds`` beside the repository.
+    """
+    given = os.environ.get("JAXNET_DATA_DIR")
+    folder = Path(given) if given else ROOT.parent / "shared" / "tfds"
+    if not folder.is_dir():
+        pytest.skip(f"no data folder {given or '../shared/tfds'}: set JAXNET_DATA_DIR to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(data_dir: Path) -> Path:
+    """:func:`data_dir`, where it holds MNIST; skips where it does not."""
+    if not (data_dir / "mnist").is_dir():
+        pytest.skip("the data folder has no mnist: prepare it, or set JAXNET_DATA_DIR to one that has")
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python *args`` in a process of its own, from the repository's root.
+
+    ``devices=8`` gives it that many virtual CPU devices: their number is fixed
+    when JAX starts, so no test can change it in the process of the others.
+    ``env`` adds environment variables. The result has ``returncode``,
+    ``stdout`` and ``stderr``; nothing is raised for a failure.
+    """
+
+    def run(
+        *args: str, devices: int = 1, env: dict[str, str] | None = None, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if devices != 1:
+            flags += f" --xla_force_host_platform_device_count={devices}"
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags.strip(), **(env or {})},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _leave_config_as_it_was() -> Iterator[None]:
+    """A test that changes the promotion rule or 64-bit mode must not change it for the next."""
+    config: Any = jax.config  # its flags are attributes without types
+    promotion, x64 = config.jax_numpy_dtype_promotion, config.jax_enable_x64
+    yield
+    config.update("jax_numpy_dtype_promotion", promotion)
+    config.update("jax_enable_x64", x64)
