@@ -5,6 +5,8 @@ WORKERS ?= 2
 PYTEST_FLAGS ?=
 # The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
 DEMO_FLAGS ?= --dataset digits --out checkpoints/demo --overwrite
+# The full-size job; needs MNIST (JAXNET_DATA_DIR).
+RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --out checkpoints/results --overwrite
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -52,10 +54,13 @@ setup: $(DEV_STAMP)  ## Install everything for development into .venv
 
 bench: $(BENCH_STAMP)  ## Every benchmark of benchmarks/; numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
-	@set -e; for file in benchmarks/bench_*.py; do \
+	@set -e; for file in benchmarks/[a-z]*.py; do \
 		name=$$(basename $$file .py); echo "== $$name"; \
 		$(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
 	done
+
+results: $(RUN_STAMP)  ## The main job at full size on MNIST; results go to checkpoints/results
+	$(PY) -m experiments.patched_density $(RESULTS_FLAGS)
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -74,10 +79,11 @@ $(RUN_STAMP): $(PY) $(INSTALL_INPUTS)
 	$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(DEV_STAMP): $(RUN_STAMP)
-	@echo "installing the development tools into $(VENV)"
+$(DEV_STAMP): $(PY) $(INSTALL_INPUTS)
+	@echo "installing jaxnet and the development tools into $(VENV) (minutes on the first run)"
+	$(PIP_INSTALL) setuptools jaxlib
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
-	@touch $@
+	@touch $(RUN_STAMP) $@
 
 $(BENCH_STAMP): $(DEV_STAMP)
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,bench]'

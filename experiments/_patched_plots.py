@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet.records import RunFolder, disk_errors
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 (the backend comes first)
+import matplotlib.pyplot as plt
 
 PLOTS = ("accuracy.png", "extrema.png", "contributions.png")
 """Names of the files drawn."""
@@ -69,9 +69,9 @@ def draw_extrema(summary: dict[str, Any], path: Path) -> None:
         axes.bar(x, counts.mean(axis=0), width=0.36, color=color, alpha=0.45, label=label)
         jitter = np.linspace(-0.1, 0.1, len(counts)) if len(counts) > 1 else np.zeros(1)
         axes.plot((x[None] + jitter[:, None]).ravel(), counts.ravel(), ".", color=color, ms=5)
-        for xi, mean in zip(x, counts.mean(axis=0), strict=True):
+        for xi, mean, top in zip(x, counts.mean(axis=0), counts.max(axis=0), strict=True):
             axes.annotate(
-                f"{mean:.1f}", (xi, mean), (0, 4), textcoords="offset points", ha="center", fontsize=9
+                f"{mean:.1f}", (xi, top), (0, 5), textcoords="offset points", ha="center", fontsize=9
             )
     axes.set_xticks(range(len(hidden)), [f"hidden layer {k + 1}\n{n} units" for k, n in enumerate(hidden)])
     axes.set(ylabel="units")
@@ -88,7 +88,9 @@ def draw_contributions(summary: dict[str, Any], path: Path) -> None:
     entries = [p for s in summary["seeds"] for p in s["patches"]]
     groups = sorted({(p["hidden_layer"], p["kind"]) for p in entries})
     for position, (layer, kind) in enumerate(groups):
-        lost = np.sort([100 * p["contribution"] for p in entries if (p["hidden_layer"], p["kind"]) == (layer, kind)])
+        lost = np.sort(
+            [100 * p["contribution"] for p in entries if (p["hidden_layer"], p["kind"]) == (layer, kind)]
+        )
         x = position + (np.linspace(-0.35, 0.35, len(lost)) if len(lost) > 1 else np.zeros(1))
         axes.plot(x, lost, ".", color=HIGH if kind == "high" else LOW, ms=5, alpha=0.7)
         axes.hlines(np.median(lost), position - 0.4, position + 0.4, color="0.2", lw=1.5)

@@ -177,6 +177,7 @@ class PatchedRun:
             scaffold, epoch = state, 0
             state, patched, found = self.add_patches(scaffold, structure)
             extra = {"scaffold": scaffold, "structure": patched, "extrema": found}
+        assert extra is not None
         scaffold, patched, found = extra["scaffold"], extra["structure"], extra["extrema"]
         state = self.phase("patch", _PATCH_ORDER, state, patched, epoch, extra)
         summary = self.summarise(scaffold, structure, state, patched, found)
@@ -254,8 +255,9 @@ class PatchedRun:
         seeds = []
         for i, seed in enumerate(self.seeds):
             entry = _seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
-            entry["scaffold_epoch"] = int(scaffold.best_epoch[i] if not trained or self.setting.patch_from_best
-                                          else scaffold.epoch[i])
+            entry["scaffold_epoch"] = int(
+                scaffold.best_epoch[i] if not trained or self.setting.patch_from_best else scaffold.epoch[i]
+            )
             entry["patched_epoch"] = int(state.best_epoch[i])
             entry["patches"] = _patch_entries(i, host[1], final, patched, lost)
             if together is not None:
@@ -427,4 +429,3 @@ def _aggregate(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         for name, value in s["nonzeros"].items():
             columns.setdefault(f"nonzeros.{name}", []).append(value)
     return {name: aggregate(values) for name, values in columns.items()}
-

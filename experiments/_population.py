@@ -195,9 +195,7 @@ def load_progress(
     return meta["phase"], int(meta["epoch"]), tree["state"], tree["extra"]
 
 
-def evaluate_all(
-    clock: Clock, task: Task, params: Params, structure: Structure, split: Split
-) -> np.ndarray:
+def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure, split: Split) -> np.ndarray:
     """Accuracy of every seed on a split, ``(seed,)``."""
 
     def one(params: Params, structure: Structure, split: Split) -> jax.Array:

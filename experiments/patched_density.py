@@ -200,7 +200,9 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
         summary = run(config, folder, dataset=dataset).summary
         draw_all(folder)
     columns, rows = table_rows(summary)
-    title = f"{config.dataset}, sizes {summary['sizes']}, protocol {config.protocol}, {summary['kernel']} kernel"
+    title = (
+        f"{config.dataset}, sizes {summary['sizes']}, protocol {config.protocol}, {summary['kernel']} kernel"
+    )
     print_table(title, columns, rows)
     timing = summary["timing"]
     report(

@@ -19,13 +19,14 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.records import CHECKPOINT_FOLDER, disk_error, disk_errors, json_safe, sync_folder, write_json
+from jaxnet.records import CHECKPOINT_FOLDER, disk_error, disk_errors, json_safe, sync_path
 from jaxnet.types import Array, PyTree
 
 MANIFEST, STATE = "manifest.json", "state"
@@ -107,10 +108,11 @@ def save(
                 for path in _files(partial)
             }
             content = {"format": FORMAT, "name": name, "meta": meta, "leaves": described, "files": files}
-            write_json(partial / MANIFEST, {**content, "sha256": _content_hash(content)})
+            manifest = json.dumps({**content, "sha256": _content_hash(content)}, indent=1)
+            (partial / MANIFEST).write_text(manifest, encoding="utf-8")
             _sync_tree(partial)
             os.rename(partial, final)
-            sync_folder(folder)
+            sync_path(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -311,14 +313,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _sync_tree(folder: Path) -> None:
     """Syncs every file and folder, so that the rename never stands for files not yet on disk."""
-    for path in _files(folder):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
-        sync_folder(path)
+    # All at once: a file system with a journal then commits them together, not one after the other.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(sync_path, [folder, *folder.rglob("*")]))
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -382,10 +379,16 @@ def _orbax_restore(path: Path, names: list[str], ways: str) -> dict[str, np.ndar
 def _silent() -> Iterator[None]:
     """Keeps the log of Orbax and the tracebacks of its threads off the terminal; errors still raise."""
     log = logging.getLogger("absl")
-    level = log.level
+    level, hook = log.level, sys.unraisablehook
+
+    def without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (unraisable.exc_type is RuntimeError and "Event loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
     log.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = without_closed_loops
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         log.setLevel(level)
+        sys.unraisablehook = hook

@@ -19,7 +19,8 @@ def cross_entropy(logits: Features, labels: Labels, weight: Float[Array, "batch"
     """
     one_hot = jax.nn.one_hot(labels, logits.shape[0], axis=0, dtype=logits.dtype)
     losses = optax.losses.softmax_cross_entropy(logits, one_hot, axis=0)
-    return jnp.sum(losses * weight) / jnp.sum(weight)
+    # a product with weight 0 would let padding through that is not finite
+    return jnp.sum(jnp.where(weight > 0, losses * weight, 0.0)) / jnp.sum(weight)
 
 
 def num_correct(logits: Features, labels: Labels, weight: Float[Array, "batch"]) -> Scalar:

@@ -275,11 +275,12 @@ def validate_topology(topology: Topology) -> None:
         raise ValueError(f"shapes do not fit: rows {rows.shape}, cols {cols.shape}, row_ptr {ptr.shape}")
     if not all(np.issubdtype(a.dtype, np.int32) for a in (rows, cols, ptr)):
         raise ValueError("rows, cols and row_ptr must be int32")
-    capacity = rows.shape[-1]
+    # not -1: a topology without a slot has no size to infer the number from
+    capacity, number = rows.shape[-1], math.prod(rows.shape[:-1])
     for r, c, p in zip(
-        rows.reshape(-1, capacity), cols.reshape(-1, capacity), ptr.reshape(-1, num_out + 1), strict=True
+        rows.reshape(number, capacity), cols.reshape(number, capacity), ptr.reshape(number, -1), strict=True
     ):
-        if r.size and r.min() < 0 or c.size and (c.min() < 0 or c.max() >= num_in):
+        if (r.size and r.min() < 0) or (c.size and (c.min() < 0 or c.max() >= num_in)):
             raise ValueError(f"a weight lies outside the {num_out}x{num_in} layer")
         flat = r.astype(np.int64) * num_in + c
         if np.any(np.diff(flat) <= 0):

@@ -117,7 +117,8 @@ def init_params(spec: NetworkSpec, topologies: Sequence[Topology], *, key_init: 
     keys = jax.random.split(key_init, len(topologies))
     return Params(
         tuple(
-            init_layer(t, spec.init, spec.activation, key_init=k) for t, k in zip(topologies, keys, strict=True)
+            init_layer(t, spec.init, spec.activation, key_init=k)
+            for t, k in zip(topologies, keys, strict=True)
         )
     )
 
@@ -181,9 +182,7 @@ def apply(
     key_forward: Key | None = None,
 ) -> tuple[Logits, Activations]:
     """As :func:`forward`, for inputs ``(batch, in)`` and logits ``(batch, classes)``."""
-    logits, activations = forward(
-        spec, params, structure, x.T, product=product, key_forward=key_forward
-    )
+    logits, activations = forward(spec, params, structure, x.T, product=product, key_forward=key_forward)
     return logits.T, activations
 
 

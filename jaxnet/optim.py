@@ -7,9 +7,11 @@ so that adding patches leaves the scaffold's optimiser state where it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxnet.network import Params
@@ -47,7 +49,13 @@ def dual_rate_adam(lr_scaffold: float, lr_patch: float) -> optax.GradientTransfo
 
     A frozen scaffold keeps its Adam moments as they are (they are there when
     training goes on).
+
+    Raises:
+      ValueError: a rate is negative or not finite.
     """
+    for group, rate in zip(GROUPS, (lr_scaffold, lr_patch), strict=True):
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"the {group} rate must be 0 or more: {rate}")
 
     def adam(rate: float) -> optax.GradientTransformation:
         return optax.adam(rate) if rate > 0 else frozen_adam()
@@ -61,7 +69,8 @@ def frozen_adam() -> optax.GradientTransformation:
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         del params
-        return jax.tree.map(lambda u: u * 0, updates), state
+        # zeros, not a product: a gradient that is not finite must not reach a frozen value
+        return jax.tree.map(jnp.zeros_like, updates), state
 
     return optax.GradientTransformation(adam.init, update)
 
@@ -70,6 +79,15 @@ def carry_over(old_state: PyTree, optimizer: optax.GradientTransformation, param
     """The state of ``optimizer`` for ``params``, keeping what ``old_state`` knows.
 
     Leaves that exist in both keep the old values (moments, counts); those of new
-    parameters start afresh.
+    parameters start afresh. A group of which ``old_state`` knows no parameter
+    starts afresh as a whole: optax counts the steps of an empty group too, and
+    with that count Adam would not correct the bias of the first patch moments.
     """
-    return transplant(old_state, optimizer.init(params))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(old_state)]
+    fields = {"scaffold": ".scaffold[", "patch": ".patches["}
+    empty = [g for g in GROUPS if not any(f"['{g}']" in p and fields[g] in p for p in paths)]
+
+    def source(path: str) -> str | None:
+        return None if any(f"['{g}']" in path for g in empty) else path
+
+    return transplant(old_state, optimizer.init(params), source=source)

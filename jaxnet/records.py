@@ -169,7 +169,7 @@ class RunFolder:
                     os.ftruncate(fd, before)
                     raise
                 if not before:
-                    sync_folder(self.path)
+                    sync_path(self.path)
                 return before + len(data)
             finally:
                 os.close(fd)
@@ -273,7 +273,7 @@ def write_json(path: Path, obj: Any) -> None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync_path(path.parent)
 
 
 def json_safe(obj: Any) -> Any:
@@ -330,7 +330,7 @@ def provenance() -> dict[str, Any]:
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
-            "cpu_cores": len(os.sched_getaffinity(0)),
+            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
     }
 
@@ -364,9 +364,9 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes new and renamed entries of ``folder`` survive a power cut, where the system can."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def sync_path(path: Path) -> None:
+    """Makes a file, or the entries of a folder, survive a power cut, where the system can."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:

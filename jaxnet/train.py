@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -152,7 +153,9 @@ def make_epoch(
         key_order, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
         index, weight = epoch_batches(split.size, task.batch_size, key_order)
 
-        def step(carry: tuple[Params, PyTree, Scalar, Scalar], batch: tuple[Array, Array, Array]) -> tuple:
+        def step(
+            carry: tuple[Params, PyTree, Scalar, Scalar], batch: tuple[Array, Array, Array]
+        ) -> tuple[Any, None]:
             params, opt_state, loss_sum, correct = carry
             rows, w, number = batch
             x, y = split.batch(rows)
@@ -210,7 +213,7 @@ def evaluate(
 ) -> Evaluation:
     """Loss and accuracy of one network on a whole split."""
 
-    def step(carry: tuple[Scalar, Scalar], batch: tuple[Array, Array, Array]) -> tuple:
+    def step(carry: tuple[Scalar, Scalar], batch: tuple[Array, Array, Array]) -> tuple[Any, None]:
         rows, w, number = batch
         x, y = split.batch(rows)
         key = None if key_forward is None else jax.random.fold_in(key_forward, number)

@@ -163,10 +163,12 @@ def transplant(old: PyTree, new: T, *, source: Callable[[str], str | None] | Non
     changes its path, and starts afresh.
 
     A step count is one leaf per rate group, not one per parameter: parameters
-    added to a group that has already made steps share its count. With Adam
-    their zero moments are then not bias-corrected, and their first steps are up
-    to ``(1 - b1) / sqrt(1 - b2)`` (3.2 with the defaults) times as long as the
-    first steps of a new run.
+    added to a group that has already counted steps share its count, be it that
+    the group had no parameter before. With Adam their zero moments are then not
+    bias-corrected, and their first steps are up to ``(1 - b1) / sqrt(1 - b2)``
+    (3.2 with the defaults) times as long as the first steps of a new run. For a
+    group that only begins now, a ``source`` that returns ``None`` for its
+    paths makes it count from zero.
 
     The leaves are shared with ``old``, not copied: do not donate ``old`` afterwards.
 

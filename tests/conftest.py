@@ -8,12 +8,11 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 # Before the first import of jax, and for the subprocesses of the tests too.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# A compile cache on disk would let one run of the tests change the next.
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# A compile cache on disk (experiments turn one on) would let one run of the tests change the next.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 
 import hypothesis
@@ -108,9 +107,9 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(autouse=True)
 def _leave_config_as_it_was() -> Iterator[None]:
-    """A test that changes the promotion rule or 64-bit mode must not change it for the next."""
-    config: Any = jax.config  # its flags are attributes without types
-    promotion, x64 = config.jax_numpy_dtype_promotion, config.jax_enable_x64
+    """What a test sets for the whole process must not hold for the next one."""
+    names = ("jax_numpy_dtype_promotion", "jax_enable_x64", "jax_compilation_cache_dir")
+    before = {name: getattr(jax.config, name) for name in names}
     yield
-    config.update("jax_numpy_dtype_promotion", promotion)
-    config.update("jax_enable_x64", x64)
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -174,7 +174,8 @@ def test_a_closed_folder_writes_nothing(folder: RunFolder) -> None:
 
 def test_rows_return_the_length_of_the_file(folder: RunFolder) -> None:
     path = folder.path / "metrics.jsonl"
-    for rows in ([{"a": 1}], [], [{"b": [1.5, None]}, {"c": "ä\n"}]):
+    batches: list[list[dict[str, Any]]] = [[{"a": 1}], [], [{"b": [1.5, None]}, {"c": "ä\n"}]]
+    for rows in batches:
         assert folder.append_rows(rows) == path.stat().st_size
     assert folder.read_rows() == [{"a": 1}, {"b": [1.5, None]}, {"c": "ä\n"}]
 
@@ -231,7 +232,8 @@ def test_a_full_disk_leaves_the_rows_before(
 ) -> None:
     folder.append_rows([{"a": 1}])
     before = (folder.path / "metrics.jsonl").read_bytes()
-    real, done = os.write, []
+    real = os.write
+    done: list[int] = []
 
     def partly(fd: int, data: Any) -> int:
         if done or not written:

@@ -141,8 +141,13 @@ def decode(name: str, folder: Path) -> Arrays:
 
             builder = tfds.builder_from_directory(str(folder))
             parts = {split: _decode_split(builder, split, source, folder) for split in ("train", "test")}
-        except InputError:
+        except (InputError, MemoryError):
             raise
+        except ImportError as error:  # the installation is broken, not the data
+            raise InputError(
+                f"{name} needs tensorflow-datasets with array_record and Pillow, which cannot be imported "
+                f"({one_line(error)}): install them, or use --dataset digits"
+            ) from error
         except Exception as error:  # whatever a damaged description makes tensorflow-datasets raise
             raise InputError(
                 f"{folder}: not a data set that tensorflow-datasets can read ({one_line(error)}): "
@@ -206,6 +211,8 @@ def _decode_split(builder: Any, split: str, source: Source, folder: Path) -> tup
                     if image.shape != source.image_shape or image.dtype != np.uint8:
                         raise ValueError(f"image of shape {image.shape}, {image.dtype}")
                     x[i], y[i] = image, label
+            except (ImportError, MemoryError):
+                raise
             except Exception as error:  # array_record, Protocol Buffers and Pillow each have their own
                 raise _damaged(path, error) from error
         start += length

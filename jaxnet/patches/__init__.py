@@ -19,7 +19,7 @@ from jaxnet.patches.dense import (
     make_dense_patches,
     merge_layer,
 )
-from jaxnet.patches.mlp import MlpLayerParams, apply_mlp_patches, make_mlp_patches, mlp_sizes
+from jaxnet.patches.mlp import MlpLayerParams, MlpParams, apply_mlp_patches, make_mlp_patches, mlp_sizes
 from jaxnet.types import Array, Bool, Features, Float, Int, Key, Scalar
 
 PatchParams = tuple[MlpLayerParams | DensePatchParams | None, ...]
@@ -48,7 +48,7 @@ def add_patches(
             layers.append(None)
             values.append(None)
             continue
-        key_place, key_make = jax.random.split(jax.random.fold_in(key_patch, t))
+        key_place, key_make = (jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1))
         unit, active = place(extrema, t, (high, low), rules, key_place=key_place)
         made: tuple[LayerPatches, MlpLayerParams | DensePatchParams]
         if rules.kind == "mlp":
@@ -196,7 +196,7 @@ def gain_per_weight(gain: Scalar, bank: PatchBank, params: PatchParams) -> Scala
     return jnp.where(added > 0, gain / jnp.maximum(added, 1).astype(jnp.float32), jnp.nan)
 
 
-def _masked(values: object, active: Bool[Array, "slot"]) -> object:
+def _masked(values: MlpParams | None, active: Bool[Array, "slot"]) -> MlpParams | None:
     return jax.tree.map(lambda a: jnp.where(active.reshape(-1, *(1,) * (a.ndim - 1)), a, 0.0), values)
 
 

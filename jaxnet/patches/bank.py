@@ -9,6 +9,7 @@ lives inside jit and vmap; the values of an inactive slot are zero and stay zero
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import flax.struct
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.extrema import Extrema
 from jaxnet.masks import Topology
-from jaxnet.types import Array, Bool, Int, Key
+from jaxnet.types import Array, Bool, Float, Int, Key
 
 KINDS = ("mlp", "dense")
 """Kinds of patches; see :mod:`jaxnet.patches.mlp` and :mod:`jaxnet.patches.dense`."""
@@ -167,11 +168,31 @@ def draw_distinct(
       The indices, and which of them avoid ``exclude`` (``(rows, size)`` bool):
       excluded indices come last and are marked False.
     """
-    rank = jax.random.uniform(key, (rows, size))
+    return first_by_rank(jax.random.uniform(key, (rows, size)), number, exclude)
+
+
+def first_by_rank(
+    rank: Float[Array, "row size"], number: int, exclude: Bool[Array, "row size"] | None = None
+) -> tuple[Int[Array, "row number"], Bool[Array, "row number"]]:
+    """As :func:`draw_distinct`, from uniform numbers already drawn."""
     if exclude is not None:
         rank = jnp.where(exclude, -1.0, rank)
     best, index = jax.lax.top_k(rank, number)
     return index.astype(jnp.int32), best >= 0
+
+
+def draw_uniform(key: Key, *shapes: tuple[int, ...]) -> list[Array]:
+    """Uniform numbers in [0, 1) of several shapes from one call of the generator.
+
+    Every separate call costs about half a second of compile time on a CPU.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = jax.random.uniform(key, (sum(sizes),))
+    parts, start = [], 0
+    for shape, size in zip(shapes, sizes, strict=True):
+        parts.append(flat[start : start + size].reshape(shape))
+        start += size
+    return parts
 
 
 def slot_counts(sizes: Sequence[int], rules: PatchRules) -> list[tuple[int, int]]:
@@ -194,8 +215,8 @@ def place(
     extrema: Sequence[Extrema], layer: int, slots: tuple[int, int], rules: PatchRules, *, key_place: Key
 ) -> tuple[Int[Array, "slot"], Bool[Array, "slot"]]:
     """Chooses the units of the patches that feed ``layer``; high slots first."""
-    key_high, key_low = jax.random.split(key_place)
     high, low = slots
+    key_high, key_low = (jax.random.fold_in(key_place, k) for k in (0, 1))  # unused unless at random
     parts = []
     if high:
         e = extrema[layer - 1]

@@ -8,11 +8,13 @@ adds the output of a 20 → 8 → ReLU → 1 network on units of the layer below
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnet.patches.bank import LayerPatches, PatchRules, draw_distinct
+from jaxnet.patches.bank import LayerPatches, PatchRules, draw_distinct, draw_uniform, first_by_rank
 from jaxnet.types import Array, Bool, Features, Float, Int, Key
 
 
@@ -55,20 +57,23 @@ def make_mlp_patches(
     inactive slots.
     """
     num_out, num_in = shape
-    key_targets, key_sources, key_high, key_low = jax.random.split(key_patch, 4)
     num_low = unit.shape[0] - num_high
+    num_targets, num_sources = min(rules.max_targets, num_out), min(rules.max_inputs, num_in)
+    shapes_high = _shapes(num_high, 1, rules.hidden, num_targets)
+    shapes_low = _shapes(num_low, num_sources, rules.hidden, 1)
+    rank_targets, rank_sources, *values = draw_uniform(
+        key_patch, (num_high, num_out), (num_low, num_in), *shapes_high, *shapes_low
+    )
     targets = sources = high = low = None
     if num_high:
-        width = min(rules.max_targets, num_out)
         if rules.first_targets:
-            targets = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (num_high, width))
+            targets = jnp.broadcast_to(jnp.arange(num_targets, dtype=jnp.int32), (num_high, num_targets))
         else:
-            targets, _ = draw_distinct(num_high, num_out, width, key=key_targets)
-        high = _init(active[:num_high], 1, rules.hidden, width, key=key_high)
+            targets, _ = first_by_rank(rank_targets, num_targets)
+        high = _init(values[:4], active[:num_high], 1, rules.hidden)
     if num_low:
-        width = min(rules.max_inputs, num_in)
-        sources, _ = draw_distinct(num_low, num_in, width, key=key_sources)
-        low = _init(active[num_high:], width, rules.hidden, 1, key=key_low)
+        sources, _ = first_by_rank(rank_sources, num_sources)
+        low = _init(values[4:], active[num_high:], num_sources, rules.hidden)
     patches = LayerPatches(unit, active, targets=targets, sources=sources, num_high=num_high)
     return patches, MlpLayerParams(high, low)
 
@@ -111,11 +116,12 @@ def apply_mlp_patches(
         sources = patches.sources
         num_in = post_below.shape[0]
         if rules.redraw_inputs and key_forward is not None:
-            sources, _ = draw_distinct(*(sources.shape[0], num_in, sources.shape[1]), key=key_forward)
+            sources, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], key=key_forward)
         # The first small layers as one (slot * hidden, in) matrix: a product instead of a row gather.
         slots, width, _ = params.low.w1.shape
         slot, row = jnp.arange(slots)[:, None, None], jnp.arange(width)[None, :, None]
-        matrix = jnp.zeros((slots, width, num_in)).at[slot, row, sources[:, None, :]].set(params.low.w1)
+        place = jnp.zeros((slots, width, num_in)).at[slot, row, sources[:, None, :]]
+        matrix = place.set(params.low.w1, unique_indices=True, mode="promise_in_bounds")
         hidden = (matrix.reshape(slots * width, num_in) @ post_below).reshape(slots, width, -1)
         hidden = jax.nn.relu(hidden + params.low.b1[:, :, None])
         scale = jnp.where(patches.active[n:], rules.scale_low, 0.0)
@@ -146,26 +152,21 @@ def _spread(
     """Second small layers, scaled and added to the rows of the layer that they feed."""
     slots, width = hidden.shape[:2]
     slot, column = jnp.arange(slots)[:, None, None], jnp.arange(width)[None, None, :]
-    weights = jnp.zeros((num_out, slots, width)).at[rows[:, :, None], slot, column].set(
-        params.w2 * scale[:, None, None]
-    )
+    place = jnp.zeros((num_out, slots, width)).at[rows[:, :, None], slot, column]
+    weights = place.set(params.w2 * scale[:, None, None], unique_indices=True, mode="promise_in_bounds")
     bias = jnp.zeros(num_out).at[rows].add(params.b2 * scale[:, None])
     out = weights.reshape(num_out, slots * width) @ hidden.reshape(slots * width, -1)
     return out + bias[:, None]
 
 
-def _init(active: Bool[Array, "slot"], inputs: int, hidden: int, outputs: int, *, key: Key) -> MlpParams:
-    keys = jax.random.split(key, 4)
-    slots = active.shape[0]
+def _shapes(slots: int, inputs: int, hidden: int, outputs: int) -> list[tuple[int, ...]]:
+    return [(slots, hidden, inputs), (slots, hidden), (slots, outputs, hidden), (slots, outputs)]
 
-    def draw(key: Key, fan_in: int, *shape: int) -> Array:
-        bound = fan_in**-0.5
-        values = jax.random.uniform(key, (slots, *shape), minval=-bound, maxval=bound)
-        return jnp.where(active.reshape(-1, *(1 for _ in shape)), values, 0.0)
 
-    return MlpParams(
-        w1=draw(keys[0], inputs, hidden, inputs),
-        b1=draw(keys[1], inputs, hidden),
-        w2=draw(keys[2], hidden, outputs, hidden),
-        b2=draw(keys[3], hidden, outputs),
+def _init(draws: Sequence[Array], active: Bool[Array, "slot"], inputs: int, hidden: int) -> MlpParams:
+    """Scales uniform draws to ``±1/sqrt(fan_in)``; zero in inactive slots."""
+    w1, b1, w2, b2 = (
+        jnp.where(active.reshape(-1, *(1,) * (u.ndim - 1)), (2 * u - 1) * fan_in**-0.5, 0.0)
+        for u, fan_in in zip(draws, (inputs, inputs, hidden, hidden), strict=True)
     )
+    return MlpParams(w1, b1, w2, b2)

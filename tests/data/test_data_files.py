@@ -17,7 +17,7 @@ from jaxnet.errors import InputError
 
 
 def arrays(**changes):
-    """Eight 2x3 images of two classes to train, four to test; ``changes`` replace arrays, ``None`` leaves out."""
+    """Eight 2x3 images of two classes to train, four to test; as changed, ``None`` leaves an array out."""
     rng = np.random.default_rng(1)
     whole = {
         "x_train": rng.integers(0, 256, (8, 2, 3), np.uint8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -193,6 +194,13 @@ def test_damaged_preparation_is_named_in_one_line(prepare, load, images, tmp_pat
         load("mnist")
     assert str(folder / file) in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_installation_is_not_called_damaged_data(prepare, load, images, monkeypatch):
+    prepare("mnist", **images)
+    monkeypatch.setitem(sys.modules, "array_record.python.array_record_module", None)
+    with pytest.raises(InputError, match=r"^mnist needs tensorflow-datasets [^\n]*install them[^\n]*$"):
+        load("mnist")
 
 
 def test_unexpected_content_is_refused(prepare, load, images):

@@ -1,0 +1,93 @@
+"""Finds and loads the compiled sparse product, if it was built.
+
+Importing this module loads the library and registers its handlers with JAX;
+neither starts a backend. What went wrong, if anything, is kept as one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+
+import jax
+
+from jaxnet.errors import InputError
+
+PRODUCT = "jaxnet_csr_product"
+VALUES_GRADIENT = "jaxnet_csr_values_gradient"
+INPUT_GRADIENT = "jaxnet_csr_input_gradient"
+
+_VERSION = 1  # of the handlers' arguments and results; csr.cc has the same number
+_REBUILD = "install jaxnet again with a C++17 compiler (g++ or clang++) at hand"
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Loads and registers the library; returns it, or ``None`` and why not."""
+    try:
+        spec = importlib.util.find_spec("jaxnet.kernels._csr")
+        if spec is None or spec.origin is None:
+            return None, f"it was not built: {_REBUILD}"
+        library = ctypes.CDLL(spec.origin)
+        version = library.jaxnet_csr_version()
+        if version != _VERSION:
+            return None, f"it was built from another version ({version}, not {_VERSION}): {_REBUILD}"
+        library.jaxnet_csr_instruction_set.restype = ctypes.c_char_p
+        library.jaxnet_csr_set_max_threads.argtypes = [ctypes.c_int64]
+        library.jaxnet_csr_set_max_threads.restype = None
+        for name in (PRODUCT, VALUES_GRADIENT, INPUT_GRADIENT):
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+        return library, ""
+    except Exception as error:  # an optional part must never stop the import, whatever is wrong with it
+        return None, f"it does not load ({' '.join(str(error).split())}): {_REBUILD}"
+
+
+_LIBRARY, _PROBLEM = _load()
+
+
+def available() -> bool:
+    """Whether the compiled sparse product is there."""
+    return _LIBRARY is not None
+
+
+def problem() -> str:
+    """Why it is not there and what to do, as one line; empty if it is there."""
+    return _PROBLEM
+
+
+def require() -> ctypes.CDLL:
+    """Returns the library.
+
+    Raises:
+      InputError: it is not there.
+    """
+    if _LIBRARY is None:
+        raise InputError(f"the csr kernel is not available: {_PROBLEM}; or choose the dense kernel")
+    return _LIBRARY
+
+
+def instruction_set() -> str:
+    """The instruction set in use: avx512, avx2, sse2, neon or generic.
+
+    The environment variable ``JAXNET_CSR_ISA`` chooses a smaller one at the
+    start of the program. Results differ between instruction sets by rounding.
+
+    Raises:
+      InputError: the library is not there.
+    """
+    name: bytes = require().jaxnet_csr_instruction_set()
+    return name.decode()
+
+
+def set_max_threads(count: int) -> None:
+    """Limits the threads of one call from now on; 0 takes all of XLA's.
+
+    At the start the limit is that of the environment variable
+    ``JAXNET_NUM_THREADS``. Results do not depend on the number of threads.
+
+    Raises:
+      InputError: the library is not there.
+      ValueError: ``count`` is negative.
+    """
+    if count < 0:
+        raise ValueError(f"the number of threads must be 0 (no limit) or more: {count}")
+    require().jaxnet_csr_set_max_threads(count)

@@ -1,0 +1,61 @@
+"""Builds the optional CPU kernel for sparse products; everything else is in pyproject.toml.
+
+Without a C++ compiler, or without jaxlib's headers, the install goes on without
+the kernel; ``python -m jaxnet.info`` then says so and jaxnet uses dense products.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FOLDER = "jaxnet/kernels"
+COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden"]
+# The instruction set is chosen when the library is loaded: only these files may use
+# more than every machine of the architecture has.
+PER_FILE = {"csr_avx2.cc": ["-mavx2", "-mfma"], "csr_avx512.cc": ["-mavx512f", "-mavx2", "-mfma"]}
+
+
+class BuildKernels(build_ext):
+    """Compiles each file with the flags of its instruction set."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Sets the flags and the include folder, then builds as usual."""
+        # Here and not above, so that a missing jaxlib only costs the optional extension.
+        import jaxlib
+
+        # As system headers, so that they are not our warnings.
+        ext.extra_compile_args += ["-isystem", f"{jaxlib.__path__[0]}/include"]
+        # On macOS one call may compile for two architectures: keep to what every machine has.
+        x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform == "linux"
+        compile_one = self.compiler._compile
+
+        def compile_with_flags(obj, src, extension, cc_args, extra, pp_opts):
+            name = src.replace("\\", "/").rsplit("/", 1)[-1]
+            return compile_one(obj, src, extension, cc_args, extra + (PER_FILE.get(name, []) if x86 else []), pp_opts)
+
+        self.compiler._compile = compile_with_flags
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler._compile = compile_one
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "jaxnet.kernels._csr",
+            sources=[
+                f"{FOLDER}/{name}.cc" for name in ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
+            ],
+            depends=[
+                f"{FOLDER}/{name}.h" for name in ("csr_call", "csr_kernels", "csr_runtime", "csr_vector.inc")
+            ],
+            extra_compile_args=COMMON,
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)
