@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -14,9 +16,18 @@ from scipy.stats import chisquare
 
 from jaxnet import masks, trees
 
-SHAPES = [(1, 1), (1, 7), (6, 1), (5, 8), (12, 9)]
+# (out, in, weights); few, for each of them compiles once
+CASES = [(1, 1, 1), (1, 7, 3), (5, 8, 14), (5, 8, 40)]
 sizes_of_networks = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 densities = st.floats(0.001, 1.0)
+
+
+@functools.cache
+def draw(kind: str, num_out: int, num_in: int, number: int) -> Callable[[jax.Array], masks.Topology]:
+    """A compiled draw of one case."""
+    if kind == "uniform":
+        return jax.jit(lambda k: masks.uniform_topology(num_out, num_in, number, key_mask=k))
+    return jax.jit(lambda k: masks.constant_fan_in_topology(num_out, num_in, number, key_mask=k))
 
 
 def positions(t: masks.Topology) -> list[tuple[int, int]]:
@@ -37,8 +48,8 @@ def small() -> masks.Topology:
 def test_the_originals_counts():
     assert masks.allocate([784, 256, 128, 10], 0.02) == (4014, 655, 25)
     assert masks.allocate([3072, 64, 10], 0.02) == (3932, 12)
-    # rounded down as the original does it, though 0.29 * 100 is 28.999999999999996 in floating point
-    assert masks.allocate([10, 10], 0.29) == (int(0.29 * 10 * 10),) == (28,)
+    # evaluated from the left: 0.29 * 10 * 10 is 29, 0.29 * 100 is 28.999999999999996
+    assert masks.allocate([10, 10], 0.29) == (29,)
 
 
 def test_erdos_renyi_by_hand():
@@ -132,11 +143,10 @@ def test_what_cannot_be_allocated_is_refused_in_one_line(sizes, density, rule, m
 # --- draws ------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(SHAPES), st.integers(0, 2**31 - 1), st.data())
-def test_a_draw_is_exact_distinct_sorted_and_consistent(shape, seed, data):
-    num_out, num_in = shape
-    nnz = data.draw(st.sampled_from(sorted({1, num_out * num_in // 3 + 1, num_out * num_in})))
-    t = masks.uniform_topology(num_out, num_in, nnz, key_mask=jax.random.key(seed))
+@given(st.sampled_from(CASES), st.integers(0, 2**31 - 1))
+def test_a_draw_is_exact_distinct_sorted_and_consistent(case, seed):
+    num_out, num_in, nnz = case
+    t = draw("uniform", *case)(jax.random.key(seed))
     masks.validate_topology(t)
     where = positions(t)
     assert len(set(where)) == len(where) == nnz == t.capacity
@@ -145,23 +155,21 @@ def test_a_draw_is_exact_distinct_sorted_and_consistent(shape, seed, data):
     for r in range(num_out):
         start, stop = int(t.row_ptr[r]), int(t.row_ptr[r + 1])
         assert [w for w in where if w[0] == r] == where[start:stop]
-    assert np.asarray(t.fan_in).tolist() == [sum(w[0] == r for w in where) for r in range(num_out)]
-    assert np.asarray(masks.topology_mask(t)).sum() == nnz
+    assert np.diff(t.row_ptr).tolist() == [sum(w[0] == r for w in where) for r in range(num_out)]
 
 
-@given(st.sampled_from(SHAPES), st.integers(0, 2**31 - 1))
-def test_constant_fan_in_draws_as_many_inputs_for_every_unit(shape, seed):
-    num_out, num_in = shape
-    fan_in = (num_in + 1) // 2
-    t = masks.constant_fan_in_topology(num_out, num_in, fan_in, key_mask=jax.random.key(seed))
+@given(st.sampled_from([(6, 1, 1), (5, 8, 3)]), st.integers(0, 2**31 - 1))
+def test_constant_fan_in_draws_as_many_inputs_for_every_unit(case, seed):
+    t = draw("constant", *case)(jax.random.key(seed))
     masks.validate_topology(t)
-    assert set(np.asarray(t.fan_in).tolist()) == {fan_in}
+    assert set(np.diff(t.row_ptr).tolist()) == {case[2]}
+    assert t.capacity == case[0] * case[2]
 
 
 @pytest.mark.parametrize("rule", masks.ALLOCATIONS)
 def test_a_network_gets_the_counts_of_its_allocation(rule, key):
     sizes, density = (20, 12, 9, 4), 0.3
-    drawn = masks.draw_topologies(sizes, density, rule, key_mask=key)
+    drawn = jax.jit(lambda k: masks.draw_topologies(sizes, density, rule, key_mask=k))(key)
     counts = masks.allocate(sizes, density, rule)
     assert tuple(int(t.num_nonzeros) for t in drawn) == counts
     assert [t.shape for t in drawn] == [(12, 20), (9, 12), (4, 9)]
@@ -170,8 +178,8 @@ def test_a_network_gets_the_counts_of_its_allocation(rule, key):
 
 
 def test_the_same_key_gives_the_same_masks_and_another_key_others(key):
-    a, b = (masks.draw_topologies((30, 30, 30), 0.1, key_mask=key) for _ in range(2))
-    c = masks.draw_topologies((30, 30, 30), 0.1, key_mask=jax.random.fold_in(key, 1))
+    network = jax.jit(lambda k: masks.draw_topologies((30, 30, 30), 0.1, key_mask=k))
+    a, b, c = network(key), network(key), network(jax.random.fold_in(key, 1))
     assert trees.equal(a, b)
     assert not trees.equal(a[0].cols, c[0].cols)
     assert positions(a[0]) != positions(a[1])  # layers of equal shape differ
@@ -179,12 +187,9 @@ def test_the_same_key_gives_the_same_masks_and_another_key_others(key):
 
 @pytest.mark.parametrize("rule", ["uniform", "constant"])
 def test_all_positions_are_equally_likely(rule):
-    def draw(key):
-        if rule == "uniform":
-            return masks.topology_mask(masks.uniform_topology(4, 6, 5, key_mask=key))
-        return masks.topology_mask(masks.constant_fan_in_topology(4, 6, 2, key_mask=key))
-
-    drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(5), 8000)))
+    one = draw(rule, 4, 6, 5 if rule == "uniform" else 2)
+    many = jax.jit(jax.vmap(lambda k: masks.topology_mask(one(k))))
+    drawn = np.asarray(many(jax.random.split(jax.random.key(5), 8000)))
     hits = drawn.sum(0)
     # Draws without replacement vary less than a multinomial, so the test is on the safe side.
     assert chisquare(hits.ravel()).pvalue > 1e-3
@@ -198,12 +203,12 @@ def test_all_positions_are_equally_likely(rule):
 def test_vmap_draws_what_single_calls_draw(key):
     keys = jax.random.split(key, 5)
 
-    def draw(k):
-        return masks.draw_topologies((20, 12, 5), 0.2, "dense-output", key_mask=k)
+    def network(k):
+        return masks.draw_topologies((20, 12, 5), 0.25, "dense-output", key_mask=k)
 
-    together = jax.jit(jax.vmap(draw))(keys)
+    together, one = jax.jit(jax.vmap(network))(keys), jax.jit(network)
     for member, k in zip(trees.unstack(together, 5), keys, strict=True):
-        assert trees.equal(member, draw(k))
+        assert trees.equal(member, one(k))
     for t in together:  # stacked ones are validated too, and their properties keep the seed axis
         masks.validate_topology(t)
         assert t.num_nonzeros.shape == (5,) and t.exists.shape == (5, t.capacity)
@@ -234,22 +239,27 @@ def test_padding_by_hand():
     assert np.asarray(masks.topology_mask(t)).tolist() == [[False, False, True], [True, True, False]]
 
 
+@jax.jit
+def pad(flat, exists):
+    t = masks.topology_from_flat(flat, exists, (4, 5))
+    return t, masks.topology_mask(t)
+
+
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
 def test_padding_never_counts(seed, density):
     rng = np.random.default_rng(seed)
     mask = rng.random((4, 5)) < density
     order = rng.permutation(20)
-    t = masks.topology_from_flat(jnp.asarray(order), jnp.asarray(mask.ravel()[order]), (4, 5))
+    t, back = pad(jnp.asarray(order, jnp.int32), jnp.asarray(mask.ravel()[order]))
     masks.validate_topology(t)
     assert t.capacity == 20 and int(t.num_nonzeros) == mask.sum()
-    assert np.array_equal(masks.topology_mask(t), mask)
+    assert np.array_equal(back, mask)
     assert np.all(np.diff(np.asarray(t.rows)[mask.sum() :]) == 1)  # padding stays unique and sorted
 
 
-@given(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.3, 1.0]))
-@settings(max_examples=15)
-def test_a_mask_survives_the_way_there_and_back(seed, density):
-    mask = np.random.default_rng(seed).random((3, 4)) < density
+@pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
+def test_a_mask_survives_the_way_there_and_back(density):
+    mask = np.random.default_rng(0).random((3, 4)) < density
     t = masks.topology_from_mask(mask)
     masks.validate_topology(t)
     assert np.array_equal(masks.topology_mask(t), mask)

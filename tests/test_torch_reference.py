@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ import pytest
 
 from jaxnet import extrema, losses, network, optim, train
 from jaxnet.extrema import Extrema
+from jaxnet.layers import LayerParams
+from jaxnet.masks import DenseMask
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.patches import PatchRules
 
@@ -22,6 +26,7 @@ with warnings.catch_warnings():
 SPEC = NetworkSpec((40, 32, 24, 10), density=0.2, init="dense-fan-in")
 RULES = PatchRules(order="index", first_targets=True, detach_source=True)
 LR_SCAFFOLD, LR_PATCH = 1e-4, 5e-4
+apply = jax.jit(lambda params, structure, x: network.apply(SPEC, params, structure, x))
 
 
 def copy(value: jax.Array) -> torch.Tensor:
@@ -35,20 +40,39 @@ def inputs(key: jax.Array, samples: int = 96) -> tuple[jax.Array, jax.Array]:
     return jax.random.normal(key_x, (samples, SPEC.sizes[0])), jax.random.randint(key_y, (samples,), 0, 10)
 
 
-def pairs(key: jax.Array) -> tuple[Params, Structure, reference.PatchedNetwork]:
-    """The same patched network in jaxnet and in PyTorch, with 4 + 3 high and 5 low patches."""
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """PyTorch's threads would wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@jax.jit
+def build(key: jax.Array) -> tuple[Params, Structure, tuple[Extrema, ...]]:
+    """A patched network and the extrema its patches sit at."""
     key_mask, key_init, key_patch, key_x = jax.random.split(key, 4)
     params, structure = network.init(SPEC, key_mask=key_mask, key_init=key_init)
-    # Every eighth unit is made a high extremum: fewer than there are slots, so some slots stay empty.
-    raised = tuple(layer.replace(bias=layer.bias.at[1::8].add(4.0)) for layer in params.scaffold[:-1])
-    params = params.replace(scaffold=(*raised, params.scaffold[-1]))
+    first, second, last = params.scaffold
+    # A few units are made high extrema: fewer than there are slots, so that some slots stay empty.
+    first = first.replace(bias=first.bias.at[1::8].add(4.0))
+    second = second.replace(bias=second.bias.at[1::16].add(8.0))
+    params = params.replace(scaffold=(first, second, last))
     found = detect(params, structure, inputs(key_x)[0])
-    assert [int(e.high.sum()) for e in found] == [4, 3]
-    assert int(found[1].low.sum()) > 5, "the first five of more than five"
     params, structure = network.with_patches(params, structure, found, RULES, key_patch=key_patch)
+    return params, structure, found
+
+
+def pairs(key: jax.Array) -> tuple[Params, Structure, reference.PatchedNetwork]:
+    """The same patched network in jaxnet and in PyTorch, with 4 + 2 high and 5 low patches."""
+    params, structure, found = build(key)
+    assert [int(e.high.sum()) for e in found] == [4, 2]
+    assert int(found[1].low.sum()) > 5, "the first five of more than five"
     return params, structure, copied(params, structure)
 
 
+@jax.jit
 def detect(params: Params, structure: Structure, x: jax.Array) -> tuple[Extrema, ...]:
     """jaxnet's extrema of all hidden layers on ``(batch, in)`` inputs."""
     hidden = SPEC.sizes[1:-1]
@@ -59,10 +83,18 @@ def detect(params: Params, structure: Structure, x: jax.Array) -> tuple[Extrema,
     )
 
 
+@jax.jit
+def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...], tuple[DenseMask, ...]]:
+    """The scaffold as dense matrices and masks."""
+    params, structure = network.to_masked_network(params, structure)
+    return params.scaffold, structure.connectivity
+
+
 def flat(params: Params, structure: Structure) -> dict[str, np.ndarray]:
     """Values (or gradients) under the names that PyTorch gives them, active slots only."""
-    named: dict[str, jax.Array] = {}
-    for t, layer in enumerate(network.to_masked_network(params, structure)[0].scaffold):
+    params, structure = jax.tree.map(np.asarray, (params.replace(scaffold=masked(params, structure)[0]), structure))
+    named: dict[str, np.ndarray] = {}
+    for t, layer in enumerate(params.scaffold):
         named |= {f"scaffold.{t}.weight": layer.weight, f"scaffold.{t}.bias": layer.bias}
     if structure.bank is not None:
         for t, (placed, values) in enumerate(zip(structure.bank.layers, params.patches, strict=True)):
@@ -75,14 +107,13 @@ def flat(params: Params, structure: Structure) -> dict[str, np.ndarray]:
             if (low := values.low) is not None:
                 parts = {"w1": low.w1, "b1": low.b1, "w2": low.w2[:, 0], "b2": low.b2[:, 0]}
                 named |= {f"low.{t}.{name}": v[placed.active[n:]] for name, v in parts.items()}
-    return {name: np.asarray(value) for name, value in named.items()}
+    return named
 
 
 def copied(params: Params, structure: Structure) -> reference.PatchedNetwork:
     """A PyTorch network with jaxnet's masks, values and patches (the inactive slots left out)."""
     net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
-    masks = network.to_masked_network(params, structure)[1].connectivity
-    for layer, mask in zip(net.scaffold, masks, strict=True):
+    for layer, mask in zip(net.scaffold, masked(params, structure)[1], strict=True):
         layer.mask.copy_(copy(mask.mask))
     for t, placed in enumerate(structure.bank.layers if structure.bank else ()):
         if placed is None:
@@ -109,6 +140,7 @@ def assert_same_values(net: reference.PatchedNetwork, params: Params, structure:
     assert not named
 
 
+@jax.jit
 def loss_and_gradients(
     params: Params, structure: Structure, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, Params]:
@@ -124,7 +156,7 @@ def loss_and_gradients(
 def test_outputs_and_stored_activations_agree(key):
     params, structure, net = pairs(key)
     x = inputs(jax.random.fold_in(key, 1))[0]
-    logits, activations = network.apply(SPEC, params, structure, x)
+    logits, activations = apply(params, structure, x)
     with torch.no_grad():
         expected, stored = net(copy(x))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -136,7 +168,7 @@ def test_patches_matter_in_both(key):
     # else the agreement above would say nothing of them
     params, structure, net = pairs(key)
     x = inputs(jax.random.fold_in(key, 1))[0]
-    bare = network.apply(SPEC, params, structure.replace(bank=None), x)[0]
+    bare = apply(params, structure.replace(bank=None), x)[0]
     with torch.no_grad():
         assert np.abs(np.asarray(bare) - net(copy(x))[0].numpy()).max() > 1e-2
 
@@ -157,13 +189,17 @@ def test_dual_rate_adam_steps_agree(key, standard_promotion, variant):
     params, structure, net = pairs(key)
     optimizer = optim.dual_rate_adam(LR_SCAFFOLD, LR_PATCH)
     state = optimizer.init(params)
+
+    @jax.jit
+    def our_step(params, state, x, y):
+        updates, state = optimizer.update(loss_and_gradients(params, structure, x, y)[1], state, params)
+        return jax.tree.map(jnp.add, params, updates), state
+
     other = reference.dual_rate_adam(net, variant, LR_SCAFFOLD, LR_PATCH)
     before = flat(params, structure)
     for step in range(3):
         x, y = inputs(jax.random.fold_in(key, step))
-        grads = loss_and_gradients(params, structure, x, y)[1]
-        updates, state = optimizer.update(grads, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        params, state = our_step(params, state, x, y)
         other.zero_grad()
         torch.nn.functional.cross_entropy(net(copy(x))[0], copy(y).long()).backward()
         other.step()
@@ -184,7 +220,7 @@ def test_an_epoch_agrees_last_small_batch_included(key):
     optimizer = optim.dual_rate_adam(1e-3, 5e-3)
     key_data, number = jax.random.key(7), jnp.asarray(3, jnp.int32)
     state = train.init_state(params, optimizer.init(params))
-    state, _ = train.make_epoch(task, optimizer)(state, structure, split, key_data, number)
+    state, _ = jax.jit(train.make_epoch(task, optimizer))(state, structure, split, key_data, number)
 
     key_order = jax.random.split(jax.random.fold_in(key_data, number))[0]
     index, weight = train.epoch_batches(150, 64, key_order)
@@ -231,7 +267,7 @@ def test_initial_values_have_the_same_bounds(key):
     torch.manual_seed(0)
     net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
     key_mask, key_init = jax.random.split(key)
-    params, structure = network.init(SPEC, key_mask=key_mask, key_init=key_init)
+    params, structure = jax.jit(partial(network.init, SPEC))(key_mask=key_mask, key_init=key_init)
     ours = flat(params, structure)
     for name, value in net.named_parameters():
         bound = SPEC.sizes[int(name.split(".")[1])] ** -0.5
@@ -242,14 +278,15 @@ def test_initial_values_have_the_same_bounds(key):
 
 def test_low_patches_draw_distinct_inputs_anew_in_every_forward_pass():
     torch.manual_seed(0)
-    patch = reference.LowPatches(torch.tensor([1, 4]), 30)
+    patch = reference.LowPatches(torch.tensor([1, 4]), 30).double()
     with torch.no_grad():
         patch.w1.fill_(1.0)
         patch.b1.fill_(0.0)
         patch.w2.fill_(1 / 8)
         patch.b2.fill_(0.0)
-        below = 2.0 ** torch.arange(30).repeat(1, 1)  # a sum of powers of two names its terms
-        seen = {tuple(int(v) for v in patch(below, torch.zeros(1, 6))[0, [1, 4]] * 2) for _ in range(4)}
+        below = 2.0 ** torch.arange(30, dtype=torch.float64)[None]  # a sum of powers of two names its terms
+        zero = torch.zeros(1, 6, dtype=torch.float64)
+        seen = {tuple(int(v) for v in patch(below, zero)[0, [1, 4]] * 2) for _ in range(4)}
         assert len(seen) == 4
         assert all(sources.bit_count() == 20 for pair in seen for sources in pair)
-        assert patch(below, torch.zeros(1, 6))[0, [0, 2, 3, 5]].eq(0).all()
+        assert patch(below, zero)[0, [0, 2, 3, 5]].eq(0).all()
