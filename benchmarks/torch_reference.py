@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ADAMS: dict[str, dict[str, bool]] = {
+ADAMS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
@@ -301,7 +301,7 @@ def run(
     }
 
 
-def probe(data: tuple[Tensor, Tensor, Tensor, Tensor], steps: int = 200, rounds: int = 3) -> dict[str, Any]:
+def probe(data: tuple[Tensor, Tensor, Tensor, Tensor], steps: int = 100, rounds: int = 3) -> dict[str, Any]:
     """Finds the fastest number of threads and variant of Adam here.
 
     Times ``steps`` training steps with each, ``rounds`` times in turn, so that

@@ -157,7 +157,7 @@ class PatchedRun:
     def run(self, given: Scaffolds | None = None) -> Outcome:
         """Trains, patches, trains on and writes the summary; continues where a run stopped."""
         self.folder.write_json("provenance.json", self.provenance())
-        start, structure = jax.jit(jax.vmap(self.init_one))(self.keys)
+        start, structure = self.clock.compiled(jax.vmap(self.init_one), self.keys)(self.keys)
         at = load_progress(
             self.folder,
             {
@@ -170,7 +170,7 @@ class PatchedRun:
         if phase == "scaffold":
             if at is None and given is not None:
                 state, epoch = given.state, self.config.scaffold_epochs
-                self.clock = Clock(**given.clock)
+                self.clock.add(given.clock)
                 length = self.folder.append_rows(given.rows)
                 save_progress(self.folder, "scaffold", epoch, state, None, self.clock, length)
             state = self.phase("scaffold", _SCAFFOLD_ORDER, state, structure, epoch, None)
@@ -249,14 +249,15 @@ class PatchedRun:
                 self.clock, self.task, self.scaffold_params(scaffold), structure, test
             )
             patched_accuracy = evaluate_all(self.clock, self.task, final, patched, test)
-        counts = jax.tree.map(np.asarray, jax.jit(jax.vmap(network.count_nonzeros))(final, patched))
+        count = self.clock.compiled(jax.vmap(network.count_nonzeros), final, patched)
+        counts = jax.tree.map(np.asarray, count(final, patched))
         lost, together = self.measure_patches(final, patched)
         host = jax.tree.map(np.asarray, (found, patched.bank))
         seeds = []
         for i, seed in enumerate(self.seeds):
             entry = _seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
             entry["scaffold_epoch"] = int(
-                scaffold.best_epoch[i] if not trained or self.setting.patch_from_best else scaffold.epoch[i]
+                scaffold.best_epoch[i] if self.setting.patch_from_best else scaffold.epoch[i]
             )
             entry["patched_epoch"] = int(state.best_epoch[i])
             entry["patches"] = _patch_entries(i, host[1], final, patched, lost)

@@ -34,6 +34,11 @@ class Clock:
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
 
+    def add(self, seconds: dict[str, Any]) -> None:
+        """Adds what :meth:`as_dict` gave in an earlier part of the run; other entries are ignored."""
+        self.compile_seconds += float(seconds["compile_seconds"])
+        self.run_seconds += float(seconds["run_seconds"])
+
     def as_dict(self) -> dict[str, float]:
         """For ``summary.json`` and checkpoints."""
         return dataclasses.asdict(self)
@@ -127,15 +132,19 @@ def run_phase(
     Returns:
       The state after the last epoch.
     """
-    if first_epoch >= phase.epochs:
-        return state
+    if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
+        return state  # a run continued after the epoch in which its last seed stopped has nothing to do
     train_epoch = make_epoch(phase.task, phase.optimizer)
 
     def epoch(
         state: TrainState, structure: Structure, train: Split, watch: Split, key: Key, number: jax.Array
     ) -> tuple[TrainState, EpochResult]:
+        stopped = state.stopped
         state, info = train_epoch(state, structure, train, key, number)
-        key_eval = jax.random.fold_in(jax.random.fold_in(key, number), 1)
+        # what a stopped seed was trained in vain was thrown away: no number rather than a wrong one
+        info = jax.tree.map(lambda value: jnp.where(stopped, jnp.nan, value), info)
+        # not 0 or 1: those give the two keys that train_epoch splits off
+        key_eval = jax.random.fold_in(jax.random.fold_in(key, number), 2)
         result = evaluate(phase.task, state.params, structure, watch, key_forward=key_eval)
         return track_best(state, result.accuracy, phase.patience), EpochResult(info, result)
 
@@ -178,7 +187,7 @@ def load_progress(
     Args:
       folder: the run's.
       likes: for each phase, what builds a state and an ``extra`` of the right shapes.
-      clock: set to the seconds spent so far.
+      clock: gets the seconds spent so far added.
 
     Returns:
       Phase, epochs done in it, state and extra; None where there is no checkpoint yet.
@@ -190,8 +199,7 @@ def load_progress(
     state, extra = likes[name.rsplit("-", 1)[0]]()
     tree, meta = checkpoint.restore(folder.checkpoints, name, {"state": state, "extra": extra})
     folder.truncate_metrics(int(meta["metrics_bytes"]))
-    clock.compile_seconds = float(meta["compile_seconds"])
-    clock.run_seconds = float(meta["run_seconds"])
+    clock.add(meta)
     return meta["phase"], int(meta["epoch"]), tree["state"], tree["extra"]
 
 

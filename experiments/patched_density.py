@@ -119,6 +119,8 @@ class Config:
                 raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
         if self.lr == 0:
             raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
+        if not self.out.strip():
+            raise InputError("--out must name a folder: it is empty")
         if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
             raise InputError(
                 f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"
@@ -187,8 +189,9 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     use_compilation_cache()
     dataset = load(config)
     check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
-    flags = dataclasses.asdict(config)
-    data_keys = ("data_dir",)  # where the data lies does not change the results: its fingerprint is compared
+    # where the data lies does not change the results: its fingerprint is compared
+    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    data_keys = ("data_dir",)
     with RunFolder.open(
         config.out,
         flags,

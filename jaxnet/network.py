@@ -159,7 +159,6 @@ def forward(
                 t,
                 pre_below,
                 post_below,
-                pre.shape[0],
                 product,
                 key_forward=key_forward,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,28 @@ import pytest
 from jaxnet import extrema, losses, network, optim, train
 from jaxnet.extrema import Extrema
 from jaxnet.layers import LayerParams
-from jaxnet.masks import DenseMask
+from jaxnet.masks import Connectivity, DenseMask
 from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.patches import PatchRules
+from jaxnet.patches import MlpLayerParams, PatchRules
+from jaxnet.types import PyTree
+
+if TYPE_CHECKING:
+    import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what PyTorch warns of while it loads is not ours
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jaxnet[bench]'")
+    if not TYPE_CHECKING:
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jaxnet[bench]'")
     from benchmarks import torch_reference as reference
 
 SPEC = NetworkSpec((40, 32, 24, 10), density=0.2, init="dense-fan-in")
 RULES = PatchRules(order="index", first_targets=True, detach_source=True)
 LR_SCAFFOLD, LR_PATCH = 1e-4, 5e-4
+OPTIMIZER = optim.dual_rate_adam(LR_SCAFFOLD, LR_PATCH)
 apply = jax.jit(lambda params, structure, x: network.apply(SPEC, params, structure, x))
 
 
-def copy(value: jax.Array) -> torch.Tensor:
+def copy(value: jax.Array | np.ndarray) -> torch.Tensor:
     """A JAX array as a PyTorch tensor of its own."""
     return torch.from_numpy(np.array(value))
 
@@ -84,7 +91,7 @@ def detect(params: Params, structure: Structure, x: jax.Array) -> tuple[Extrema,
 
 
 @jax.jit
-def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...], tuple[DenseMask, ...]]:
+def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...], tuple[Connectivity, ...]]:
     """The scaffold as dense matrices and masks."""
     params, structure = network.to_masked_network(params, structure)
     return params.scaffold, structure.connectivity
@@ -92,21 +99,26 @@ def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...
 
 def flat(params: Params, structure: Structure) -> dict[str, np.ndarray]:
     """Values (or gradients) under the names that PyTorch gives them, active slots only."""
-    params, structure = jax.tree.map(np.asarray, (params.replace(scaffold=masked(params, structure)[0]), structure))
     named: dict[str, np.ndarray] = {}
-    for t, layer in enumerate(params.scaffold):
-        named |= {f"scaffold.{t}.weight": layer.weight, f"scaffold.{t}.bias": layer.bias}
-    if structure.bank is not None:
-        for t, (placed, values) in enumerate(zip(structure.bank.layers, params.patches, strict=True)):
-            if placed is None:
-                continue
-            n = placed.num_high
-            if (high := values.high) is not None:
-                parts = {"w1": high.w1[:, :, 0], "b1": high.b1, "w2": high.w2, "b2": high.b2}
-                named |= {f"high.{t}.{name}": v[placed.active[:n]] for name, v in parts.items()}
-            if (low := values.low) is not None:
-                parts = {"w1": low.w1, "b1": low.b1, "w2": low.w2[:, 0], "b2": low.b2[:, 0]}
-                named |= {f"low.{t}.{name}": v[placed.active[n:]] for name, v in parts.items()}
+    for t, layer in enumerate(masked(params, structure)[0]):
+        named[f"scaffold.{t}.weight"] = np.asarray(layer.weight)
+        named[f"scaffold.{t}.bias"] = np.asarray(layer.bias)
+    if structure.bank is None:
+        return named
+    for t, (placed, values) in enumerate(zip(structure.bank.layers, params.patches, strict=True)):
+        if placed is None:
+            continue
+        assert isinstance(values, MlpLayerParams)
+        active = np.asarray(placed.active)
+        for kind, part, kept in (
+            ("high", values.high, active[: placed.num_high]),
+            ("low", values.low, active[placed.num_high :]),
+        ):
+            if part is not None:
+                w1, b1, w2, b2 = (np.asarray(v)[kept] for v in (part.w1, part.b1, part.w2, part.b2))
+                # PyTorch's patches have no axis for the one input (high) or the one output (low)
+                shaped = (w1[:, :, 0], b1, w2, b2) if kind == "high" else (w1, b1, w2[:, 0], b2[:, 0])
+                named |= {f"{kind}.{t}.{n}": v for n, v in zip(("w1", "b1", "w2", "b2"), shaped, strict=True)}
     return named
 
 
@@ -114,6 +126,7 @@ def copied(params: Params, structure: Structure) -> reference.PatchedNetwork:
     """A PyTorch network with jaxnet's masks, values and patches (the inactive slots left out)."""
     net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
     for layer, mask in zip(net.scaffold, masked(params, structure)[1], strict=True):
+        assert isinstance(layer, reference.MaskedLinear) and isinstance(mask, DenseMask)
         layer.mask.copy_(copy(mask.mask))
     for t, placed in enumerate(structure.bank.layers if structure.bank else ()):
         if placed is None:
@@ -122,8 +135,9 @@ def copied(params: Params, structure: Structure) -> reference.PatchedNetwork:
         if active[:n].any():
             net.high[str(t)] = reference.HighPatches(unit[:n][active[:n]], SPEC.sizes[t + 1])
         if active[n:].any():
-            net.low[str(t)] = reference.LowPatches(unit[n:][active[n:]], SPEC.sizes[t])
-            net.low[str(t)].sources = copy(placed.sources).long()[active[n:]]
+            assert placed.sources is not None
+            low = net.low[str(t)] = reference.LowPatches(unit[n:][active[n:]], SPEC.sizes[t])
+            low.sources = copy(placed.sources).long()[active[n:]]
     with torch.no_grad():
         named = dict(net.named_parameters())
         for name, value in flat(params, structure).items():
@@ -132,7 +146,9 @@ def copied(params: Params, structure: Structure) -> reference.PatchedNetwork:
     return net
 
 
-def assert_same_values(net: reference.PatchedNetwork, params: Params, structure: Structure, atol: float) -> None:
+def assert_same_values(
+    net: reference.PatchedNetwork, params: Params, structure: Structure, atol: float
+) -> None:
     """All values of both sides agree."""
     named = {name: value.detach().numpy() for name, value in net.named_parameters()}
     for name, value in flat(params, structure).items():
@@ -151,6 +167,16 @@ def loss_and_gradients(
         return losses.cross_entropy(logits, y, jnp.ones(y.shape))
 
     return jax.value_and_grad(loss)(params)
+
+
+@jax.jit
+def adam_step(
+    params: Params, state: PyTree, structure: Structure, x: jax.Array, y: jax.Array
+) -> tuple[Params, PyTree]:
+    """One step of jaxnet's Adam with two rates."""
+    grads = loss_and_gradients(params, structure, x, y)[1]
+    updates, state = OPTIMIZER.update(grads, state, params)
+    return jax.tree.map(jnp.add, params, updates), state
 
 
 def test_outputs_and_stored_activations_agree(key):
@@ -180,26 +206,21 @@ def test_gradients_agree(key):
     loss = torch.nn.functional.cross_entropy(net(copy(x))[0], copy(y).long())
     loss.backward()
     assert abs(float(value) - loss.item()) < 1e-5
+    expected = {name: np.asarray(value.grad) for name, value in net.named_parameters()}
     for name, grad in flat(grads, structure).items():
-        np.testing.assert_allclose(grad, dict(net.named_parameters())[name].grad, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(grad, expected.pop(name), atol=1e-6, err_msg=name)
+    assert not expected
 
 
 @pytest.mark.parametrize("variant", reference.ADAMS)
 def test_dual_rate_adam_steps_agree(key, standard_promotion, variant):
     params, structure, net = pairs(key)
-    optimizer = optim.dual_rate_adam(LR_SCAFFOLD, LR_PATCH)
-    state = optimizer.init(params)
-
-    @jax.jit
-    def our_step(params, state, x, y):
-        updates, state = optimizer.update(loss_and_gradients(params, structure, x, y)[1], state, params)
-        return jax.tree.map(jnp.add, params, updates), state
-
+    state = OPTIMIZER.init(params)
     other = reference.dual_rate_adam(net, variant, LR_SCAFFOLD, LR_PATCH)
     before = flat(params, structure)
     for step in range(3):
         x, y = inputs(jax.random.fold_in(key, step))
-        params, state = our_step(params, state, x, y)
+        params, state = adam_step(params, state, structure, x, y)
         other.zero_grad()
         torch.nn.functional.cross_entropy(net(copy(x))[0], copy(y).long()).backward()
         other.step()
@@ -260,7 +281,8 @@ def test_patches_of_full_layers_have_the_parameters_of_the_original():
     units = [torch.arange(7), torch.arange(6)]
     assert net.add_patches(units, units) == 15
     assert sum(p.numel() for p in net.patch_parameters()) == 1405
-    assert [int(layer.mask.sum()) for layer in net.scaffold] == [4014, 655, 25]
+    masks = [value for name, value in net.named_buffers() if name.endswith("mask")]
+    assert [int(mask.sum()) for mask in masks] == [4014, 655, 25]
 
 
 def test_initial_values_have_the_same_bounds(key):

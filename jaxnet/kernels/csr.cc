@@ -320,14 +320,15 @@ class InputGradientJob final : public CsrJob {
   // The weights of some columns, sorted by column (a counting sort, so that
   // within a column the rows stay in order and with them the sums).
   Weights Transpose(int64_t seed, int64_t col_begin, int64_t col_end) const {
-    const int32_t* const cols = topology.cols[seed];
-    const int32_t* const ptr = topology.row_ptr[seed];
+    const int32_t* __restrict const cols = topology.cols[seed];
+    const int32_t* __restrict const ptr = topology.row_ptr[seed];
+    const float* __restrict const unsorted = values[seed];
     const int64_t count = ptr[topology.out];
     const uint32_t width = static_cast<uint32_t>(col_end - col_begin);
     const uint32_t shift = static_cast<uint32_t>(col_begin);
-    int32_t* const col_ptr = reinterpret_cast<int32_t*>(Scratch(kScratchIndex, width + 2 + count));
-    int32_t* const rows = col_ptr + width + 2;
-    float* const sorted = Scratch(kScratchWeights, count + 1);
+    int32_t* __restrict const col_ptr = reinterpret_cast<int32_t*>(Scratch(kScratchIndex, width + 2 + count));
+    int32_t* __restrict const rows = col_ptr + width + 2;
+    float* __restrict const sorted = Scratch(kScratchWeights, count + 1);
     // Columns are counted two places on and summed up; the sort then moves each
     // begin, one place on, to the end, which is where the next column begins.
     std::fill(col_ptr, col_ptr + width + 2, 0);
@@ -337,11 +338,11 @@ class InputGradientJob final : public CsrJob {
     }
     for (uint32_t col = 0; col < width; ++col) col_ptr[col + 2] += col_ptr[col + 1];
     for (int64_t row = 0; row < topology.out; ++row) {
-      for (int64_t k = ptr[row]; k < ptr[row + 1]; ++k) {
+      for (int64_t k = ptr[row], end = ptr[row + 1]; k < end; ++k) {
         const uint32_t col = static_cast<uint32_t>(cols[k]) - shift;
         if (col >= width) continue;
         const int32_t to = col_ptr[col + 1]++;
-        sorted[to] = values[seed][k];
+        sorted[to] = unsorted[k];
         rows[to] = static_cast<int32_t>(row);
       }
     }

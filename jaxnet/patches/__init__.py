@@ -66,7 +66,6 @@ def apply_patches(
     layer: int,
     pre_below: Features,
     post_below: Features,
-    num_out: int,
     product: Product,
     *,
     key_forward: Key | None = None,
@@ -78,7 +77,7 @@ def apply_patches(
     if isinstance(values, DensePatchParams):
         return apply_dense_patches(values, patches, post_below, product)
     key = None if key_forward is None else jax.random.fold_in(key_forward, layer)
-    return apply_mlp_patches(values, patches, bank.rules, pre_below, post_below, num_out, key_forward=key)
+    return apply_mlp_patches(values, patches, bank.rules, pre_below, post_below, product, key_forward=key)
 
 
 def active_slots(bank: PatchBank) -> Bool[Array, "slot"]:

@@ -92,8 +92,11 @@ class LayerPatches(flax.struct.PyTreeNode):
       active: ``(slot,)`` bool.
       targets: ``(high slot, target)`` int32, outputs of high ``mlp`` patches.
       sources: ``(low slot, input)`` int32, inputs of low ``mlp`` patches.
-      topology: the connections of all ``dense`` patches of the layer.
-      owner: ``(capacity,)`` int32, slot that each connection belongs to.
+      topology: the connections of all ``dense`` patches of the layer, or the
+        second small layers of all its ``mlp`` patches.
+      owner: ``(capacity,)`` int32, slot that each connection of ``dense`` patches belongs to.
+      order: ``(capacity,)`` int32, for each weight of the second small layers its
+        place among the values of all slots laid end to end.
       num_high: static, the first ``num_high`` slots are high patches.
     """
 
@@ -103,6 +106,7 @@ class LayerPatches(flax.struct.PyTreeNode):
     sources: Int[Array, "low source"] | None = None
     topology: Topology | None = None
     owner: Int[Array, "nnz"] | None = None
+    order: Int[Array, "nnz"] | None = None
     num_high: int = flax.struct.field(pytree_node=False, default=0)
 
 

@@ -14,6 +14,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxnet.kernels import Product
+from jaxnet.masks import Topology, topology_from_flat
 from jaxnet.patches.bank import LayerPatches, PatchRules, draw_distinct, draw_uniform, first_by_rank
 from jaxnet.types import Array, Bool, Features, Float, Int, Key
 
@@ -72,9 +74,15 @@ def make_mlp_patches(
             targets, _ = first_by_rank(rank_targets, num_targets)
         high = _init(values[:4], active[:num_high], 1, rules.hidden)
     if num_low:
-        sources, _ = first_by_rank(rank_sources, num_sources)
+        # ascending, as in a topology: the values are drawn alike for all inputs
+        sources = jnp.sort(first_by_rank(rank_sources, num_sources)[0], axis=1)
         low = _init(values[4:], active[num_high:], num_sources, rules.hidden)
-    patches = LayerPatches(unit, active, targets=targets, sources=sources, num_high=num_high)
+    rows = [] if targets is None else [targets]
+    rows += [] if sources is None else [unit[num_high:, None]]
+    topology, order = _output_topology(rows, rules.hidden, num_out)
+    patches = LayerPatches(
+        unit, active, targets=targets, sources=sources, topology=topology, order=order, num_high=num_high
+    )
     return patches, MlpLayerParams(high, low)
 
 
@@ -84,11 +92,14 @@ def apply_mlp_patches(
     rules: PatchRules,
     pre_below: Features,
     post_below: Features,
-    num_out: int,
+    product: Product,
     *,
     key_forward: Key | None = None,
 ) -> Features:
     """What the ``mlp`` patches add to the pre-activations of their layer.
+
+    The small layers of all slots are two sparse layers: from the layer below to
+    the hidden units of the patches, and from these to the layer that they feed.
 
     Args:
       params: their values.
@@ -96,37 +107,40 @@ def apply_mlp_patches(
       rules: scales and the original's faults.
       pre_below: ``(in, batch)``, pre-activations of the layer below.
       post_below: ``(in, batch)``, its post-activations.
-      num_out: units of the layer.
+      product: the sparse product.
       key_forward: with ``rules.redraw_inputs``, the key from which this forward
         pass draws the inputs of low patches; without it the stored inputs serve.
 
     Returns:
       ``(out, batch)``.
     """
-    total = jnp.zeros((num_out, pre_below.shape[1]), pre_below.dtype)
-    n = patches.num_high
+    assert patches.topology is not None and patches.order is not None
+    n, batch = patches.num_high, pre_below.shape[1]
+    hidden, weights, biases, rows = [], [], [], []
     if params.high is not None and patches.targets is not None:
         source = pre_below[patches.unit[:n]]
         if rules.detach_source:
             source = jax.lax.stop_gradient(source)
-        hidden = params.high.w1 * source[:, None, :] + params.high.b1[:, :, None]
+        hidden.append((params.high.w1 * source[:, None, :] + params.high.b1[:, :, None]).reshape(-1, batch))
         scale = jnp.where(patches.active[:n], rules.scale_high, 0.0)
-        total += _spread(params.high, jax.nn.relu(hidden), patches.targets, scale, num_out)
+        weights.append((params.high.w2 * scale[:, None, None]).ravel())
+        biases.append((params.high.b2 * scale[:, None]).ravel())
+        rows.append(patches.targets.ravel())
     if params.low is not None and patches.sources is not None:
-        sources = patches.sources
-        num_in = post_below.shape[0]
+        sources, num_in = patches.sources, post_below.shape[0]
         if rules.redraw_inputs and key_forward is not None:
-            sources, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], key=key_forward)
-        # The first small layers as one (slot * hidden, in) matrix: a product instead of a row gather.
-        slots, width, _ = params.low.w1.shape
-        slot, row = jnp.arange(slots)[:, None, None], jnp.arange(width)[None, :, None]
-        place = jnp.zeros((slots, width, num_in)).at[slot, row, sources[:, None, :]]
-        matrix = place.set(params.low.w1, unique_indices=True, mode="promise_in_bounds")
-        hidden = (matrix.reshape(slots * width, num_in) @ post_below).reshape(slots, width, -1)
-        hidden = jax.nn.relu(hidden + params.low.b1[:, :, None])
+            drawn, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], key=key_forward)
+            sources = jnp.sort(drawn, axis=1)
+        first = product(params.low.w1.ravel(), _input_topology(sources, rules.hidden, num_in), post_below)
+        hidden.append(first + params.low.b1.reshape(-1, 1))
         scale = jnp.where(patches.active[n:], rules.scale_low, 0.0)
-        total += _spread(params.low, hidden, patches.unit[n:, None], scale, num_out)
-    return total
+        weights.append((params.low.w2 * scale[:, None, None]).ravel())
+        biases.append((params.low.b2 * scale[:, None]).ravel())
+        rows.append(patches.unit[n:])
+    values = jnp.concatenate(weights)[patches.order]
+    out = product(values, patches.topology, jax.nn.relu(jnp.concatenate(hidden)))
+    bias = jnp.zeros(out.shape[0]).at[jnp.concatenate(rows)].add(jnp.concatenate(biases))
+    return out + bias[:, None]
 
 
 def mlp_sizes(params: MlpLayerParams) -> Int[Array, "slot"]:
@@ -142,21 +156,34 @@ def mlp_sizes(params: MlpLayerParams) -> Int[Array, "slot"]:
     return jnp.concatenate(sizes)
 
 
-def _spread(
-    params: MlpParams,
-    hidden: Float[Array, "slot hidden batch"],
-    rows: Int[Array, "slot output"],
-    scale: Float[Array, "slot"],
-    num_out: int,
-) -> Features:
-    """Second small layers, scaled and added to the rows of the layer that they feed."""
-    slots, width = hidden.shape[:2]
-    slot, column = jnp.arange(slots)[:, None, None], jnp.arange(width)[None, None, :]
-    place = jnp.zeros((num_out, slots, width)).at[rows[:, :, None], slot, column]
-    weights = place.set(params.w2 * scale[:, None, None], unique_indices=True, mode="promise_in_bounds")
-    bias = jnp.zeros(num_out).at[rows].add(params.b2 * scale[:, None])
-    out = weights.reshape(num_out, slots * width) @ hidden.reshape(slots * width, -1)
-    return out + bias[:, None]
+def _input_topology(sources: Int[Array, "slot input"], hidden: int, num_in: int) -> Topology:
+    """First small layers of low patches: every hidden unit of a slot reads all inputs of the slot."""
+    slots, width = sources.shape
+    units = slots * hidden
+    rows = jnp.repeat(jnp.arange(units, dtype=jnp.int32), width, total_repeat_length=units * width)
+    cols = jnp.broadcast_to(sources[:, None, :], (slots, hidden, width)).ravel()
+    row_ptr = jnp.arange(units + 1, dtype=jnp.int32) * width
+    return Topology(rows, cols, row_ptr, (units, num_in))
+
+
+def _output_topology(
+    rows: Sequence[Int[Array, "slot output"]], hidden: int, num_out: int
+) -> tuple[Topology, Int[Array, "nnz"]]:
+    """Second small layers of all slots, high ones first, as one sparse layer.
+
+    Returns:
+      The topology of shape ``(out, slot * hidden)``, and where each of its
+      weights stands among the ``w2`` of all slots laid end to end.
+    """
+    units = sum(r.shape[0] for r in rows) * hidden
+    flat, start = [], 0
+    for r in rows:
+        cols = start + jnp.arange(r.shape[0] * hidden, dtype=jnp.int32).reshape(-1, 1, hidden)
+        flat.append((r[:, :, None] * units + cols).ravel())
+        start += r.shape[0] * hidden
+    positions = jnp.concatenate(flat)
+    topology = topology_from_flat(positions, jnp.ones(positions.size, bool), (num_out, units))
+    return topology, jnp.argsort(positions).astype(jnp.int32)
 
 
 def _shapes(slots: int, inputs: int, hidden: int, outputs: int) -> list[tuple[int, ...]]:

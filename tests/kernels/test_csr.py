@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from jaxnet.kernels import csr_layer, csr_library, csr_product, dense_product
 from jaxnet.kernels.csr import ACTIVATIONS
@@ -50,6 +51,7 @@ def layer_sizes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     return num_out, num_in, nnz, draw(st.sampled_from([0, 0, 3, 17])), draw(st.integers(1, 200))
 
 
+@settings(max_examples=20)  # every new shape compiles
 @given(st.data())
 def test_product_and_gradients_equal_scipy(data: st.DataObject) -> None:
     num_out, num_in, nnz, padding, batch = layer_sizes(data.draw)
@@ -69,7 +71,7 @@ def test_product_and_gradients_equal_scipy(data: st.DataObject) -> None:
     assert np.all(np.asarray(d_values[nnz:]) == 0)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 143, 200, 512, 531])
+@pytest.mark.parametrize("batch", [1, 15, 16, 17, 64, 127, 128, 129, 143, 512, 531])
 def test_batches_around_the_slice_width(batch: int) -> None:
     rng = np.random.default_rng(batch)
     topology = make_topology(rng, 33, 47, 300, 5)
@@ -87,7 +89,7 @@ def test_batches_around_the_slice_width(batch: int) -> None:
 
 @pytest.mark.parametrize("shared_x", [True, False])
 @pytest.mark.parametrize("shared_topology", [True, False])
-@pytest.mark.parametrize("batch", [2, 50, 150])
+@pytest.mark.parametrize("batch", [2, 150])
 def test_vmap_over_seeds(shared_x: bool, shared_topology: bool, batch: int) -> None:
     seeds, num_out, num_in, nnz = 5, 12, 30, 70
     rng = np.random.default_rng(0)
@@ -141,7 +143,7 @@ def test_nested_vmap_crosses_seeds_and_batches() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("batch", [5, 40, 150])
+@pytest.mark.parametrize("batch", [5, 150])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_fused_layer_equals_its_parts(activation: str, batch: int) -> None:
     rng = np.random.default_rng(3)
@@ -175,7 +177,7 @@ def test_activations_over_the_whole_range(activation: str) -> None:
         lambda x: csr_layer(jnp.ones(1), topology, x, jnp.zeros(1), activation)[0], z[None].astype(jnp.float32)
     )
     reference, reference_pullback = jax.vjp(REFERENCE[activation], z)
-    np.testing.assert_allclose(y, reference, rtol=3e-6, atol=3e-7)
+    np.testing.assert_allclose(y, reference, rtol=3e-6, atol=1e-6)
     ones = jnp.ones_like(z)
     np.testing.assert_allclose(pullback(ones)[0][0], reference_pullback(ones)[0], rtol=1e-5, atol=2e-6)
 
@@ -192,7 +194,7 @@ def test_gradients_agree_with_finite_differences() -> None:
     topology = make_topology(rng, 5, 8, 15)
     arguments = normal(rng, 15), normal(rng, 8, 6), normal(rng, 5)
     for activation in ("identity", "tanh", "sigmoid", "gelu"):
-        jax.test_util.check_grads(
+        check_grads(
             lambda v, x, b, a=activation: csr_layer(v, topology, x, b, a), arguments, order=1, modes=("rev",),
             atol=1e-2, rtol=1e-2,
         )
@@ -258,8 +260,7 @@ def test_a_seed_alone_is_bit_identical_to_its_place_among_others(batch: int) -> 
             np.testing.assert_array_equal(a, b[k])
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 7])
-@pytest.mark.parametrize("batch", [9, 200, 600])
+@pytest.mark.parametrize(("seeds", "batch"), [(1, 600), (2, 200), (7, 9), (7, 200)])
 def test_results_do_not_depend_on_the_number_of_threads(seeds: int, batch: int) -> None:
     rng = np.random.default_rng(8)
     tops = [make_topology(rng, 64, 300, 3000) for _ in range(seeds)]

@@ -1,0 +1,143 @@
+"""What every benchmark prints and saves: the machine, medians and ranges, timed processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from jaxnet.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository's root, where ``python -m`` finds experiments and benchmarks."""
+
+
+class Spread(TypedDict):
+    """Median and range of repeated measurements, and the measurements."""
+
+    median: float
+    min: float
+    max: float
+    n: int
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a finished process took.
+
+    Attributes:
+      wall_seconds: from its start to its end.
+      cpu_seconds: of all its threads, user and system.
+      load_before: runnable processes on the machine (1-minute average) when it started.
+    """
+
+    wall_seconds: float
+    cpu_seconds: float
+    load_before: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and range of one or more measurements.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not values:
+        raise ValueError("no measurements")
+    kept = [float(v) for v in values]
+    return Spread(median=statistics.median(kept), min=min(kept), max=max(kept), n=len(kept), values=kept)
+
+
+def shown(measured: Spread, digits: int = 1, unit: str = "") -> str:
+    """``median (min..max)``; the median alone for a single measurement."""
+    middle = f"{measured['median']:.{digits}f}{unit}"
+    if measured["n"] == 1:
+        return middle
+    return f"{middle} ({measured['min']:.{digits}f}..{measured['max']:.{digits}f})"
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float], factor: float = 1.0) -> Spread:
+    """Ratios of the pairs measured next to each other, times ``factor``.
+
+    Pairs share what else the machine was doing, so their ratios scatter less
+    than the times themselves.
+
+    Raises:
+      ValueError: there are not as many of one as of the other.
+    """
+    return spread([factor * a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory and operating system; no host name."""
+    return {
+        "processor": _processor(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def describe(machine: Mapping[str, Any], versions: Mapping[str, str | None]) -> str:
+    """One line for the terminal: the machine and the versions that matter."""
+    known = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return (
+        f"{machine['processor']}, {machine['cpu_cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['system']}; {known}"
+    )
+
+
+def timed_process(
+    command: Sequence[str], *, what: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> Process:
+    """Runs a command to its end and times the whole process.
+
+    Args:
+      command: program and arguments.
+      what: names it in an error.
+      env: environment variables to add.
+      cwd: working directory.
+
+    Raises:
+      InputError: it did not end well; the message has the last line it said.
+    """
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryFile() as said:  # not a pipe: a talkative process must not wait for us
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
+        code = subprocess.call(
+            list(command),
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        wall = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if code:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            last = lines[-1].strip() if lines else "it said nothing"
+            raise InputError(f"{what} ended with code {code}: {last}")
+    cpu = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+    return Process(wall, cpu, load)
+
+
+def _processor() -> str:
+    """The processor's name, or the architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

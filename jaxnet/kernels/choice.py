@@ -1,0 +1,186 @@
+"""Which sparse product is faster here: measured once for a task, then remembered.
+
+What counts depends on the machine, the sizes, the density, the batch and the
+number of seeds, so nothing is guessed: one training step's products (forward,
+gradients for the weights and, after the first layer, for the input) are timed
+with each kernel. The winner is kept in a small JSON file in the user's cache
+folder; ``python -m jaxnet.info --kernel-choices`` shows it and
+``--clear-kernel-choices`` forgets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.kernels import PRODUCTS, Product, csr_library
+from jaxnet.masks import allocate, draw_topologies
+from jaxnet.types import Array
+
+_REPEATS = 5
+_MEASURED_SEEDS = 16  # beyond that, time grows in proportion for both kernels
+
+
+def cache_folder() -> Path:
+    """The folder for what jaxnet may forget.
+
+    ``JAXNET_CACHE_DIR``, else ``jaxnet`` in ``XDG_CACHE_HOME``, else in the
+    platform's cache folder.
+    """
+    if own := os.environ.get("JAXNET_CACHE_DIR"):
+        return Path(own)
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "jaxnet"
+    home = Path.home()
+    return (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / "jaxnet"
+
+
+def choices_file() -> Path:
+    """Where choices are remembered."""
+    return cache_folder() / "kernel_choices.json"
+
+
+def remembered() -> dict[str, dict[str, Any]]:
+    """Returns the choices remembered, by task: ``{"kernel": name, "seconds": {name: float}}``.
+
+    A file that is missing or damaged counts as empty.
+    """
+    try:
+        choices = json.loads(choices_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(choices, dict):
+        return {}
+    return {
+        task: choice
+        for task, choice in choices.items()
+        if isinstance(choice, dict)
+        and isinstance(choice.get("kernel"), str)
+        and isinstance(choice.get("seconds"), dict)
+        and all(isinstance(s, float) for s in choice["seconds"].values())
+    }
+
+
+def clear() -> int:
+    """Forgets all choices; returns how many there were."""
+    count = len(remembered())
+    choices_file().unlink(missing_ok=True)
+    return count
+
+
+def choose(
+    sizes: Sequence[int],
+    density: float,
+    batch: int,
+    num_seeds: int = 1,
+    allocation: str = "uniform",
+    *,
+    device: jax.Device | None = None,
+) -> str:
+    """Name of the faster sparse product for a task; measures at most once per task and machine.
+
+    Args:
+      sizes: units per layer, input and output included.
+      density: fraction of weights that exist, in (0, 1].
+      batch: samples per step.
+      num_seeds: networks trained at once.
+      allocation: one of :data:`jaxnet.masks.ALLOCATIONS`.
+      device: where to measure; JAX's default device if not given.
+
+    Returns:
+      ``"dense"`` or ``"csr"``; always ``"dense"`` off the CPU and where the csr
+      kernel was not built. A cache folder that cannot be written costs a new
+      measurement each time, nothing else.
+
+    Raises:
+      ValueError: as :func:`jaxnet.masks.allocate`, or ``batch`` or
+        ``num_seeds`` is not positive.
+    """
+    if batch < 1 or num_seeds < 1:
+        raise ValueError(f"batch and num_seeds must be positive: {batch}, {num_seeds}")
+    counts = allocate(sizes, density, allocation)
+    device = device or _default_device()
+    if device.platform != "cpu" or "csr" not in PRODUCTS:
+        return "dense"
+    task = _task(sizes, counts, batch, num_seeds)
+    choice = remembered().get(task)
+    if choice is not None and choice["kernel"] in PRODUCTS:
+        return str(choice["kernel"])
+    with jax.default_device(device):
+        seconds = {
+            name: _measure(product, sizes, density, batch, num_seeds, allocation)
+            for name, product in PRODUCTS.items()
+        }
+    kernel = min(seconds, key=lambda name: seconds[name])
+    with contextlib.suppress(OSError):
+        _remember(task, {"kernel": kernel, "seconds": seconds})
+    return kernel
+
+
+def _default_device() -> jax.Device:
+    device = jax.config.jax_default_device
+    return device if isinstance(device, jax.Device) else jax.devices(device)[0]
+
+
+def _task(sizes: Sequence[int], counts: Sequence[int], batch: int, num_seeds: int) -> str:
+    """What the measurement depends on, as one readable line."""
+    machine = f"{platform.machine()} {csr_library.instruction_set()}"
+    threads = os.environ.get("JAXNET_NUM_THREADS") or os.cpu_count()
+    layers = " ".join(f"{i}x{o}:{n}" for i, o, n in zip(sizes[:-1], sizes[1:], counts, strict=True))
+    return f"layers {layers}, batch {batch}, seeds {num_seeds}, {machine}, threads {threads}, jax {jax.__version__}"
+
+
+def _measure(
+    product: Product, sizes: Sequence[int], density: float, batch: int, num_seeds: int, allocation: str
+) -> float:
+    """Median seconds of the products of one training step."""
+    seeds = min(num_seeds, _MEASURED_SEEDS)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    topologies = jax.jit(jax.vmap(lambda key: draw_topologies(sizes, density, allocation, key_mask=key)))(keys)
+    values = tuple(jnp.full(topology.rows.shape, 0.01, jnp.float32) for topology in topologies)
+    x = jax.random.normal(jax.random.key(1), (sizes[0], batch), jnp.float32)
+
+    def loss(values: tuple[Array, ...], topologies: Any) -> Array:
+        h = x
+        for layer_values, topology in zip(values, topologies, strict=True):
+            h = jax.nn.relu(product(layer_values, topology, h))
+        return jnp.sum(h)
+
+    step = jax.jit(jax.vmap(jax.grad(loss)))
+    jax.block_until_ready(step(values, topologies))  # compiles
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(step(values, topologies))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _remember(task: str, choice: dict[str, Any]) -> None:
+    """Adds a choice. The file is replaced as a whole, so a reader never sees half of it.
+
+    Of two programs that write at once one choice may be lost, and measured again.
+    """
+    file = choices_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**remembered(), task: choice}, indent=2, sort_keys=True) + "\n"
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

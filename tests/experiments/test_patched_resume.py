@@ -1,0 +1,279 @@
+"""Nothing is lost: a run of ``patched_density`` killed at any moment ends with the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.patched_density import Config, main
+from jaxnet.errors import InputError
+from tests.experiments.patched import (
+    SMALL,
+    Finished,
+    Runner,
+    as_flags,
+    cache_variables,
+    compiling_once,
+    contents,
+    results,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def stages(run_python: Run, cache: Path, plan: list[Any], flags: list[str]) -> list[tuple[int, str]]:
+    """Runs the stages of tests/experiments/stop_at.py; exit code and stderr of each."""
+    done = run_python(
+        "-m", "tests.experiments.stop_at", json.dumps(plan), *flags, env=cache_variables(cache), timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(stage) for stage in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [
+            ["kill", "half", "metrics.jsonl", 2],  # scaffold epoch 2: half the rows
+            ["kill", "after", "scaffold-3", 1],  # between the phases
+            ["int", "half", "metrics.jsonl", 2],  # patch epoch 2
+            ["kill", "half", "summary.json.partial", 1],
+            None,
+        ],
+        pytest.param(
+            [
+                ["kill", "before", "config.json", 1],
+                ["kill", "half", "metrics.jsonl", 1],
+                ["int", "before", "scaffold-2", 1],  # rows without their checkpoint
+                ["kill", "before", "scaffold-3", 1],
+                ["int", "after", "scaffold-3", 1],
+                ["kill", "half", "metrics.jsonl", 1],  # patch epoch 1
+                ["kill", "before", "patch-2", 1],
+                ["kill", "after", "patch-3", 1],  # everything computed, no summary
+                ["int", "before", "summary.json", 1],
+                ["kill", "after", "summary.json", 1],
+                ["kill", "before", "extrema.png", 1],
+                None,
+            ],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["5 stages", "12 stages"],
+)
+def test_killed_and_interrupted_everywhere_it_ends_bit_for_bit_the_same(
+    plan: list[Any], base: Finished, tmp_path: Path, xla_cache: Path, run_python: Run
+) -> None:
+    out = tmp_path / "out"
+    ended = stages(run_python, xla_cache, plan, [*as_flags({}), "--out", str(out), "--resume"])
+    expected = {"kill": -signal.SIGKILL, "int": 130}
+    assert [code for code, _ in ended] == [0 if p is None else expected[p[0]] for p in plan], ended
+    for stage, (_, stderr) in zip(plan, ended, strict=True):
+        interrupted = stage is not None and stage[0] == "int"
+        assert stderr == ("interrupted: the same command with --resume continues\n" if interrupted else "")
+    assert results(out) == base.results()
+    assert {p.name for p in out.iterdir()} == {p.name for p in base.folder.iterdir()}
+    assert not [path for path in contents(out) if "partial" in path]
+
+
+def test_a_finished_run_continued_stays_as_it_is(base: Finished, patched: Runner, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(base.folder, copy)
+    before = base.results()
+    again = patched("base", out=str(copy), resume=True)
+    assert results(copy) == before
+    assert again.returned["seeds"] == base.returned["seeds"]
+    assert base.results() == before
+
+
+def test_a_run_that_stopped_early_continues_to_the_same(patched: Runner) -> None:
+    # a learning rate this small changes no prediction: no seed ever finds a second best epoch
+    changes = {"patience": 2, "lr": 1e-9, "lr_scaffold": 1e-9, "lr_patch": 1e-9}
+    changes |= {"scaffold_epochs": 8, "patch_epochs": 8}
+    first = patched("patience", **changes)
+    before = first.results()
+    for phase in ("scaffold", "patch"):
+        epochs = {row["seed"]: row["epoch"] for row in first.rows if row["phase"] == phase}
+        assert epochs == dict.fromkeys(range(3), 3), "best at epoch 1, stopped 2 epochs later"
+    assert all(s["scaffold_epoch"] == 1 and s["patched_epoch"] == 1 for s in first.seeds)
+    patched("patience", **changes, resume=True)
+    assert first.results() == before
+
+
+def test_ctrl_c_in_the_middle_and_one_folder_for_one_process(
+    base: Finished, tmp_path: Path, xla_cache: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = [*as_flags({"patch_epochs": 1_000_000}), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.patched_density", *flags],
+        cwd=ROOT,
+        env={**os.environ, **cache_variables(xla_cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        rows = out / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not rows.exists() or rows.read_text().count('"phase": "patch"') < 6:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        config = Config(**{**SMALL, "patch_epochs": 1_000_000, "out": str(out), "resume": True})
+        with pytest.raises(InputError, match="another process is working in this folder"):
+            main(config)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert (stdout, stderr) == ("", "interrupted: the same command with --resume continues\n")
+    assert not (out / "summary.json").exists()
+    # what was reported is what an undisturbed run reports, as far as it came
+    expected = (base.folder / "metrics.jsonl").read_text().splitlines()
+    assert rows.read_text().splitlines()[: len(expected)] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.5, 2.0, 3.5, 5.0, 6.5, 8.0, 10.0])
+def test_killed_by_the_clock(
+    after: float, base: Finished, tmp_path: Path, xla_cache: Path, patched: Runner
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "experiments.patched_density", *as_flags({}), "--out", str(out)]
+    env = {**os.environ, **cache_variables(xla_cache)}
+    with subprocess.Popen([*command, "--resume"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as process:
+        time.sleep(after)
+        process.kill()
+    patched("killed", out=str(out), resume=True)
+    assert results(out) == base.results()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"density": 0.25}, "density was 0.2 and is now 0.25"),
+        ({"num_seeds": 4}, "num_seeds was 3 and is now 4"),
+        ({"placement": "random"}, 'placement was "extrema" and is now "random"'),
+        ({"patch_epochs": 4}, "patch_epochs was 3 and is now 4"),
+        ({"lr_patch": 0.0}, "lr_patch was 0.0005 and is now 0.0"),
+        ({"sizes": None}, "sizes was [64, 24, 16, 10] and is now null"),
+    ],
+)
+def test_another_configuration_is_not_continued(
+    changes: dict[str, Any], words: str, base: Finished, patched: Runner
+) -> None:
+    before = contents(base.folder)
+    with pytest.raises(InputError, match=re.escape(words)):
+        patched("base", **changes, resume=True)
+    assert contents(base.folder) == before
+
+
+def test_results_of_another_run_are_replaced_only_when_told(base: Finished, patched: Runner) -> None:
+    before = contents(base.folder)
+    with pytest.raises(InputError, match="--resume, replace it with --overwrite, or choose another --out"):
+        patched("base", density=0.25)
+    assert contents(base.folder) == before
+    with pytest.raises(InputError, match="exclude each other"):
+        patched("base", resume=True, overwrite=True)
+    assert contents(base.folder) == before
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(base: Finished, patched: Runner, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(base.folder, copy)
+    (copy / "notes.txt").write_text("mine")
+    (copy / "metrics.jsonl").write_text("of another run\n")
+    patched("base", out=str(copy), overwrite=True)
+    assert results(copy) == base.results()
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def write_npz(path: Path, *, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.arange(90) % 3
+    x = rng.normal(size=(90, 8)) + 2 * np.eye(3, 8)[y]
+    np.savez(path, x_train=x, y_train=y, x_test=x[:30] + 0.1, y_test=y[:30])
+
+
+def test_other_data_under_the_same_name_are_not_continued(patched: Runner, tmp_path: Path) -> None:
+    file = tmp_path / "points.npz"
+    write_npz(file, seed=0)
+    changes = {"dataset": str(file), "sizes": (8, 6, 5, 3), "density": 0.5, "scaffold_epochs": 1}
+    changes |= {"patch_epochs": 0, "max_patches": 0, "num_seeds": 1}
+    first = patched("points", **changes)
+    before = contents(first.folder)
+    write_npz(file, seed=1)
+    with pytest.raises(InputError, match="data_fingerprint was .* and is now .*"):
+        patched("points", **changes, resume=True)
+    assert contents(first.folder) == before
+
+
+@pytest.fixture
+def copy_of_base(base: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(base.folder, copy)
+    return copy
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "checkpoints").iterdir())
+
+
+def biggest_file(folder: Path) -> Path:
+    return max((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", ["truncated array", "flipped bit", "truncated manifest", "missing file"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    damage: str, copy_of_base: Path, patched: Runner
+) -> None:
+    folder = newest(copy_of_base)
+    file = folder / "manifest.json" if damage == "truncated manifest" else biggest_file(folder)
+    data = file.read_bytes()
+    if damage == "missing file":
+        file.unlink()
+    elif damage == "flipped bit":
+        file.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    else:
+        file.write_bytes(data[: len(data) // 2])
+    before = {k: v for k, v in contents(copy_of_base).items() if k != "provenance.json"}
+    with pytest.raises(InputError) as caught:
+        patched("base", out=str(copy_of_base), resume=True)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+    assert f"delete the folder {folder} to continue from" in str(caught.value)
+    assert {k: v for k, v in contents(copy_of_base).items() if k != "provenance.json"} == before
+
+
+def test_what_the_error_advises_works(base: Finished, copy_of_base: Path, patched: Runner) -> None:
+    shutil.rmtree(newest(copy_of_base))
+    patched("base", out=str(copy_of_base), resume=True)
+    assert results(copy_of_base) == base.results()
+
+
+def test_rows_changed_from_outside_are_not_continued(copy_of_base: Path, patched: Runner) -> None:
+    rows = copy_of_base / "metrics.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-200])
+    with pytest.raises(InputError, match="the file was changed since"):
+        patched("base", out=str(copy_of_base), resume=True)
+
+
+def test_folder_is_free_after_an_error(base: Finished, patched: Runner, xla_cache: Path) -> None:
+    """An error leaves no lock behind: the same process may go on in the folder."""
+    with compiling_once(xla_cache), pytest.raises(InputError):
+        main(Config(**{**SMALL, "out": str(base.folder), "num_seeds": 2, "resume": True}))
+    patched("base", resume=True)

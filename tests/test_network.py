@@ -1,0 +1,273 @@
+"""Networks: two representations and an independent reference agree, what is absent stays nothing, counts."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import losses, masks, network, optim, trees
+from jaxnet.activations import ACTIVATIONS
+from jaxnet.network import NetworkSpec
+from jaxnet.patches import PatchRules
+from tests import networks, reference
+
+RATES = (0.01, 0.05)
+CASES = [
+    *((kind, name, False) for kind in (None, "mlp", "dense") for name in ACTIVATIONS),
+    ("mlp", "tanh", True),
+]
+
+
+@functools.cache
+def trained(kind: str | None, name: str, detach: bool, masked: bool, steps: int) -> tuple[Any, ...]:
+    """Loss, logits and gradient at the start; values and optimiser state after ``steps`` Adam steps."""
+    spec, params, structure = networks.small(kind, name, detach)
+    if masked:
+        params, structure = network.to_masked_network(params, structure)
+    split = networks.samples()
+    optimizer = optim.dual_rate_adam(*RATES)
+
+    def loss_fn(p):
+        logits, _ = network.forward(spec, p, structure, split.x.T)
+        return losses.cross_entropy(logits, split.y, jnp.ones(split.size)), logits
+
+    @jax.jit
+    def run(params):
+        state = optimizer.init(params)
+        values, first = params, None
+        for _ in range(steps):
+            (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(values)
+            first = (loss, logits, grads) if first is None else first
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(grads, state, values)
+                values = optax.apply_updates(values, updates)
+        return *first, values, state
+
+    return spec, params, structure, split, *run(params)
+
+
+def assert_close(got: Any, want: Any, tolerance: float = 1e-5) -> None:
+    for (path, a), (_, b) in zip(networks.leaves_named(got), networks.leaves_named(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=path)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["sparse", "masked"])
+@pytest.mark.parametrize(("kind", "name", "detach"), CASES)
+def test_outputs_gradients_and_adam_equal_the_numpy_reference(kind, name, detach, masked):
+    spec, params, structure, split, loss, logits, grads, after, _ = trained(kind, name, detach, masked, 1)
+    wide, plan = reference.to_numpy(params), reference.to_numpy(structure)
+    x, y = np.asarray(split.x, np.float64).T, np.asarray(split.y)
+    assert_close(logits, reference.forward(name, wide, plan, x)[0])
+    want_loss, want_grads = reference.gradient(name, wide, plan, x, y)
+    assert float(loss) == pytest.approx(want_loss, rel=1e-5)
+    assert_close(grads, want_grads)
+    assert max(np.abs(g).max() for _, g in networks.leaves_named(want_grads)) > 1e-3
+    # Adam divides by the gradient's size: feed it the float32 gradient, the same rounding on both sides
+    step = reference.Adam(wide, *RATES).step(wide, reference.to_numpy(grads))
+    assert_close(after, step)
+
+
+@pytest.mark.parametrize(("kind", "name", "detach"), CASES)
+def test_sparse_and_masked_networks_are_the_same(kind, name, detach):
+    _, params, structure, _, loss, logits, grads, after, _ = trained(kind, name, detach, False, 1)
+    _, _, masks_of, _, loss_m, logits_m, grads_m, after_m, _ = trained(kind, name, detach, True, 1)
+    assert float(loss) == pytest.approx(float(loss_m), rel=1e-6)
+    assert_close(logits, logits_m)
+    for sparse, masked in ((grads, grads_m), (after, after_m)):
+        dense, _ = network.to_masked_network(sparse, structure)
+        assert_close(dense, masked)
+    assert all(isinstance(c, masks.DenseMask) for c in masks_of.connectivity)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["sparse", "masked"])
+@pytest.mark.parametrize("kind", [None, "mlp", "dense"])
+def test_what_does_not_exist_stays_exactly_nothing(kind, masked):
+    _, params, structure, _, _, _, grads, after, state = trained(kind, "relu", False, masked, 4)
+    gone = networks.leaves_named(networks.absent(params, structure))
+    assert sum(mask.sum() for _, mask in gone) > 10  # there is something to check
+    groups = [state.inner_states[g].inner_state[0] for g in optim.GROUPS]
+    moments = [
+        params.replace(scaffold=m[0].scaffold, patches=m[1].patches)
+        for m in ([g.mu for g in groups], [g.nu for g in groups])
+    ]
+    for what, tree in zip(
+        ("values", "gradient", "values after", "first moment", "second moment"),
+        (params, grads, after, *moments),
+        strict=True,
+    ):
+        for (path, mask), (_, leaf) in zip(gone, networks.leaves_named(tree), strict=True):
+            assert np.all(leaf[mask] == 0), (what, path)
+    # and what exists has moved
+    moved = sum(
+        np.sum(a != b)
+        for (_, a), (_, b) in zip(networks.leaves_named(params), networks.leaves_named(after), strict=True)
+    )
+    assert moved > 30
+
+
+# --- application --------------------------------------------------------------------------------------
+
+
+def test_a_network_by_hand():
+    spec = NetworkSpec((2, 2, 1), 1.0, "relu")
+    params, structure = network.init(spec, key_mask=jax.random.key(0), key_init=jax.random.key(0))
+    first, second = params.scaffold
+    params = network.Params(
+        (
+            first.replace(weight=jnp.asarray([1.0, -1.0, 2.0, 0.0]), bias=jnp.asarray([0.0, -1.0])),
+            second.replace(weight=jnp.asarray([10.0, 1.0]), bias=jnp.asarray([0.5])),
+        )
+    )
+    logits, acts = network.apply(spec, params, structure, jnp.asarray([[3.0, 1.0], [0.0, 2.0]]))
+    assert np.asarray(acts.pre[0]).tolist() == [[2.0, -2.0], [5.0, -1.0]]  # (unit, batch)
+    assert np.asarray(acts.post[0]).tolist() == [[2.0, 0.0], [5.0, 0.0]]
+    assert np.asarray(logits).tolist() == [[25.5], [0.5]]  # (batch, classes), no activation at the output
+
+
+@pytest.mark.parametrize("kind", [None, "mlp", "dense"])
+def test_apply_is_forward_turned(kind):
+    spec, params, structure = networks.small(kind)
+    x = networks.samples().x
+    logits, acts = jax.jit(lambda x: network.apply(spec, params, structure, x))(x)
+    turned, same = jax.jit(lambda x: network.forward(spec, params, structure, x))(x.T)
+    assert logits.shape == (12, 4)
+    assert_close(logits.T, turned, 1e-6)
+    assert_close(acts, same, 1e-6)
+    # hidden layers only, patches included in the pre-activations
+    assert [a.shape for a in acts.pre] == [a.shape for a in acts.post] == [(8, 12), (6, 12)]
+    for pre, post in zip(acts.pre, acts.post, strict=True):
+        assert np.array_equal(np.maximum(np.asarray(pre), 0), post)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "dense"])
+def test_many_networks_equal_one_by_one(kind, key):
+    spec = NetworkSpec(networks.SIZES, 0.4)
+    rules = PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4)
+    x = networks.samples().x.T
+
+    def whole(k):
+        params, structure = networks.make(spec, rules, k)
+        logits, _ = network.forward(spec, params, structure, x)
+        return logits, params, structure, network.count_nonzeros(params, structure)
+
+    keys = jax.random.split(key, 3)
+    together, one = jax.jit(jax.vmap(whole))(keys), jax.jit(whole)
+    for member, k in zip(trees.unstack(together, 3), keys, strict=True):
+        alone = one(k)
+        assert trees.equal(member[2], alone[2])  # structures to the bit
+        assert_close(member, alone, 1e-5)
+    _, params, structure, counts = together
+    assert not trees.equal(*trees.unstack(structure.connectivity, 3)[:2])
+    # counting a stack outside vmap is the caller's mistake only for patches; the layers keep their seed axis
+    assert counts["total"].shape == (3,)
+
+
+# --- counts -------------------------------------------------------------------------------------------
+
+
+def all_extreme(sizes):
+    found = networks.made_up_extrema(sizes, jax.random.key(0))
+    return [
+        e.replace(
+            high=jnp.ones_like(e.high),
+            low=jnp.ones_like(e.low),
+            score_high=jnp.abs(e.score_high),
+            score_low=jnp.abs(e.score_low),
+        )
+        for e in found
+    ]
+
+
+def test_the_originals_counts():
+    spec = NetworkSpec((784, 256, 128, 10))
+    assert spec.density == 0.02 and spec.dense_weights == 234_752
+
+    @jax.jit
+    def counts(key):
+        params, structure = network.init(spec, key_mask=key, key_init=key)
+        patched = network.with_patches(
+            params, structure, all_extreme(spec.sizes), PatchRules(), key_patch=key
+        )
+        return network.count_nonzeros(params, structure), network.count_nonzeros(*patched)
+
+    bare, patched = jax.tree.map(int, counts(jax.random.key(0)))
+    assert bare == {"scaffold": 4014 + 655 + 25, "bias": 394, "patch": 0, "total": 4694 + 394}
+    # 10 high ones of 8 + 8 + 32 + 4 and 5 low ones of 160 + 8 + 8 + 1 values
+    assert patched == {"scaffold": 4694, "bias": 394, "patch": 10 * 52 + 5 * 177, "total": 4694 + 394 + 1405}
+
+
+def test_a_released_network_is_counted_by_what_came_to_life():
+    spec, params, structure = networks.small(None, padding=0)
+    masked, held = network.to_masked_network(params, structure)
+    exact = sum(masks.allocate(spec.sizes, spec.density))
+    assert int(network.count_nonzeros(masked, held)["scaffold"]) == exact
+    free = network.release_masks(held)
+    assert int(network.count_nonzeros(masked, free)["scaffold"]) == exact
+    assert all(np.asarray(c.mask).all() for c in free.connectivity)
+    layer = masked.scaffold[0]
+    zero = np.argwhere(np.asarray(layer.weight) == 0)[0]
+    awake = layer.replace(weight=layer.weight.at[tuple(zero)].set(0.1))
+    masked = masked.replace(scaffold=(awake, *masked.scaffold[1:]))
+    assert int(network.count_nonzeros(masked, free)["scaffold"]) == exact + 1
+    assert int(network.count_nonzeros(masked, held)["scaffold"]) == exact  # hidden by its mask
+    # releasing leaves the sparse representation alone
+    assert network.release_masks(structure).connectivity == structure.connectivity
+
+
+def test_releasing_the_masks_trains_every_weight():
+    spec, params, structure = networks.small(None)
+    masked, held = network.to_masked_network(params, structure)
+    x = networks.samples().x.T
+
+    def total(p, s):
+        return jnp.sum(jnp.square(network.forward(spec, p, s, x)[0]))
+
+    free = network.release_masks(held)
+    before, after = total(masked, held), total(masked, free)
+    assert float(before) == pytest.approx(float(after), rel=1e-6)  # the function is unchanged
+    grads = jax.jit(jax.grad(total))(masked, free)
+    gone = ~np.asarray(held.connectivity[0].mask)
+    assert np.mean(np.asarray(grads.scaffold[0].weight)[gone] != 0) > 0.5
+
+
+# --- specification ------------------------------------------------------------------------------------
+
+
+def test_initialisation_uses_its_two_keys_apart(key):
+    spec = NetworkSpec(networks.SIZES, 0.4)
+    other = jax.random.fold_in(key, 1)
+    start = jax.jit(lambda m, i: network.init(spec, key_mask=m, key_init=i))
+    (pa, sa), (pb, sb), (pc, sc) = start(key, key), start(key, other), start(other, key)
+    assert trees.equal(sa, sb) and not trees.equal(sa, sc)
+    assert not trees.equal(pa, pb)
+    assert trees.equal(jax.jit(lambda k: network.init_params(spec, sa.connectivity, key_init=k))(key), pa)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": (10,)}, "two or more positive"),
+        ({"density": 0.0}, "above 0"),
+        ({"density": 0.001}, "without any weight"),
+        ({"activation": "swish"}, "relu, tanh, sigmoid, gelu, identity"),
+        ({"allocation": "er"}, "uniform, erdos-renyi"),
+        ({"init": "he"}, "dense-fan-in, sparse-fan-in"),
+    ],
+)
+def test_a_wrong_specification_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        NetworkSpec(**{"sizes": (10, 8, 4), "density": 0.5, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_patches_need_the_sparse_representation(key):
+    spec, params, structure = networks.small(None)
+    masked, held = network.to_masked_network(params, structure)
+    with pytest.raises(TypeError, match="sparse representation"):
+        network.with_patches(masked, held, all_extreme(spec.sizes), PatchRules(), key_patch=key)
