@@ -33,7 +33,9 @@ class BuildKernels(build_ext):
 
         def compile_with_flags(obj, src, extension, cc_args, extra, pp_opts):
             name = src.replace("\\", "/").rsplit("/", 1)[-1]
-            return compile_one(obj, src, extension, cc_args, extra + (PER_FILE.get(name, []) if x86 else []), pp_opts)
+            return compile_one(
+                obj, src, extension, cc_args, extra + (PER_FILE.get(name, []) if x86 else []), pp_opts
+            )
 
         self.compiler._compile = compile_with_flags
         try:
@@ -47,7 +49,8 @@ setup(
         Extension(
             "jaxnet.kernels._csr",
             sources=[
-                f"{FOLDER}/{name}.cc" for name in ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
+                f"{FOLDER}/{name}.cc"
+                for name in ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
             ],
             depends=[
                 f"{FOLDER}/{name}.h" for name in ("csr_call", "csr_kernels", "csr_runtime", "csr_vector.inc")

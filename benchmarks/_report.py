@@ -37,7 +37,8 @@ class Process:
     Attributes:
       wall_seconds: from its start to its end.
       cpu_seconds: of all its threads, user and system.
-      load_before: runnable processes on the machine (1-minute average) when it started.
+      load_before: runnable processes on the machine when it started (average of the
+        minute before, our own runs included).
     """
 
     wall_seconds: float

@@ -55,7 +55,7 @@ def draw_accuracy(summary: dict[str, Any], rows: list[dict[str, Any]], path: Pat
     axes.set_title(f"{_what(summary)}: accuracy of {n} seed{'s' if n > 1 else ''}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_extrema(summary: dict[str, Any], path: Path) -> None:
@@ -79,7 +79,7 @@ def draw_extrema(summary: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{_what(summary)}: extrema after the scaffold phase")
     axes.grid(alpha=0.3, axis="y")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_contributions(summary: dict[str, Any], path: Path) -> None:
@@ -101,14 +101,15 @@ def draw_contributions(summary: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3, axis="y")
     if not groups:
         axes.text(0.5, 0.5, "no patches", transform=axes.transAxes, ha="center", va="center", color="0.4")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _what(summary: dict[str, Any]) -> str:
     return f"{summary['provenance']['dataset']}, {'-'.join(map(str, summary['sizes']))}"
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all, and closes it."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path, "write"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import numpy as np
@@ -18,10 +18,11 @@ from experiments._population import (
     save_progress,
     seed_keys,
 )
-from experiments._runtime import choose_product
+from experiments._runtime import resolve_kernel
 from jaxnet import data, extrema, network, optim, patches, train
 from jaxnet.errors import InputError
 from jaxnet.extrema import Extrema
+from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.records import RunFolder, provenance
 from jaxnet.statistics import aggregate
@@ -94,8 +95,7 @@ class PatchedRun:
         self.setting = Setting.of(config)
         self.dataset = dataset if dataset is not None else load(config)
         self.spec = make_spec(config, self.dataset, self.setting)
-        self.kernel, product = choose_product(config.kernel)
-        self.task = Task(self.spec, config.batch_size, product=product)
+        self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
         self.rules = patches.PatchRules(
             kind=config.patch_kind,
             max_patches=config.max_patches,
@@ -268,12 +268,18 @@ class PatchedRun:
             "experiment": "patched_density",
             "config": {**dataclasses.asdict(self.config), "data_dir": None},
             "sizes": list(self.spec.sizes),
-            "kernel": self.kernel,
+            "kernel": self.config.kernel,
             "provenance": self.provenance(),
             "seeds": seeds,
             "aggregate": _aggregate(seeds),
+            "first_patch_accuracy": self.first_patch_accuracy(),
             "timing": self.clock.as_dict(),
         }
+
+    def first_patch_accuracy(self) -> list[float]:
+        """Accuracy of every seed on the watched samples after the first epoch with patches."""
+        rows = self.folder.read_rows()
+        return [row["accuracy"] for row in rows if row["phase"] == "patch" and row["epoch"] == 1]
 
     def measure_patches(self, params: Params, structure: Structure) -> tuple[np.ndarray, np.ndarray | None]:
         """Contribution of every patch on the watched samples, and redundancy if asked for."""
@@ -314,7 +320,7 @@ def run(
     """Runs the experiment in an open folder.
 
     Args:
-      config: what to do.
+      config: what to do, from :func:`prepare`.
       folder: where results go.
       dataset: saves loading it again.
       scaffolds: trained scaffolds of the same seeds and settings, to be patched
@@ -326,13 +332,21 @@ def run(
     return PatchedRun(config, folder, dataset).run(scaffolds)
 
 
-def check(config: Config, dataset: data.Dataset) -> None:
-    """Raises InputError for what does not fit together, before anything is written."""
-    make_spec(config, dataset, Setting.of(config))
-    choose_product(config.kernel)
+def prepare(config: Config, dataset: data.Dataset) -> Config:
+    """Checks what can be checked before anything is written, and settles ``--kernel auto``.
+
+    Raises:
+      InputError: the sizes or the density do not fit the data, there are no
+        samples to evaluate on, or the kernel is not available.
+    """
+    spec = make_spec(config, dataset, Setting.of(config))
     part = "validation" if config.protocol == "clean" else "test"
     if not len(dataset.y_val if config.protocol == "clean" else dataset.y_test):
         raise InputError(f"{dataset.name} has no {part} samples")
+    kernel = resolve_kernel(
+        config.kernel, spec, config.batch_size, config.num_seeds, config.out, config.resume
+    )
+    return dataclasses.replace(config, kernel=cast(Any, kernel))
 
 
 def load(config: Config) -> data.Dataset:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import jax
 
-from jaxnet.errors import InputError
-from jaxnet.kernels import PRODUCTS, Product, product
+from jaxnet.kernels import product
+from jaxnet.kernels.choice import choose
+from jaxnet.network import NetworkSpec
+from jaxnet.records import CONFIG, read_json
 
 
 def use_compilation_cache() -> None:
@@ -18,15 +20,29 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(root / "jaxnet" / "xla"))
 
 
-def choose_product(kernel: str) -> tuple[str, Product]:
-    """Name and function of the sparse product asked for.
+def resolve_kernel(
+    kernel: str, spec: NetworkSpec, batch_size: int, num_seeds: int, out: str, resume: bool
+) -> str:
+    """Name of the sparse product for a run; ``auto`` is measured once for the task and remembered.
+
+    A continued run keeps the product that it started with, so that it ends with
+    the same bits whatever a new measurement would say.
 
     Raises:
-      InputError: it is not available here.
+      InputError: the product asked for is not available here.
     """
+    if kernel == "auto" and resume:
+        stored = _stored_kernel(Path(out) / CONFIG)
+        kernel = stored or kernel
     if kernel == "auto":
-        kernel = "csr" if "csr" in PRODUCTS and jax.default_backend() == "cpu" else "dense"
-    try:
-        return kernel, product(kernel)
-    except ValueError as error:
-        raise InputError(f"--kernel {kernel}: {error}") from None
+        kernel = choose(spec.sizes, spec.density, batch_size, num_seeds, spec.allocation)
+    product(kernel)
+    return kernel
+
+
+def _stored_kernel(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    config = read_json(path)
+    kernel = config.get("kernel") if isinstance(config, dict) else None
+    return kernel if isinstance(kernel, str) else None

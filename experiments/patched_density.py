@@ -182,13 +182,13 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     """Runs the experiment, draws the plots, prints the table."""
     # here, not above: a wrong flag is answered at once, without JAX being loaded
     from experiments._patched_plots import PLOTS, draw_all
-    from experiments._patched_run import check, load, run
+    from experiments._patched_run import load, prepare, run
     from experiments._runtime import use_compilation_cache
     from jaxnet.records import RunFolder
 
     use_compilation_cache()
     dataset = load(config)
-    check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
+    config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
     # where the data lies does not change the results: its fingerprint is compared
     flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
     data_keys = ("data_dir",)

@@ -25,7 +25,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -352,7 +352,7 @@ def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with _silent():
         ocp, checkpointer = _orbax()
         try:
-            checkpointer.save(path.absolute(), ocp.args.PyTreeSave(arrays))
+            _undisturbed(checkpointer.save, path.absolute(), ocp.args.PyTreeSave(arrays))
         except Exception as error:
             # Writes still under way report to an event loop that is gone: let them end in silence.
             time.sleep(0.2)
@@ -369,10 +369,21 @@ def _orbax_restore(path: Path, names: list[str], ways: str) -> dict[str, np.ndar
         ocp, checkpointer = _orbax()
         try:
             plan = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            return dict(checkpointer.restore(path.absolute(), ocp.args.PyTreeRestore(restore_args=plan)))
+            return dict(
+                _undisturbed(checkpointer.restore, path.absolute(), ocp.args.PyTreeRestore(restore_args=plan))
+            )
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} cannot be read ({reason}): {ways}") from error
+
+
+def _undisturbed(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls ``function`` in a thread of its own: a Ctrl-C waits for its end, then raises here.
+
+    Interrupted itself, Orbax would leave threads behind that print tracebacks.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
 
 
 @contextlib.contextmanager

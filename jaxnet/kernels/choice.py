@@ -148,7 +148,9 @@ def _measure(
     """Median seconds of the products of one training step."""
     seeds = min(num_seeds, _MEASURED_SEEDS)
     keys = jax.random.split(jax.random.key(0), seeds)
-    topologies = jax.jit(jax.vmap(lambda key: draw_topologies(sizes, density, allocation, key_mask=key)))(keys)
+    topologies = jax.jit(jax.vmap(lambda key: draw_topologies(sizes, density, allocation, key_mask=key)))(
+        keys
+    )
     values = tuple(jnp.full(topology.rows.shape, 0.01, jnp.float32) for topology in topologies)
     x = jax.random.normal(jax.random.key(1), (sizes[0], batch), jnp.float32)
 

@@ -157,9 +157,7 @@ def _layer_forward(
     return out, (values, topology, x, saved)
 
 
-def _layer_backward(
-    activation: str, residuals: Any, dy: Features
-) -> tuple[Values, None, Features, Bias]:
+def _layer_backward(activation: str, residuals: Any, dy: Features) -> tuple[Values, None, Features, Bias]:
     values, topology, x, saved = residuals
     cols, row_ptr = _cpu_only(topology.cols), topology.row_ptr
     after = (dy,) if activation == "identity" else (dy, saved)

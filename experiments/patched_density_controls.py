@@ -1,0 +1,174 @@
+"""Is it the patches, the place, the rate, or just more training? Paired controls on the same seeds.
+
+Every arm is a run of ``experiments.patched_density`` on the same seeds; arms that
+start from the same scaffolds share them. Differences are taken seed by seed.
+
+    python -m experiments.patched_density_controls --dataset mnist --doc docs/results/patched_density.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments._cli import print_table, run_main
+from experiments.patched_density import Config as RunConfig
+from experiments.patched_density import option
+from jaxnet.errors import InputError
+
+NO_PATCHES = {"max_patches": 0}
+
+ARMS: dict[str, dict[str, Any]] = {
+    "mlp, extrema": {},
+    "mlp, random": {"placement": "random"},
+    "mlp, least": {"placement": "least"},
+    "mlp, single rate": {"lr_patch": 1e-4},
+    "dense, extrema": {"patch_kind": "dense"},
+    "dense, random": {"patch_kind": "dense", "placement": "random"},
+    "dense, least": {"patch_kind": "dense", "placement": "least"},
+    "dense, single rate": {"patch_kind": "dense", "lr_patch": 1e-4},
+    "no patches": NO_PATCHES,
+    "no patches, rate of the patches": {**NO_PATCHES, "lr_scaffold": 5e-4},
+    "no patches, 2.6 % from the start": {**NO_PATCHES, "density": 0.026},
+    "no patches, Erdős–Rényi": {**NO_PATCHES, "allocation": "erdos-renyi"},
+    "no patches, original init": {**NO_PATCHES, "init": "dense-fan-in"},
+}
+"""What each arm changes in the defaults of ``experiments.patched_density`` (protocol clean)."""
+
+QUESTIONS = (
+    ("Place: extrema against random, mlp patches", "mlp, extrema", "mlp, random"),
+    ("Place: extrema against random, dense patches", "dense, extrema", "dense, random"),
+    ("Place: extrema against the least extreme, mlp", "mlp, extrema", "mlp, least"),
+    ("Place: extrema against the least extreme, dense", "dense, extrema", "dense, least"),
+    ("Rate: dual against single, mlp patches", "mlp, extrema", "mlp, single rate"),
+    ("Rate: dual against single, dense patches", "dense, extrema", "dense, single rate"),
+    ("Patches against mere further training, mlp", "mlp, extrema", "no patches"),
+    ("Patches against mere further training, dense", "dense, extrema", "no patches"),
+    (
+        "mlp patches against the scaffold at their rate",
+        "mlp, extrema",
+        "no patches, rate of the patches",
+    ),
+    (
+        "mlp patches against more weights from the start",
+        "mlp, extrema",
+        "no patches, 2.6 % from the start",
+    ),
+    ("Allocation: Erdős–Rényi against uniform", "no patches, Erdős–Rényi", "no patches"),
+    ("Init: sparse against dense fan-in", "no patches", "no patches, original init"),
+)
+"""What is compared: title, first arm, second arm."""
+
+HEADLINE: dict[str, dict[str, Any]] = {
+    "original protocol, 784-256-128-10": {},
+    "784-128-10, masks enforced": {"sizes": (784, 128, 10)},
+    "784-128-10, masks in the scaffold phase only": {"sizes": (784, 128, 10), "mask_mode": "scaffold-phase"},
+}
+"""Runs of ``--protocol seed`` that reproduce the original's printed numbers (MNIST only)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The controls of the patched-density experiment, paired over seeds."""
+
+    dataset: str = option("mnist", "data set by name, or path of an .npz file or a folder of IDX files")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    num_seeds: int = option(32, "networks in each arm of the controls")
+    headline_seeds: int = option(8, "networks in each run of the original protocol; 0 leaves them out")
+    scaffold_epochs: int = option(20, "epochs without patches", "epochs")
+    patch_epochs: int = option(30, "epochs with patches", "epochs")
+    kernel: str = option("auto", "sparse product: auto, dense or csr")
+    doc: str | None = option(None, "also write the tables as Markdown to this file, a plot beside it")
+    out: str = option("checkpoints/patched_density_controls", "folder for results, a run in a folder each")
+    resume: bool = option(False, "keep what is in --out: finished arms are read, an unfinished one continued")
+    overwrite: bool = option(False, "replace the runs in --out")
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range."""
+        if self.num_seeds < 2:
+            raise InputError(f"--num-seeds must be at least 2 for an interval: {self.num_seeds}")
+        if self.headline_seeds < 0:
+            raise InputError(f"--headline-seeds must be 0 or more: {self.headline_seeds}")
+        if self.doc is not None and not Path(self.doc).parent.is_dir():
+            raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
+
+
+def arm_config(config: Config, name: str, changes: dict[str, Any], protocol: str) -> RunConfig:
+    """The run of one arm."""
+    folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
+    values: dict[str, Any] = {
+        "dataset": config.dataset,
+        "data_dir": config.data_dir,
+        "protocol": protocol,
+        "num_seeds": config.num_seeds if protocol == "clean" else config.headline_seeds,
+        "scaffold_epochs": config.scaffold_epochs,
+        "patch_epochs": config.patch_epochs,
+        "kernel": config.kernel,
+        "out": str(Path(config.out) / f"{protocol}--{folder}"),
+        "resume": config.resume,
+        "overwrite": config.overwrite,
+    }
+    return RunConfig(**{**values, **changes})
+
+
+SCAFFOLD_FIELDS = ("protocol", "sizes", "density", "allocation", "init", "num_seeds", "scaffold_epochs")
+
+
+def run_arms(config: Config, arms: dict[str, dict[str, Any]], protocol: str) -> dict[str, dict[str, Any]]:
+    """Runs every arm; arms of equal scaffolds train them once.
+
+    Returns:
+      The summary of each arm.
+    """
+    from experiments._patched_plots import PLOTS, draw_all
+    from experiments._patched_run import Scaffolds, load, prepare, run
+    from jaxnet.records import RunFolder
+
+    configs = {name: arm_config(config, name, changes, protocol) for name, changes in arms.items()}
+    dataset = load(next(iter(configs.values())))
+    configs = {name: prepare(arm, dataset) for name, arm in configs.items()}
+    trained: dict[tuple[Any, ...], Scaffolds] = {}
+    summaries = {}
+    for name, arm in configs.items():
+        flags = dataclasses.asdict(arm)
+        with RunFolder.open(
+            arm.out,
+            flags,
+            resume=arm.resume,
+            overwrite=arm.overwrite,
+            may_differ=("out", "resume", "overwrite", "data_dir"),
+            owns=PLOTS,
+        ) as folder:
+            key = tuple(flags[field] for field in SCAFFOLD_FIELDS)
+            outcome = run(arm, folder, dataset=dataset, scaffolds=trained.get(key))
+            trained[key] = outcome.scaffolds
+            draw_all(folder)
+        summaries[name] = outcome.summary
+    return summaries
+
+
+def main(config: Config) -> None:
+    """Runs all arms, compares them, prints and writes the tables."""
+    from experiments._controls_report import compare, write_document
+    from experiments._runtime import use_compilation_cache
+
+    use_compilation_cache()
+    controls = run_arms(config, ARMS, "clean")
+    headline = {}
+    if config.headline_seeds and config.dataset == "mnist":
+        headline = run_arms(config, HEADLINE, "seed")
+    comparisons = compare(controls, QUESTIONS)
+    columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
+    rows = [
+        [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]
+        for c in comparisons
+    ]
+    print_table(f"{config.dataset}, {config.num_seeds} paired seeds", columns, rows)
+    if config.doc is not None:
+        write_document(Path(config.doc), config, controls, headline, comparisons)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, prog="python -m experiments.patched_density_controls", description=__doc__)
