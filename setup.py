@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "jaxnet/kernels"
-COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden"]
+COMMON = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden"]
 # The instruction set is chosen when the library is loaded: only these files may use
 # more than every machine of the architecture has.
 PER_FILE = {"csr_avx2.cc": ["-mavx2", "-mfma"], "csr_avx512.cc": ["-mavx512f", "-mavx2", "-mfma"]}
@@ -31,10 +31,12 @@ class BuildKernels(build_ext):
         x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform == "linux"
         compile_one = self.compiler._compile
 
-        def compile_with_flags(obj, src, extension, cc_args, extra, pp_opts):
+        def compile_with_flags(
+            obj: str, src: str, ext: str, cc_args: list[str], extra: list[str], pp_opts: list[str]
+        ) -> None:
             name = src.replace("\\", "/").rsplit("/", 1)[-1]
             return compile_one(
-                obj, src, extension, cc_args, extra + (PER_FILE.get(name, []) if x86 else []), pp_opts
+                obj, src, ext, cc_args, extra + (PER_FILE.get(name, []) if x86 else []), pp_opts
             )
 
         self.compiler._compile = compile_with_flags
@@ -53,7 +55,8 @@ setup(
                 for name in ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
             ],
             depends=[
-                f"{FOLDER}/{name}.h" for name in ("csr_call", "csr_kernels", "csr_runtime", "csr_vector.inc")
+                f"{FOLDER}/{name}.h"
+                for name in ("csr_call", "csr_job", "csr_kernels", "csr_runtime", "csr_vector.inc")
             ],
             extra_compile_args=COMMON,
             language="c++",

@@ -190,8 +190,8 @@ def report(result: dict[str, Any]) -> None:
     )
     config = result["config"]
     title = (
-        f"[{config['num_in']}, {config['num_out']}] at density {config['density']} ({result['nnz']} weights), "
-        f"GFLOP/s on existing weights, median (range) of {config['repeats']}"
+        f"[{config['num_in']}, {config['num_out']}] at density {config['density']} "
+        f"({result['nnz']} weights), GFLOP/s on existing weights, median (range) of {config['repeats']}"
     )
     rows = [
         [

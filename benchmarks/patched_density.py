@@ -227,7 +227,8 @@ def agreement(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 def report(result: dict[str, Any]) -> None:
     """Prints the tables."""
     config, runs, ratios = result["config"], result["runs"], result["ratios"]
-    settings, seeds = result["torch_settings"], config["num_seeds"]
+    settings, number = result["torch_settings"], config["num_seeds"]
+    seeds = f"{number} seed" if number == 1 else f"{number} seeds"
     versions = result["provenance"]["versions"]
     named = {name: versions[name] for name in ("python", "jax", "jaxlib", "torch")}
     print(describe(result["machine"], named))
@@ -247,14 +248,14 @@ def report(result: dict[str, Any]) -> None:
     }
     training = [run["scaffold_seconds"] + run["patch_seconds"] for run in runs["torch"]]
     rows: list[list[object]] = [
-        [f"jaxnet, {seeds} seeds", times("jaxnet", "wall_seconds"), times("jaxnet", "cpu_seconds")],
+        [f"jaxnet, {seeds}", times("jaxnet", "wall_seconds"), times("jaxnet", "cpu_seconds")],
         ["  of this compiling", split["compile_seconds"], None],
         ["  of this running", split["run_seconds"], None],
         ["PyTorch, 1 seed", times("torch", "wall_seconds"), times("torch", "cpu_seconds")],
         ["  of this training", shown(spread(training)), None],
     ]
     for label, name in (
-        (f"PyTorch, 1 seed / jaxnet, {seeds} seeds", "torch_one_seed_over_jaxnet_all_seeds"),
+        (f"PyTorch, 1 seed / jaxnet, {seeds}", "torch_one_seed_over_jaxnet_all_seeds"),
         ("PyTorch / jaxnet per seed", "per_seed"),
     ):
         rows.append([label, *(shown(ratios[f"{kind}_{name}"], 2) for kind in ("wall", "cpu"))])

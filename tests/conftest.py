@@ -14,6 +14,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # A compile cache on disk (experiments turn one on) would let one run of the tests change the next.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+# Decoded images and kernel choices: not in the user's own cache, but kept from run to run.
+os.environ.setdefault(
+    "JAXNET_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jaxnet")
+)
 
 import hypothesis
 import jax

@@ -67,9 +67,9 @@ def make(
     return params.replace(scaffold=tuple(bias)), structure
 
 
-def quick(function: Callable[..., Any]) -> Callable[..., Any]:
+def quick(function: Callable[..., Any], **options: Any) -> Any:
     """``jax.jit`` without the optimisations: what runs once compiles in half the time."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 @functools.cache
@@ -81,8 +81,13 @@ def _small(kind: str | None, padding: int) -> tuple[Params, Structure]:
 
 def small(
     kind: str | None, activation: str = "relu", detach: bool = False, padding: int = 3
-) -> tuple[NetworkSpec, Params, Structure]:
-    """One small network with padding slots, patched or not, some slots active and some not."""
+) -> tuple[NetworkSpec, Any, Any]:
+    """One small network with padding slots, patched or not, some slots active and some not.
+
+    Returns:
+      Specification, ``Params`` and ``Structure``; typed as ``Any``, for what is
+      optional in them (patches, topologies) is there.
+    """
     params, structure = _small(kind, padding)
     bank = structure.bank
     if bank is not None:
@@ -126,5 +131,7 @@ def absent(params: Params, structure: Structure) -> Params:
                     lambda a: np.broadcast_to(idle.reshape(-1, *(1,) * (a.ndim - 1)), a.shape), part
                 )
 
-            patches.append(values.replace(high=spread(values.high, idle[:n]), low=spread(values.low, idle[n:])))
+            patches.append(
+                values.replace(high=spread(values.high, idle[:n]), low=spread(values.low, idle[n:]))
+            )
     return params.replace(scaffold=tuple(scaffold), patches=tuple(patches))

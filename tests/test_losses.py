@@ -17,7 +17,9 @@ def test_cross_entropy_by_hand():
     labels, ones = jnp.asarray([0, 0]), jnp.ones(2)
     loss = losses.cross_entropy(logits, labels, ones)
     assert float(loss) == pytest.approx(-(np.log(0.75) + np.log(0.25)) / 2, rel=1e-6)
-    assert float(losses.cross_entropy(logits, labels, jnp.asarray([1.0, 0.0]))) == pytest.approx(-np.log(0.75))
+    assert float(losses.cross_entropy(logits, labels, jnp.asarray([1.0, 0.0]))) == pytest.approx(
+        -np.log(0.75)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])  # large logits must not overflow

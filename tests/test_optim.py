@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +19,19 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 A, B = 0.25, -3.0  # gradients
 
 
-def tiny(with_patches: bool = True) -> Params:
-    """One scaffold weight and one patch weight (the group labels need the two fields only)."""
-    return Params(({"w": jnp.asarray([1.0])},), ({"w": jnp.asarray([2.0])},) if with_patches else ())
+def build(a: float, b: float, with_patches: bool) -> Any:
+    scaffold: Any = ({"w": jnp.asarray([a])},)
+    patches: Any = ({"w": jnp.asarray([b])},) if with_patches else ()
+    return Params(scaffold, patches)
 
 
-def grads(a: float = A, b: float = B, with_patches: bool = True) -> Params:
-    return Params(({"w": jnp.asarray([a])},), ({"w": jnp.asarray([b])},) if with_patches else ())
+def tiny(with_patches: bool = True) -> Any:
+    """One scaffold weight and one patch weight: the groups need the two fields only."""
+    return build(1.0, 2.0, with_patches)
+
+
+def grads(a: float = A, b: float = B, with_patches: bool = True) -> Any:
+    return build(a, b, with_patches)
 
 
 def advance(optimizer, params, state, gradient):

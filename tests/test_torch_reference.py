@@ -265,15 +265,38 @@ def test_extrema_agree(key):
         assert len(units_high) and len(units_low)
 
 
-def test_extrema_threshold_uses_the_unbiased_deviation():
-    # means 0.2 five times and 1: layer mean 1/3, unbiased std 0.3266 (threshold 0.9865 < 1), biased 0.298
-    means = jnp.asarray([0.2, 0.2, 1.0, 0.2, 0.2, 0.2])
-    for scale, expected in ((1.0, [2]), (0.3, [2])):
-        values = jnp.broadcast_to(means[:, None] * scale, (6, 8))
-        found = extrema.detect(extrema.update_stats(extrema.init_stats(6), values, values, "relu"))
-        high, low = reference.detect_extrema([copy(values.T)])
-        assert high[0].tolist() == np.flatnonzero(found.high).tolist() == expected
-        assert low[0].tolist() == np.flatnonzero(found.low).tolist()
+@pytest.mark.parametrize(
+    "means, expected",
+    [
+        # layer mean 1/3, std 0.3266 over 6 - 1 units: threshold 0.9865
+        ([0.2, 0.2, 1.0, 0.2, 0.2, 0.2], [2]),
+        # layer mean 0.2083, std 0.4005 over 6 - 1 units: threshold 1.0094 (over 6: 0.9395, which 1 exceeds)
+        ([0.0, 0.0, 0.0, 0.0, 0.25, 1.0], []),
+    ],
+)
+def test_extrema_threshold_uses_the_unbiased_deviation(means, expected):
+    values = jnp.broadcast_to(jnp.asarray(means)[:, None], (6, 8))
+    found = extrema.detect(extrema.update_stats(extrema.init_stats(6), values, values, "relu"))
+    high, low = reference.detect_extrema([copy(values.T)])
+    assert high[0].tolist() == np.flatnonzero(found.high).tolist() == expected
+    assert low[0].tolist() == np.flatnonzero(found.low).tolist()
+
+
+def test_patches_sit_at_the_same_units(key):
+    _, structure, found = build(key)
+    net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
+    high = [torch.from_numpy(np.flatnonzero(e.high)) for e in found]
+    low = [torch.from_numpy(np.flatnonzero(e.low)) for e in found]
+    assert net.add_patches(high, low) == 4 + 2 + 5
+    units = {name: value.tolist() for name, value in net.named_buffers() if name.endswith("unit")}
+    assert structure.bank is not None
+    for t, placed in enumerate(structure.bank.layers):
+        if placed is not None:
+            n = placed.num_high
+            unit, active = np.asarray(placed.unit), np.asarray(placed.active)
+            for kind, part in (("high", slice(None, n)), ("low", slice(n, None))):
+                assert units.pop(f"{kind}.{t}.unit", []) == unit[part][active[part]].tolist()
+    assert not units
 
 
 def test_patches_of_full_layers_have_the_parameters_of_the_original():

@@ -130,7 +130,7 @@ def choose(
 
 
 def _default_device() -> jax.Device:
-    device = jax.config.jax_default_device
+    device = jax.config.values["jax_default_device"]
     return device if isinstance(device, jax.Device) else jax.devices(device)[0]
 
 
@@ -138,8 +138,9 @@ def _task(sizes: Sequence[int], counts: Sequence[int], batch: int, num_seeds: in
     """What the measurement depends on, as one readable line."""
     machine = f"{platform.machine()} {csr_library.instruction_set()}"
     threads = os.environ.get("JAXNET_NUM_THREADS") or os.cpu_count()
+    version = f"jax {jax.__version__}"
     layers = " ".join(f"{i}x{o}:{n}" for i, o, n in zip(sizes[:-1], sizes[1:], counts, strict=True))
-    return f"layers {layers}, batch {batch}, seeds {num_seeds}, {machine}, threads {threads}, jax {jax.__version__}"
+    return f"layers {layers}, batch {batch}, seeds {num_seeds}, {machine}, threads {threads}, {version}"
 
 
 def _measure(

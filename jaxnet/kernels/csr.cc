@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "csr_call.h"
+#include "csr_job.h"
 #include "csr_kernels.h"
 #include "csr_runtime.h"
 #include "xla/ffi/api/ffi.h"
@@ -21,15 +22,6 @@ namespace jaxnet {
 namespace {
 
 namespace ffi = xla::ffi;
-
-// A piece of work smaller than this many multiply-adds (about 2 microseconds) is
-// not worth handing to another thread.
-constexpr int64_t kSmallestUnit = 1 << 16;
-// More units than threads, so that a thread that comes late finds something left.
-constexpr int64_t kUnitsPerThread = 4;
-// Rows of a long batch lie far apart and fall on few cache sets. Copying a slice
-// of them together pays once every row is read about this often.
-constexpr int64_t kPackReuse = 3;
 
 const Kernels* PickKernels() {
   const char* wanted = std::getenv("JAXNET_CSR_ISA");
@@ -48,139 +40,14 @@ const Kernels* PickKernels() {
   return BaselineKernels();
 }
 
+}  // namespace
+
 const Kernels& Machine() {
   static const Kernels* const kernels = PickKernels();
   return *kernels;
 }
 
-struct Topology {
-  int64_t out = 0, in = 0, capacity = 0;
-  Operand<const int32_t> cols, row_ptr;
-};
-
-// What the three jobs have in common: the seeds, the batch and how both are cut.
-class CsrJob : public Job {
- public:
-  // Cuts the work into blocks of seeds and, where seeds are few, each into parts.
-  void Cut(int64_t threads) {
-    const int64_t work = seeds * topology.capacity * batch;
-    const int64_t wanted = threads > 1 ? std::min(threads * kUnitsPerThread, work / kSmallestUnit + 1) : 1;
-    blocks_ = std::min(seeds, std::max<int64_t>(wanted, 1));
-    parts_ = blocks_ > 0 && seeds < wanted ? (wanted + blocks_ - 1) / blocks_ : 1;
-  }
-
-  int64_t num_units() const override { return blocks_ * parts_; }
-
-  Topology topology;
-  int64_t seeds = 0, batch = 0;
-  Activation activation = kIdentity;
-
- protected:
-  struct Piece {
-    int64_t seed_begin, seed_end, part;
-  };
-
-  Piece PieceOf(int64_t unit) const {
-    const int64_t block = unit / parts_;
-    return {block * seeds / blocks_, (block + 1) * seeds / blocks_, unit % parts_};
-  }
-
-  // Whether nothing of this seed's topology points outside its arrays.
-  bool Check(int64_t seed) {
-    const int32_t* const ptr = topology.row_ptr[seed];
-    bool ascending = ptr[0] == 0;
-    for (int64_t row = 0; row < topology.out; ++row) ascending = ascending && ptr[row] <= ptr[row + 1];
-    if (!ascending || ptr[topology.out] > topology.capacity) {
-      Fail("jaxnet csr: corrupt topology: row_ptr must begin at 0, ascend and end within the slots");
-      return false;
-    }
-    const int64_t count = ptr[topology.out];
-    if (count > 0 && Machine().largest(topology.cols[seed], count) >= static_cast<uint64_t>(topology.in)) {
-      Fail("jaxnet csr: corrupt topology: a column lies outside the input");
-      return false;
-    }
-    return true;
-  }
-
-  // Rows of part `part`, with about the same number of weights in each part.
-  Rows RowsOf(int64_t seed, int64_t part) const {
-    if (parts_ == 1) return {0, topology.out};
-    return {RowAt(seed, part), RowAt(seed, part + 1)};
-  }
-
-  bool BatchIsShort() const { return batch < Machine().width; }
-  int64_t SliceWidth() const { return Machine().width * static_cast<int64_t>(Machine().max_vectors); }
-
-  // Calls visit(begin, slice) for every slice of the batch, in order.
-  template <typename Visit>
-  void ForSlices(Visit visit) const {
-    const int64_t width = Machine().width;
-    if (BatchIsShort()) {
-      if (batch > 0) visit(int64_t{0}, Slice{1, 0, 0});
-      return;
-    }
-    for (int64_t begin = 0; begin < batch; begin += SliceWidth()) {
-      const int64_t columns = std::min(SliceWidth(), batch - begin);
-      if (columns < width) {
-        // Less than a vector is left: step back, so that one vector ends with the batch.
-        visit(batch - width, Slice{1, 0, static_cast<int32_t>(width - columns)});
-        continue;
-      }
-      const int64_t vectors = (columns + width - 1) / width;
-      visit(begin, Slice{static_cast<int32_t>(vectors), columns - width,
-                         static_cast<int32_t>(vectors * width - columns)});
-    }
-  }
-
-  struct Matrix {
-    const float* data;
-    int64_t stride;
-  };
-
-  // The slice of `data: (rows, batch)` as the vector code wants it: where it is,
-  // or copied together (`pack`), or, if the batch is short, filled up with zeros.
-  Matrix SliceOf(const float* data, int64_t rows, int64_t begin, const Slice& slice, bool pack,
-                 ScratchSlot slot) const {
-    if (BatchIsShort()) {
-      const int64_t width = Machine().width;
-      float* const copy = Scratch(slot, rows * width);
-      for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t i = 0; i < width; ++i) copy[row * width + i] = i < batch ? data[row * batch + i] : 0.0f;
-      }
-      return {copy, width};
-    }
-    if (!pack) return {data + begin, batch};
-    const int64_t stride = SliceWidth();
-    float* const copy = Scratch(slot, rows * stride);
-    Machine().local_gradient(slice, {0, rows}, data + begin, nullptr, batch, kIdentity, copy, stride);
-    return {copy, stride};
-  }
-
-  bool PackPays(int64_t weights, int64_t rows) const {
-    return batch > SliceWidth() && weights >= kPackReuse * rows;
-  }
-
-  // Writes the rows of a short batch from scratch to where they belong.
-  void CopyShort(const float* from, Rows rows, float* to) const {
-    const int64_t width = Machine().width;
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      for (int64_t i = 0; i < batch; ++i) to[row * batch + i] = from[row * width + i];
-    }
-  }
-
-  int64_t parts() const { return parts_; }
-
- private:
-  int64_t RowAt(int64_t seed, int64_t part) const {
-    if (part == 0) return 0;
-    if (part == parts_) return topology.out;
-    const int32_t* const ptr = topology.row_ptr[seed];
-    const int64_t slot = part * ptr[topology.out] / parts_;
-    return std::lower_bound(ptr, ptr + topology.out, slot) - ptr;
-  }
-
-  int64_t blocks_ = 1, parts_ = 1;
-};
+namespace {
 
 // A job in which every weight reads a row of x: the product, and the gradient for
 // the values.

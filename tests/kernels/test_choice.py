@@ -97,7 +97,7 @@ def test_off_the_cpu_it_is_dense_without_measuring(measured: list[str]) -> None:
     class Accelerator:
         platform = "gpu"
 
-    assert choice.choose(SIZES, DENSITY, BATCH, device=Accelerator()) == "dense"  # type: ignore[arg-type]
+    assert choice.choose(SIZES, DENSITY, BATCH, device=Accelerator()) == "dense"
     assert measured == []
 
 

@@ -213,7 +213,8 @@ assert len(devices) == 8
 def make(seeds, device):
     draw = jax.jit(jax.vmap(lambda k: uniform_topology(32, 64, 300, key_mask=k)))
     values = jnp.ones((seeds, 300)), jnp.zeros((seeds, 32))
-    return jax.device_put((values, draw(jax.random.split(jax.random.key(seeds), seeds)), jnp.ones((64, 96))), device)
+    topology = draw(jax.random.split(jax.random.key(seeds), seeds))
+    return jax.device_put((values, topology, jnp.ones((64, 96))), device)
 
 @jax.jit
 def train(parameters, topology, x):

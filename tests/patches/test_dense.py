@@ -1,0 +1,241 @@
+"""``dense`` patches: one by hand, no position taken twice, sizes, merging into the scaffold."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from jaxnet import masks, network, patches, trees
+from jaxnet.kernels import dense_product
+from jaxnet.network import NetworkSpec
+from jaxnet.patches import PatchRules
+from jaxnet.patches.dense import apply_dense_patches, merge_layer
+from jaxnet.patches.dense import make_dense_patches as _make
+from tests import networks
+
+
+def make_dense_patches(*args: Any, **named: Any) -> Any:
+    """The library's, typed as ``Any``: what is optional in general is there for dense patches."""
+    return _make(*args, **named)
+
+
+def links(placed) -> dict[int, set[tuple[int, int]]]:
+    """Positions ``(row, column)`` of each slot."""
+    t = placed.topology
+    found: dict[int, set[tuple[int, int]]] = {k: set() for k in range(placed.unit.shape[0])}
+    for r, c, k in zip(np.asarray(t.rows), np.asarray(t.cols), np.asarray(placed.owner), strict=True):
+        if r < t.shape[0]:
+            assert (int(r), int(c)) not in found[int(k)]
+            found[int(k)].add((int(r), int(c)))
+    return found
+
+
+def test_one_high_and_one_low_patch_by_hand():
+    # 2 inputs, 4 units; the scaffold has (0, 0), (1, 0) and (2, 1)
+    mask = np.zeros((4, 2), bool)
+    mask[[0, 1, 2], [0, 0, 1]] = True
+    scaffold = masks.topology_from_mask(mask)
+    rules = PatchRules("dense", patch_density=1.0)
+    placed, values = make_dense_patches(
+        jnp.asarray([0, 2], jnp.int32), jnp.ones(2, bool), 1, scaffold, rules, key_patch=jax.random.key(0)
+    )
+    # high at input 0: units 2 and 3 are free; it chooses first, so of unit 2 nothing is left for the low one
+    assert links(placed) == {0: {(2, 0), (3, 0)}, 1: set()}
+    assert np.asarray(values.weight)[np.asarray(placed.topology.exists)].tolist() == [0.0, 0.0]
+    # without the high patch the low one at unit 2 gets input 0
+    placed, values = make_dense_patches(
+        jnp.asarray([0, 2], jnp.int32),
+        jnp.asarray([False, True]),
+        1,
+        scaffold,
+        rules,
+        key_patch=jax.random.key(0),
+    )
+    assert links(placed) == {0: set(), 1: {(2, 0)}}
+    weight = values.replace(weight=jnp.where(placed.topology.exists, 3.0, 0.0))
+    out = apply_dense_patches(weight, placed, jnp.asarray([[5.0], [7.0]]), dense_product)
+    assert np.asarray(out)[:, 0].tolist() == [0.0, 0.0, 15.0, 0.0]
+
+
+@functools.cache
+def maker(density: float, patch_density: float):
+    """Scaffold and patches of a layer of 12 inputs and 10 units, 3 high slots and 2 low ones."""
+    rules = PatchRules("dense", patch_density=patch_density)
+
+    def make(key, active):
+        keys = jax.random.split(key, 3)
+        scaffold = masks.uniform_topology(10, 12, int(density * 120), key_mask=keys[0])
+        high = jax.random.permutation(keys[1], 12)[:3]
+        low = jax.random.permutation(keys[1], 10)[:2]
+        unit = jnp.concatenate([high, low]).astype(jnp.int32)
+        return scaffold, make_dense_patches(unit, active, 3, scaffold, rules, key_patch=keys[2])
+
+    return networks.quick(make)
+
+
+@given(
+    st.sampled_from([(0.1, 0.5), (0.6, 0.5), (0.3, 1.0)]),
+    st.integers(0, 2**31 - 1),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+)
+def test_no_position_is_taken_twice(densities, seed, active):
+    scaffold, (placed, values) = maker(*densities)(jax.random.key(seed), jnp.asarray(active))
+    masks.validate_topology(placed.topology)
+    mask, unit = np.asarray(masks.topology_mask(scaffold)), np.asarray(placed.unit)
+    found = links(placed)
+    everything = [p for where in found.values() for p in where]
+    assert len(everything) == len(set(everything))
+    assert not any(mask[p] for p in everything)
+    width = {True: round(densities[1] * 10), False: round(densities[1] * 12)}
+    for k, where in found.items():
+        high = k < 3
+        assert all((c if high else r) == unit[k] for r, c in where)
+        if not active[k]:
+            assert not where
+            continue
+        free = ~(mask[:, unit[k]] if high else mask[unit[k]])
+        if high:  # high patches choose first and cannot meet one another
+            assert len(where) == min(width[high], free.sum())
+        else:  # fewer only where the high ones have taken what was free
+            lost = sum((unit[k], c) in everything and (unit[k], c) not in where for c in range(12))
+            assert len(where) == min(width[high], free.sum() - lost)
+    sizes = patches.slot_sizes(patches.PatchBank((placed,), PatchRules("dense")), (values,))
+    assert np.asarray(sizes).tolist() == [len(found[k]) for k in range(5)]
+    # high weights start at zero, low ones do not
+    weight, owner = np.asarray(values.weight), np.asarray(placed.owner)
+    exists = np.asarray(placed.topology.exists)
+    assert np.all(weight[~exists | (owner < 3)] == 0)
+    assert np.all(weight[exists & (owner >= 3)] != 0)
+
+
+def test_low_weights_have_the_variance_of_their_sources():
+    keys = jax.random.split(jax.random.key(2), 300)
+    make = networks.quick(jax.vmap(maker(0.1, 0.5).__wrapped__, in_axes=(0, None)))
+    _, (placed, values) = make(keys, jnp.ones(5, bool))
+    drawn = np.asarray(values.weight)[np.asarray(placed.topology.exists & (placed.owner >= 3))]
+    assert drawn.size > 3000
+    assert drawn.std() == pytest.approx(6**-0.5, rel=0.05)
+    assert abs(drawn.mean()) < 0.03
+
+
+def test_sources_and_targets_are_drawn_evenly():
+    keys = jax.random.split(jax.random.key(4), 2000)
+    empty = masks.topology_from_mask(np.zeros((6, 8), bool))
+    rules = PatchRules("dense")
+
+    def make(key):
+        unit = jnp.asarray([2, 5], jnp.int32)
+        placed, _ = make_dense_patches(unit, jnp.ones(2, bool), 1, empty, rules, key_patch=key)
+        return masks.topology_mask(placed.topology)
+
+    hits = np.asarray(networks.quick(jax.vmap(make))(keys)).sum(0)
+    high = hits[:5, 2]  # (5, 2) may belong to either
+    low = np.delete(hits[5], 2)
+    assert np.abs(high / 2000 - 3 / 6).max() < 0.06
+    assert np.abs(low / 2000 - 4 / 7.5).max() < 0.09  # 4 of 7 or 8
+    assert hits[:5].sum() == high.sum()  # nowhere else
+
+
+# --- merging ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def merger():
+    """Outputs before and after merging, with gradients, of a patched network and a choice of patches."""
+    spec = NetworkSpec(networks.SIZES, 0.4, "tanh")
+    rules = PatchRules("dense", 3)
+    x = networks.samples().x.T
+
+    def merge(key, keep):
+        params: Any
+        structure: Any
+        params, structure = networks.make(spec, rules, key, padding=2)
+        # some deactivated only: their values are still there and must not come back
+        structure = structure.replace(bank=patches.keep_patches(structure.bank, keep))
+
+        def out(p, s):
+            logits, _ = network.forward(spec, p, s, x)
+            return jnp.sum(jnp.sin(logits)), logits
+
+        layers, topologies = patches.merge_patches(
+            params.scaffold, structure.connectivity, params.patches, structure.bank
+        )
+        merged = network.Params(layers), network.Structure(topologies)
+        grads = jax.value_and_grad(out, has_aux=True)
+        return params, structure, merged, grads(params, structure), grads(*merged)
+
+    return networks.quick(merge)
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.booleans(), min_size=9, max_size=9))
+@settings(max_examples=25)
+def test_merging_leaves_the_function_and_its_gradients_unchanged(seed, keep):
+    params, structure, merged, before, after = merger()(jax.random.key(seed), jnp.asarray(keep))
+    np.testing.assert_allclose(before[0][1], after[0][1], rtol=1e-4, atol=1e-5)
+    new_params, new_structure = merged
+    counts = (
+        network.count_nonzeros(params, structure),
+        network.count_nonzeros(new_params, new_structure),
+    )
+    assert int(counts[0]["scaffold"] + counts[0]["patch"]) == int(counts[1]["scaffold"])
+    assert int(counts[0]["total"]) == int(counts[1]["total"])
+    for t, (old, new) in enumerate(zip(structure.connectivity, new_structure.connectivity, strict=True)):
+        masks.validate_topology(new)
+        placed = structure.bank.layers[t]
+        added = 0 if placed is None else placed.topology.capacity
+        assert new.capacity == old.capacity + added
+        weight = np.asarray(new_params.scaffold[t].weight)
+        assert np.all(weight[~np.asarray(new.exists)] == 0)
+        assert np.all(np.asarray(after[1].scaffold[t].weight)[~np.asarray(new.exists)] == 0)
+        # gradients of old weights and of the patches' weights are those of the merged ones
+        matrix = np.zeros(new.shape)
+        for tree, topology in (
+            (before[1].scaffold[t], old),
+            (before[1].patches[t], placed and placed.topology),
+        ):
+            if topology is not None:
+                n = int(topology.num_nonzeros)
+                rows, cols = np.asarray(topology.rows)[:n], np.asarray(topology.cols)[:n]
+                matrix[rows, cols] += np.asarray(tree.weight)[:n]
+        n = int(new.num_nonzeros)
+        got = np.asarray(after[1].scaffold[t].weight)[:n]
+        want = matrix[np.asarray(new.rows)[:n], np.asarray(new.cols)[:n]]
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_is_merged_by_hand():
+    mask = np.asarray([[True, False], [False, True], [False, False]])
+    scaffold = masks.topology_from_mask(mask)
+    layer = network.LayerParams(jnp.asarray([1.0, 2.0]), jnp.asarray([7.0, 8.0, 9.0]))
+    unit = jnp.asarray([0], jnp.int32)
+    placed, values = make_dense_patches(
+        unit,
+        jnp.ones(1, bool),
+        1,
+        scaffold,
+        PatchRules("dense", patch_density=1.0),
+        key_patch=jax.random.key(0),
+    )
+    values = values.replace(
+        weight=jnp.where(placed.topology.exists, 10.0 * placed.topology.rows.astype(jnp.float32), 0.0)
+    )
+    merged, topology = merge_layer(layer, scaffold, values, placed)
+    # rows 1 and 2 of input 0 are new, one slot of three is padding (row 0 was taken)
+    assert np.asarray(topology.rows).tolist() == [0, 1, 1, 2, 3]
+    assert np.asarray(topology.cols).tolist() == [0, 0, 1, 0, 0]
+    assert np.asarray(merged.weight).tolist() == [1.0, 10.0, 2.0, 20.0, 0.0]
+    assert np.asarray(topology.row_ptr).tolist() == [0, 1, 3, 4]
+    assert trees.equal(merged.bias, layer.bias)
+
+
+def test_mlp_patches_cannot_be_merged():
+    _, params, structure = networks.small("mlp")
+    with pytest.raises(ValueError, match="only dense patches"):
+        patches.merge_patches(params.scaffold, structure.connectivity, params.patches, structure.bank)
