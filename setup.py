@@ -9,6 +9,7 @@ import sys
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 FOLDER = "jaxnet/kernels"
 COMMON = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden"]
@@ -23,8 +24,10 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Sets the flags and the include folder, then builds as usual."""
         # Here and not above, so that a missing jaxlib only costs the optional extension.
-        import jaxlib
-
+        try:
+            import jaxlib
+        except ImportError as error:
+            raise CompileError(f"jaxlib has the headers and is not there: {error}") from error
         # As system headers, so that they are not our warnings.
         ext.extra_compile_args += ["-isystem", f"{jaxlib.__path__[0]}/include"]
         # On macOS one call may compile for two architectures: keep to what every machine has.

@@ -356,11 +356,11 @@ def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         except Exception as error:
             # Writes still under way report to an event loop that is gone: let them end in silence.
             time.sleep(0.2)
-            full = "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
-            if full and not isinstance(error, OSError):  # TensorStore raises a ValueError
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             if isinstance(error, OSError):
                 raise
+            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # TensorStore raises a ValueError
+                if os.strerror(code) in str(error):
+                    raise OSError(code, os.strerror(code)) from error
             raise OSError(errno.EIO, str(error).splitlines()[0] if str(error) else repr(error)) from error
 
 

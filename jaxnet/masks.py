@@ -115,9 +115,11 @@ def topology_from_flat(
 def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> Topology:
     """Draws exactly ``nnz`` of the ``out * in`` positions, all equally likely.
 
-    Positions are ordered by 32 random bits each and the first ``nnz`` taken; of
-    two positions with equal bits the one with the lower index comes first (a
-    bias below 1e-4 of a position for matrices up to a million weights).
+    The first ``nnz`` different ones of a row of random positions are taken,
+    which costs as much as the weights that exist, not as the whole matrix. Small
+    or dense matrices are shuffled by 32 random bits per position instead; of two
+    positions with equal bits the one with the lower index comes first (a bias
+    below 1e-4 of a position for matrices up to a million weights).
 
     Raises:
       ValueError: ``nnz`` is not within 1 and ``out * in``, or the matrix has
@@ -127,12 +129,15 @@ def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> T
     _check_size(num_out, num_in)
     if not 1 <= nnz <= size:
         raise ValueError(f"nnz must be between 1 and {size} for a {num_out}x{num_in} layer: {nnz}")
+    exists = jnp.ones(nnz, bool)
     if nnz == size:
         flat = jnp.arange(size, dtype=jnp.int32)
-    else:
+    elif size <= 4096 or 4 * nnz > size:
         bits = jax.random.bits(key_mask, (size,), jnp.uint32)
         flat = jax.lax.sort((bits, jnp.arange(size, dtype=jnp.int32)), num_keys=2)[1][:nnz]
-    return topology_from_flat(flat, jnp.ones(nnz, bool), (num_out, num_in))
+    else:
+        flat, exists = _first_distinct(size, nnz, key_mask)
+    return topology_from_flat(flat, exists, (num_out, num_in))
 
 
 def constant_fan_in_topology(num_out: int, num_in: int, fan_in: int, *, key_mask: Key) -> Topology:
@@ -301,6 +306,22 @@ def check_density(density: float) -> None:
     """Raises ValueError unless ``0 < density <= 1``."""
     if not (math.isfinite(density) and 0 < density <= 1):
         raise ValueError(f"density must be above 0 and at most 1: {density}")
+
+
+def _first_distinct(size: int, number: int, key: Key) -> tuple[Int[Array, "n"], Bool[Array, "n"]]:
+    """The first ``number`` different values of a row of random integers below ``size``.
+
+    The row is long enough that fewer different ones are in it with a probability
+    far below 1e-12: about ``number**2 / (2 * size)`` repeats are expected, twice
+    as many and 8 standard deviations are allowed for. If it happened all the
+    same, the second result would mark the missing ones.
+    """
+    length = number + number * number // size + 8 * math.isqrt(number) + 64
+    drawn = jax.random.randint(key, (length,), 0, size, jnp.int32)
+    value, turn = jax.lax.sort((drawn, jnp.arange(length, dtype=jnp.int32)), num_keys=2)
+    is_new = jnp.concatenate([jnp.ones(1, bool), value[1:] != value[:-1]])
+    turn, value = jax.lax.sort((jnp.where(is_new, turn, length), value), num_keys=1)
+    return value[:number], turn[:number] < length
 
 
 def _check_size(num_out: int, num_in: int) -> None:

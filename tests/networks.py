@@ -45,9 +45,11 @@ def padded(params: Params, structure: Structure, slots: int) -> tuple[Params, St
 
 def make(
     spec: NetworkSpec, rules: PatchRules | None, key: jax.Array, padding: int = 0, share: float = 0.5
-) -> tuple[Params, Structure]:
+) -> tuple[Any, Any]:
     """A network, patched if there are rules; every value that exists differs from zero."""
     keys = [jax.random.fold_in(key, i) for i in range(5)]
+    params: Any
+    structure: Any
     params, structure = network.init(spec, key_mask=keys[0], key_init=keys[1])
     if padding:
         params, structure = padded(params, structure, padding)
@@ -110,7 +112,7 @@ def leaves_named(tree: Any) -> list[tuple[str, np.ndarray]]:
     return [(jax.tree_util.keystr(p), np.asarray(leaf)) for p, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def absent(params: Params, structure: Structure) -> Params:
+def absent(params: Any, structure: Any) -> Any:
     """For every value of ``params`` whether it stands for nothing: padding, masked, an inactive patch."""
     scaffold = []
     for layer, c in zip(params.scaffold, structure.connectivity, strict=True):

@@ -70,7 +70,8 @@ def test_streamed_statistics_equal_two_passes_whatever_the_split(seed, cuts, off
 def test_a_large_mean_does_not_cancel():
     # variance 1e-4 on a mean of 100: the mean of squares minus the squared mean is all rounding in float32
     values = 100 + 0.01 * np.random.default_rng(0).normal(size=(2, 4000))
-    stats, seen = extrema.init_stats(2), []
+    stats = extrema.init_stats(2)
+    seen: list[np.ndarray] = []
     add = jax.jit(lambda s, v: extrema.update_stats(s, v, v, "identity"))
     for part in np.split(values.astype(np.float32), 40, axis=1):
         stats, seen = add(stats, jnp.asarray(part)), [*seen, part]

@@ -39,7 +39,8 @@ def positions(t: masks.Topology) -> list[tuple[int, int]]:
 def small() -> masks.Topology:
     """Three weights in a 2x3 layer and two padding slots, written by hand."""
     rows, cols, ptr = [0, 1, 1, 2, 3], [2, 0, 1, 0, 0], [0, 1, 3]
-    return masks.Topology(*(jnp.asarray(a, jnp.int32) for a in (rows, cols, ptr)), (2, 3))
+    arrays = [jnp.asarray(a, jnp.int32) for a in (rows, cols, ptr)]
+    return masks.Topology(arrays[0], arrays[1], arrays[2], (2, 3))
 
 
 # --- counts -----------------------------------------------------------------------------------------

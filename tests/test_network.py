@@ -212,7 +212,7 @@ def test_a_released_network_is_counted_by_what_came_to_life():
     masked, held = convert(params, structure)
     exact = sum(masks.allocate(spec.sizes, spec.density))
     assert int(network.count_nonzeros(masked, held)["scaffold"]) == exact
-    free = network.release_masks(held)
+    free: Any = network.release_masks(held)
     assert int(network.count_nonzeros(masked, free)["scaffold"]) == exact
     assert all(np.asarray(c.mask).all() for c in free.connectivity)
     layer = masked.scaffold[0]

@@ -38,6 +38,7 @@ def cache_variables(cache: Path) -> dict[str, str]:
     return {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAXNET_CACHE_DIR": str(cache / "jaxnet"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
@@ -51,21 +52,18 @@ def compiling_once(cache: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in names}
-    environment = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # so that the experiment does not choose its own
+    # the first so that the experiment does not choose its own, the second for the choice of the kernel
+    folders = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAXNET_CACHE_DIR": str(cache / "jaxnet")}
     try:
         for name, value in names.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        yield
+        with mock.patch.dict(os.environ, folders):
+            yield
     finally:
         for name, old in before.items():
             jax.config.update(name, old)
         compilation_cache.reset_cache()
-        if environment is None:
-            del os.environ["JAX_COMPILATION_CACHE_DIR"]
-        else:
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = environment
 
 
 class Finished:
@@ -101,11 +99,11 @@ class Runner:
         self.root, self.cache = root, cache
 
     def __call__(
-        self, name: str, *, dataset: Dataset | None = None, scaffolds: Scaffolds | None = None, **changes: Any
+        self, name: str, *, images: Dataset | None = None, scaffolds: Scaffolds | None = None, **changes: Any
     ) -> Finished:
         """Runs the small configuration with ``changes`` in the folder ``name``.
 
-        ``dataset`` takes the place of what would be loaded, ``scaffolds`` of what would be trained.
+        ``images`` take the place of what would be loaded, ``scaffolds`` of what would be trained.
         """
         folder = self.root / name
         config = Config(**{**SMALL, "out": str(folder), **changes})
@@ -118,7 +116,7 @@ class Runner:
 
         with (
             compiling_once(self.cache),
-            mock.patch.object(_patched_run, "load", lambda config: dataset or load(config)),
+            mock.patch.object(_patched_run, "load", lambda config: images or load(config)),
             mock.patch.object(_patched_run, "run", watched_run),
         ):
             summary = main(config)

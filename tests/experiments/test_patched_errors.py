@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,13 +203,14 @@ def test_a_file_size_limit_ends_in_one_line(base: Finished, tmp_path: Path, xla_
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 3; exec "$@"', "limited", *command],
         cwd=ROOT,
-        env={**os.environ, **cache_variables(xla_cache)},
+        # JAX warns of programs that it cannot keep
+        env={**os.environ, **cache_variables(xla_cache), "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert re.search("File too large", only_line(done.stderr))
+    assert only_line(done.stderr).endswith("cannot write it: File too large")
     assert not (out / "summary.json").exists()
     assert not [path for path in contents(out) if "partial" in path]
 
@@ -219,13 +220,14 @@ def test_labels_and_images_that_do_not_fit(
 ) -> None:
     file, out = tmp_path / "bad.npz", tmp_path / "out"
     x, y = np.zeros((20, 4), np.uint8), np.arange(20) % 2
+    whole: dict[str, Any] = {"x_train": x, "y_train": y, "x_test": x[:5], "y_test": y[:5]}
     for changes, words in (
         ({"y_train": y[:7]}, "one label for each of the 20 images"),
         ({"x_test": np.zeros((5, 3), np.uint8)}, "images of one shape"),
         ({"y_test": y[:5] + 7}, "out of range"),
         ({"x_train": np.full((20, 4), np.nan)}, "NaN"),
     ):
-        np.savez(file, **{"x_train": x, "y_train": y, "x_test": x[:5], "y_test": y[:5], **changes})
+        np.savez(file, **{**whole, **changes})
         line = error_line(capsys, ["--dataset", str(file), "--out", str(out)], xla_cache)
         assert words in line or "one kind" in line
     file.write_bytes(file.read_bytes()[:100])
@@ -238,7 +240,6 @@ def test_diverging_rates_are_reported_as_they_are(patched: Runner) -> None:
     wild = patched("wild", lr=1e30, lr_patch=1e30, lr_scaffold=1e30)
     assert any(row["train_loss"] is None for row in wild.rows)
     assert all(0 <= s["patched_accuracy"] <= 1 for s in wild.seeds)
-    nans = [sum(s["extrema_nan"]) for s in wild.seeds]
-    assert all(h + low + n <= 40 for h, low, n in zip(
-        (sum(s["extrema_high"]) for s in wild.seeds), (sum(s["extrema_low"]) for s in wild.seeds), nans,
-        strict=True))  # fmt: skip
+    for seed in wild.seeds:
+        units = [sum(seed[f"extrema_{kind}"]) for kind in ("high", "low", "nan")]
+        assert sum(units) <= 24 + 16 and units[2] > 0

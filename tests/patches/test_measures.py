@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxnet import network, patches, train, trees
 from tests import networks
 
 
-def bank_of(kind: str = "mlp"):
+def bank_of(kind: str = "mlp") -> tuple[Any, Any]:
     _, params, structure = networks.small(kind)
     return structure.bank, params.patches
 
@@ -25,7 +26,7 @@ def test_keeping_and_removing(kind):
     slots = len(active)
     assert 0 < active.sum() < slots  # some of each
     keep = np.arange(slots) % 3 != 0
-    kept = patches.keep_patches(bank, jnp.asarray(keep))
+    kept: Any = patches.keep_patches(bank, jnp.asarray(keep))
     assert np.array_equal(patches.active_slots(kept), active & keep)
     # nothing else changes: the way back is open
     for a, b in zip(bank.layers, kept.layers, strict=True):
