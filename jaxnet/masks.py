@@ -140,6 +140,45 @@ def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> T
     return topology_from_flat(flat, exists, (num_out, num_in))
 
 
+def draw_padded_topology(
+    shape: tuple[int, int],
+    num_out: Int[Array, ""],
+    num_in: Int[Array, ""],
+    nnz: Int[Array, ""],
+    capacity: int,
+    max_density: float,
+    *,
+    key_mask: Key,
+) -> Topology:
+    """As :func:`uniform_topology` for a layer whose size is data: units beyond it have no weights.
+
+    Args:
+      shape: ``(out, in)``, the largest size (static).
+      num_out: output units that exist, at most ``out``.
+      num_in: input units that exist, at most ``in``.
+      nnz: weights, at most ``capacity`` and at most ``num_out * num_in``.
+      capacity: slots (static).
+      max_density: largest ``nnz / (num_out * num_in)`` to be expected (static).
+      key_mask: one PRNG key.
+
+    Returns:
+      A topology of ``capacity`` slots, those beyond ``nnz`` padding.
+    """
+    _check_size(*shape)
+    size = num_out * num_in
+    wanted = jnp.arange(capacity) < nnz
+    if max_density > 0.2:
+        every = jnp.arange(shape[0] * shape[1], dtype=jnp.int32)
+        bits = jax.random.bits(key_mask, every.shape, jnp.uint32)
+        _, _, flat = jax.lax.sort(((every >= size).astype(jnp.int32), bits, every), num_keys=3)
+        flat = flat[:capacity]
+    else:
+        flat, found = _first_distinct(size, capacity, key_mask)
+        wanted &= found
+    position = flat // num_in * shape[1] + flat % num_in
+    return topology_from_flat(position, wanted, shape)
+
+
 def constant_fan_in_topology(num_out: int, num_in: int, fan_in: int, *, key_mask: Key) -> Topology:
     """Draws ``fan_in`` different inputs for every output unit.
 
@@ -308,7 +347,7 @@ def check_density(density: float) -> None:
         raise ValueError(f"density must be above 0 and at most 1: {density}")
 
 
-def _first_distinct(size: int, number: int, key: Key) -> tuple[Int[Array, "n"], Bool[Array, "n"]]:
+def _first_distinct(size: int | Array, number: int, key: Key) -> tuple[Int[Array, "n"], Bool[Array, "n"]]:
     """The first ``number`` different values of a row of random integers below ``size``.
 
     The row is long enough that fewer different ones are in it with a probability
@@ -316,7 +355,9 @@ def _first_distinct(size: int, number: int, key: Key) -> tuple[Int[Array, "n"], 
     as many and 8 standard deviations are allowed for. If it happened all the
     same, the second result would mark the missing ones.
     """
-    length = number + number * number // size + 8 * math.isqrt(number) + 64
+    # At most a quarter of the positions is wanted: number**2 / size is at most number / 4.
+    repeats = number * number // size if isinstance(size, int) else number // 4
+    length = number + repeats + 8 * math.isqrt(number) + 64
     drawn = jax.random.randint(key, (length,), 0, size, jnp.int32)
     value, turn = jax.lax.sort((drawn, jnp.arange(length, dtype=jnp.int32)), num_keys=2)
     is_new = jnp.concatenate([jnp.ones(1, bool), value[1:] != value[:-1]])

@@ -252,9 +252,9 @@ def test_initialisation_uses_its_two_keys_apart(key):
     (pa, sa), (pb, sb), (_, sc) = start(key, key), start(key, other), start(other, key)
     assert trees.equal(sa, sb) and not trees.equal(sa, sc)
     assert not trees.equal(pa, pb)
-    assert trees.equal(
-        networks.quick(lambda k: network.init_params(spec, sa.connectivity, key_init=k))(key), pa
-    )
+    # another program may round differently, so close and not equal
+    again = networks.quick(lambda k: network.init_params(spec, sa.connectivity, key_init=k))(key)
+    assert trees.allclose(again, pa, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_patches_that_are_known_carry_over_like_the_scaffold():
 
 
 def test_many_networks_equal_one_by_one():
-    _, params, _ = networks.small("mlp")
+    _, params, _ = networks.small(None)
     optimizer = optim.dual_rate_adam(1e-3, 1e-2)
     many = jax.tree.map(lambda a: jnp.stack([a, 2 * a, -a]), params)
 

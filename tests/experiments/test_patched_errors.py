@@ -235,6 +235,7 @@ def test_labels_and_images_that_do_not_fit(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_diverging_rates_are_reported_as_they_are(patched: Runner) -> None:
     """No error: rows hold null where a loss is not finite, accuracies stay fractions."""
     wild = patched("wild", lr=1e30, lr_patch=1e30, lr_scaffold=1e30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from experiments.patched_density import Config, main
+from jaxnet import data
 from jaxnet.errors import InputError
 from tests.experiments.patched import (
     SMALL,
@@ -202,29 +203,12 @@ def test_overwrite_replaces_the_run_and_nothing_else(base: Finished, patched: Ru
     assert (copy / "notes.txt").read_text() == "mine"
 
 
-def write_npz(path: Path, *, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    y = np.arange(90) % 3
-    x = rng.normal(size=(90, 8)) + 2 * np.eye(3, 8)[y]
-    np.savez(path, x_train=x, y_train=y, x_test=x[:30] + 0.1, y_test=y[:30])
-
-
-def test_other_data_under_the_same_name_are_not_continued(patched: Runner, tmp_path: Path) -> None:
-    file = tmp_path / "points.npz"
-    write_npz(file, seed=0)
-    changes: dict[str, Any] = {
-        "dataset": str(file),
-        "sizes": (8, 6, 5, 3),
-        "density": 0.5,
-        "scaffold_epochs": 1,
-    }
-    changes |= {"patch_epochs": 0, "max_patches": 0, "num_seeds": 1}
-    first = patched("points", **changes)
-    before = contents(first.folder)
-    write_npz(file, seed=1)
-    with pytest.raises(InputError, match=r"data_fingerprint was .* and is now .*"):
-        patched("points", **changes, resume=True)
-    assert contents(first.folder) == before
+def test_other_data_under_the_same_name_are_not_continued(base: Finished, patched: Runner) -> None:
+    other = dataclasses.replace(data.load("digits"), fingerprint="another")
+    before = contents(base.folder)
+    with pytest.raises(InputError, match=r'data_fingerprint was ".*" and is now "another"'):
+        patched("base", images=other, resume=True)
+    assert contents(base.folder) == before
 
 
 @pytest.fixture
@@ -249,14 +233,14 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
 ) -> None:
     folder = newest(copy_of_base)
     file = folder / "manifest.json" if damage == "truncated manifest" else biggest_file(folder)
-    data = file.read_bytes()
+    whole = file.read_bytes()
     if damage == "missing file":
         file.unlink()
     elif damage == "flipped bit":
-        middle = len(data) // 2
-        file.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     else:
-        file.write_bytes(data[: len(data) // 2])
+        file.write_bytes(whole[: len(whole) // 2])
     before = {k: v for k, v in contents(copy_of_base).items() if k != "provenance.json"}
     with pytest.raises(InputError) as caught:
         patched("base", out=str(copy_of_base), resume=True)

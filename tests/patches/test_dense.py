@@ -16,14 +16,17 @@ from jaxnet import masks, network, patches, trees
 from jaxnet.kernels import dense_product
 from jaxnet.network import NetworkSpec
 from jaxnet.patches import PatchRules
-from jaxnet.patches.dense import apply_dense_patches, merge_layer
-from jaxnet.patches.dense import make_dense_patches as _make
+from jaxnet.patches.dense import apply_dense_patches, make_dense_patches, merge_layer
 from tests import networks
 
 
-def make_dense_patches(*args: Any, **named: Any) -> Any:
-    """The library's, typed as ``Any``: what is optional in general is there for dense patches."""
-    return _make(*args, **named)
+def built(unit, active, num_high, scaffold, rules, *, key_patch) -> Any:
+    """The library's, as one program; typed as ``Any``, for what is optional in general is there."""
+
+    def make(unit, active, scaffold, key):
+        return make_dense_patches(unit, active, num_high, scaffold, rules, key_patch=key)
+
+    return networks.quick(make)(unit, active, scaffold, key_patch)
 
 
 def links(placed) -> dict[int, set[tuple[int, int]]]:
@@ -43,14 +46,14 @@ def test_one_high_and_one_low_patch_by_hand():
     mask[[0, 1, 2], [0, 0, 1]] = True
     scaffold = masks.topology_from_mask(mask)
     rules = PatchRules("dense", patch_density=1.0)
-    placed, values = make_dense_patches(
+    placed, values = built(
         jnp.asarray([0, 2], jnp.int32), jnp.ones(2, bool), 1, scaffold, rules, key_patch=jax.random.key(0)
     )
     # high at input 0: units 2 and 3 are free; it chooses first, so of unit 2 nothing is left for the low one
     assert links(placed) == {0: {(2, 0), (3, 0)}, 1: set()}
     assert np.asarray(values.weight)[np.asarray(placed.topology.exists)].tolist() == [0.0, 0.0]
     # without the high patch the low one at unit 2 gets input 0
-    placed, values = make_dense_patches(
+    placed, values = built(
         jnp.asarray([0, 2], jnp.int32),
         jnp.asarray([False, True]),
         1,
@@ -132,7 +135,7 @@ def test_sources_and_targets_are_drawn_evenly():
 
     def make(key):
         unit = jnp.asarray([2, 5], jnp.int32)
-        placed, _ = make_dense_patches(unit, jnp.ones(2, bool), 1, empty, rules, key_patch=key)
+        placed: Any = make_dense_patches(unit, jnp.ones(2, bool), 1, empty, rules, key_patch=key)[0]
         return masks.topology_mask(placed.topology)
 
     hits = np.asarray(networks.quick(jax.vmap(make))(keys)).sum(0)
@@ -215,7 +218,7 @@ def test_a_layer_is_merged_by_hand():
     scaffold = masks.topology_from_mask(mask)
     layer = network.LayerParams(jnp.asarray([1.0, 2.0]), jnp.asarray([7.0, 8.0, 9.0]))
     unit = jnp.asarray([0], jnp.int32)
-    placed, values = make_dense_patches(
+    placed, values = built(
         unit,
         jnp.ones(1, bool),
         1,

@@ -130,13 +130,16 @@ def test_widths_shrink_with_the_layer(key):
     assert np.asarray(patches.slot_sizes(bank, (values,))).tolist() == [43, 33]
 
 
-def forward(rules, key):
+@functools.cache
+def network_of(rules: PatchRules) -> Any:
     spec, params, structure = networks.small("mlp")
     structure = structure.replace(bank=structure.bank.replace(rules=rules))
     x = networks.samples().x.T
-    return np.asarray(
-        networks.quick(lambda k: network.forward(spec, params, structure, x, key_forward=k)[0])(key)
-    )
+    return networks.quick(lambda k: network.forward(spec, params, structure, x, key_forward=k)[0])
+
+
+def forward(rules, key):
+    return np.asarray(network_of(rules)(key))
 
 
 def test_inputs_are_drawn_anew_only_where_asked_for_and_with_a_key(key):

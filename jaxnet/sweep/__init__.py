@@ -1,0 +1,35 @@
+"""Sweeps: many seeds trained by one compiled program, chunk by chunk.
+
+:func:`make_run` gives a function for one network: draw, train, measure.
+:class:`Program` vmaps it over seeds, plans chunks from the compiled program's own
+memory analysis, and spreads the seeds over all local devices. Nothing on the
+device grows with the number of seeds.
+
+One program serves every architecture of a **family**: networks of equal depth
+are padded to common widths. A unit that does not exist has no weights in or out
+and costs next to nothing where only existing weights are computed.
+"""
+
+from __future__ import annotations
+
+from jaxnet.sweep.family import DrawRules, Family, Member, draw_member, make_family, make_member
+from jaxnet.sweep.program import Plan, Program, default_budget, program_bytes, run_chunks
+from jaxnet.sweep.run import Row, SweepConfig, Trained, make_run
+
+__all__ = [
+    "DrawRules",
+    "Family",
+    "Member",
+    "Plan",
+    "Program",
+    "Row",
+    "SweepConfig",
+    "Trained",
+    "default_budget",
+    "draw_member",
+    "make_family",
+    "make_member",
+    "make_run",
+    "program_bytes",
+    "run_chunks",
+]

@@ -1,0 +1,174 @@
+"""The compiled sweep: planned by its memory, chunk by chunk, over all local devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnet.sweep.family import Family, Member
+from jaxnet.sweep.run import SweepConfig, Trained, make_run
+from jaxnet.train import Split
+from jaxnet.types import Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many seeds are trained at once, and what that takes.
+
+    Attributes:
+      chunk: seeds per call of the compiled program.
+      chunks: calls.
+      bytes_per_call: device memory of a call, all devices together, from the
+        compiled program's own analysis: arguments, results and temporaries.
+      budget: bytes allowed.
+    """
+
+    chunk: int
+    chunks: int
+    bytes_per_call: int
+    budget: int
+
+    def __str__(self) -> str:
+        mib = 2**20
+        return (
+            f"{self.chunks} call{'s' if self.chunks > 1 else ''} of {self.chunk} seeds, "
+            f"{self.bytes_per_call / mib:.0f} MiB each (budget {self.budget / mib:.0f} MiB)"
+        )
+
+
+class Program:
+    """A compiled sweep: one chunk of seeds per call, the seed axis spread over the devices.
+
+    Attributes:
+      plan: chunk size and memory.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        config: SweepConfig,
+        num_seeds: int,
+        splits: tuple[Split, Split, Split],
+        *,
+        key_data: Key,
+        chunk: int = 128,
+        memory_budget: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        """Plans and compiles.
+
+        Args:
+          family: shapes.
+          config: how to train and measure.
+          num_seeds: seeds in all, for the plan.
+          splits: samples to train on, to validate on, to watch for extrema.
+          key_data: order of the samples.
+          chunk: largest number of seeds per call.
+          memory_budget: bytes; half of what the devices have by default.
+          devices: all local ones by default.
+
+        Raises:
+          ValueError: not even one seed per device fits the budget.
+        """
+        devices = list(jax.local_devices() if devices is None else devices)
+        mesh = Mesh(np.asarray(devices), ("seed",))
+        self._over_seeds = NamedSharding(mesh, PartitionSpec("seed"))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._splits = jax.device_put(splits, self._everywhere)
+        self._key_data = jax.device_put(key_data, self._everywhere)
+        self._run = jax.vmap(make_run(family, config), in_axes=(0, None, 0, None, None, None))
+        self._layers = len(family.sizes)
+        budget = memory_budget if memory_budget is not None else default_budget(devices)
+        chunk = _round_up(min(chunk, num_seeds), len(devices))
+        while True:
+            self._program = self._compile(chunk)
+            needed = program_bytes(self._program) * len(devices)
+            if needed <= budget:
+                break
+            if chunk == len(devices):
+                raise ValueError(
+                    f"{chunk} seeds at once need {needed} bytes, more than the budget of {budget}: "
+                    "raise the budget or take a smaller network"
+                )
+            # memory grows in proportion to the seeds, beyond the data set that all share
+            fitting = max(1, int(chunk * budget / needed))
+            chunk = max(len(devices), min(fitting, chunk - 1) // len(devices) * len(devices))
+        self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
+
+    def __call__(self, keys: Key, members: Member) -> Trained:
+        """Trains up to a chunk of seeds.
+
+        Args:
+          keys: ``(seed,)``, at most ``plan.chunk``; fewer are filled up and cut off again.
+          members: leaves ``(seed, ...)``.
+
+        Returns:
+          The trained networks, leaves ``(seed, ...)``.
+        """
+        number = keys.shape[0]
+        fill = jnp.minimum(jnp.arange(self.plan.chunk), number - 1)
+        keys, members = jax.device_put(
+            jax.tree.map(lambda leaf: leaf[fill], (keys, members)), self._over_seeds
+        )
+        trained: Trained = self._program(keys, self._key_data, members, *self._splits)
+        return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
+
+    def _compile(self, chunk: int) -> Any:
+        keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(chunk, jnp.uint32)))
+        members = jax.eval_shape(
+            lambda: Member(
+                jnp.zeros((chunk, self._layers), jnp.int32),
+                jnp.zeros((chunk, self._layers - 1), jnp.int32),
+                jnp.zeros(chunk),
+            )
+        )
+        keys, members = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), (keys, members)
+        )
+        jitted = jax.jit(self._run, out_shardings=self._over_seeds)
+        return jitted.lower(keys, self._key_data, members, *self._splits).compile()
+
+
+def run_chunks(
+    program: Program, keys: Key, members: Member, *, start: int = 0
+) -> Iterator[tuple[int, Trained]]:
+    """Trains seeds chunk by chunk and hands every chunk out as soon as it is done.
+
+    Args:
+      program: compiled for these shapes.
+      keys: ``(seed,)``.
+      members: leaves ``(seed, ...)``.
+      start: first seed to train (of a continued sweep).
+
+    Yields:
+      Index of the chunk's first seed, and its networks.
+    """
+    for first in range(start, keys.shape[0], program.plan.chunk):
+        part = slice(first, first + program.plan.chunk)
+        yield first, program(keys[part], jax.tree.map(lambda leaf: leaf[part], members))  # noqa: B023
+
+
+def program_bytes(compiled: Any) -> int:
+    """Device memory of a compiled program per device: arguments, results and temporaries."""
+    analysis = compiled.memory_analysis()
+    return int(analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes)
+
+
+def default_budget(devices: Sequence[jax.Device]) -> int:
+    """Half of the devices' memory together; on CPUs half of the machine's free memory."""
+    if devices[0].platform == "cpu":
+        pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2
+    stats = [device.memory_stats() or {} for device in devices]
+    return sum(int(s.get("bytes_limit", 2**32)) for s in stats) // 2
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,216 @@
+"""One network of a sweep, from its key to its row of results."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnet import extrema, losses
+from jaxnet.kernels import Product, dense_product
+from jaxnet.network import NetworkSpec, Params, Structure, forward
+from jaxnet.sweep.family import DrawRules, Family, Member, draw_member
+from jaxnet.train import Split, Task, collect_stats, epoch_batches
+from jaxnet.types import Array, Bool, Features, Int, Key, Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """How the networks of a sweep are made, trained and measured (static).
+
+    Attributes:
+      epochs: passes over the training samples.
+      batch_size: samples per step.
+      lr: Adam's learning rate.
+      draw: masks, initial values and activation.
+      common_order: all seeds see the samples in one order, gathered once for all;
+        otherwise every seed has its own.
+      detector: rule for extrema.
+      watch: ``pre`` or ``post`` activations for extrema.
+      product: the sparse product.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    lr: float = 1e-2
+    draw: DrawRules = dataclasses.field(default_factory=DrawRules)
+    common_order: bool = True
+    detector: str = "original"
+    watch: str = "post"
+    product: Product = dense_product
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1: {self.epochs}, {self.batch_size}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be above 0: {self.lr}")
+        if self.watch not in ("pre", "post"):
+            raise ValueError(f"watch must be pre or post: {self.watch!r}")
+
+
+class Row(flax.struct.PyTreeNode):
+    """What is kept of a seed.
+
+    Attributes:
+      accuracy: on the validation samples, a fraction.
+      loss: mean training loss (nats) of the last epoch.
+      high: high extrema in all hidden layers.
+      low: low extrema in all hidden layers.
+      dead: fraction of hidden units never active on the watched samples.
+      saturated: mean fraction of samples in which a hidden unit was saturated.
+      hidden: hidden units.
+      nonzeros: weights that exist.
+      biases: biases that exist.
+    """
+
+    accuracy: Scalar
+    loss: Scalar
+    high: Int[Array, ""]
+    low: Int[Array, ""]
+    dead: Scalar
+    saturated: Scalar
+    hidden: Int[Array, ""]
+    nonzeros: Int[Array, ""]
+    biases: Int[Array, ""]
+
+    @property
+    def extrema_score(self) -> Scalar:
+        """Extrema per hidden unit; 0 without hidden units."""
+        return (self.high + self.low).astype(jnp.float32) / jnp.maximum(self.hidden, 1).astype(jnp.float32)
+
+    @property
+    def patchability(self) -> Scalar:
+        """``extrema_score * (1 - accuracy)``."""
+        return self.extrema_score * (1 - self.accuracy)
+
+    @property
+    def efficiency(self) -> Scalar:
+        """Accuracy per 1,000 weights that exist."""
+        return 1000 * self.accuracy / jnp.maximum(self.nonzeros, 1).astype(jnp.float32)
+
+
+class Trained(flax.struct.PyTreeNode):
+    """A trained network of a sweep."""
+
+    params: Params
+    structure: Structure
+    row: Row
+
+
+def make_run(
+    family: Family, config: SweepConfig
+) -> Callable[[Key, Key, Member, Split, Split, Split], Trained]:
+    """Builds ``run(key, key_data, member, train, val, watched) -> Trained`` for one network.
+
+    Args:
+      family: shapes.
+      config: how to train and measure.
+
+    Returns:
+      A function of the seed's key, the key of the data order, the member, the
+      samples to train on, to validate on and to watch for extrema. Seed ``k``
+      alone gives its row of any chunk.
+    """
+    spec = NetworkSpec(family.sizes, 1.0, config.draw.activation)
+    optimizer = optax.adam(config.lr)
+
+    def run(key: Key, key_data: Key, member: Member, train: Split, val: Split, watched: Split) -> Trained:
+        key_mask, key_init, key_order = (jax.random.fold_in(key, purpose) for purpose in (0, 1, 2))
+        params, structure = draw_member(family, member, config.draw, key_mask=key_mask, key_init=key_init)
+        if not config.common_order:
+            key_data = key_order
+        classes = jnp.arange(family.sizes[-1]) < member.widths[-1]
+
+        def logits_of(params: Params, x: Features) -> Features:
+            logits, _ = forward(spec, params, structure, x, product=config.product)
+            # a class that does not exist is never the answer and has no part in the softmax
+            return jnp.where(classes[:, None], logits, -1e30)
+
+        def epoch(carry: tuple[Params, Any], number: Array) -> tuple[tuple[Params, Any], Scalar]:
+            index, weight = epoch_batches(train.size, config.batch_size, jax.random.fold_in(key_data, number))
+
+            def step(carry: tuple[Params, Any, Scalar], batch: tuple[Array, Array]) -> tuple[Any, None]:
+                params, opt_state, total = carry
+                x, y = train.batch(batch[0])
+
+                def loss_fn(p: Params) -> Scalar:
+                    return losses.cross_entropy(logits_of(p, x), y, batch[1])
+
+                loss, grads = jax.value_and_grad(loss_fn)(params)
+                with jax.numpy_dtype_promotion("standard"):
+                    updates, opt_state = optimizer.update(grads, opt_state, params)
+                    params = optax.apply_updates(params, updates)
+                return (params, opt_state, total + loss * jnp.sum(batch[1])), None
+
+            (params, opt_state, total), _ = jax.lax.scan(step, (*carry, jnp.zeros(())), (index, weight))
+            return (params, opt_state), total / train.size
+
+        (params, _), loss = jax.lax.scan(
+            epoch, (params, optimizer.init(params)), jnp.arange(config.epochs, dtype=jnp.int32)
+        )
+        accuracy = _accuracy(logits_of, params, val)
+        row = _measure(family, spec, config, member, params, structure, watched)
+        return Trained(params, structure, row(accuracy, loss[-1]))
+
+    return run
+
+
+def _accuracy(logits_of: Callable[[Params, Features], Features], params: Params, split: Split) -> Scalar:
+    def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
+        x, y = split.batch(batch[0])
+        return correct + losses.num_correct(logits_of(params, x), y, batch[1]), None
+
+    index, weight = epoch_batches(split.size, min(1000, split.size), None)
+    return jax.lax.scan(step, jnp.zeros(()), (index, weight))[0] / split.size
+
+
+def _measure(
+    family: Family,
+    spec: NetworkSpec,
+    config: SweepConfig,
+    member: Member,
+    params: Params,
+    structure: Structure,
+    watched: Split,
+) -> Callable[[Scalar, Scalar], Row]:
+    """Extrema, dead and saturated units of a trained network; returns what completes the row."""
+    hidden = family.sizes[1:-1]
+    exists: list[Bool[Array, "unit"]] = [jnp.arange(n) < member.widths[k + 1] for k, n in enumerate(hidden)]
+    high = low = dead = jnp.zeros((), jnp.int32)
+    saturated = jnp.zeros(())
+    if hidden:
+        task = Task(spec, config.batch_size, product=config.product)
+        for stats, here in zip(
+            collect_stats(task, params, structure, watched, values=config.watch), exists, strict=True
+        ):
+            # a unit that does not exist counts as not finite: left out of means and extrema
+            found = extrema.detect(stats.replace(mean=jnp.where(here, stats.mean, jnp.nan)), config.detector)
+            high += jnp.sum(found.high, dtype=jnp.int32)
+            low += jnp.sum(found.low, dtype=jnp.int32)
+            dead += jnp.sum(here & (stats.active == 0), dtype=jnp.int32)
+            saturated += jnp.sum(jnp.where(here, stats.fraction_saturated, 0.0))
+    units = jnp.sum(member.widths[1:-1], dtype=jnp.int32)
+    count = jnp.maximum(units, 1).astype(jnp.float32)
+    nonzeros = sum((t.num_nonzeros for t in structure.connectivity), jnp.zeros((), jnp.int32))
+
+    def complete(accuracy: Scalar, loss: Scalar) -> Row:
+        return Row(
+            accuracy=accuracy,
+            loss=loss,
+            high=high,
+            low=low,
+            dead=dead.astype(jnp.float32) / count,
+            saturated=saturated / count,
+            hidden=units,
+            nonzeros=nonzeros,
+            biases=jnp.sum(member.widths[1:], dtype=jnp.int32),
+        )
+
+    return complete
