@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import jax
 import numpy as np
 
+from experiments._patched_plots import PLOTS
 from experiments._population import (
     Clock,
     Phase,
@@ -24,7 +25,7 @@ from jaxnet.errors import InputError
 from jaxnet.extrema import Extrema
 from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.records import RunFolder, provenance
+from jaxnet.records import MAY_DIFFER, RunFolder, provenance
 from jaxnet.statistics import aggregate
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Key, PyTree
@@ -76,7 +77,6 @@ class Scaffolds:
 
     state: TrainState
     rows: list[dict[str, Any]]
-    clock: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,6 @@ class PatchedRun:
         if phase == "scaffold":
             if at is None and given is not None:
                 state, epoch = given.state, self.config.scaffold_epochs
-                self.clock.add(given.clock)
                 length = self.folder.append_rows(given.rows)
                 save_progress(self.folder, "scaffold", epoch, state, None, self.clock, length)
             state = self.phase("scaffold", _SCAFFOLD_ORDER, state, structure, epoch, None)
@@ -183,7 +182,7 @@ class PatchedRun:
         summary = self.summarise(scaffold, structure, state, patched, found)
         self.folder.write_json("summary.json", summary)
         rows = [row for row in self.folder.read_rows() if row["phase"] == "scaffold"]
-        return Outcome(summary, Scaffolds(scaffold, rows, self.clock.as_dict()))
+        return Outcome(summary, Scaffolds(scaffold, rows))
 
     def phase(
         self, name: str, order: int, state: TrainState, structure: Structure, epoch: int, extra: PyTree
@@ -266,7 +265,7 @@ class PatchedRun:
             seeds.append(entry)
         return {
             "experiment": "patched_density",
-            "config": {**dataclasses.asdict(self.config), "data_dir": None},
+            "config": self.folder.read_json("config.json"),
             "sizes": list(self.spec.sizes),
             "kernel": self.config.kernel,
             "provenance": self.provenance(),
@@ -330,6 +329,22 @@ def run(
       InputError: the data cannot be read, or the sizes do not fit them.
     """
     return PatchedRun(config, folder, dataset).run(scaffolds)
+
+
+def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
+    """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`.
+
+    Where the data lie does not change the results; which data they are does.
+    """
+    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    return RunFolder.open(
+        config.out,
+        flags,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        may_differ=(*MAY_DIFFER, "data_dir"),
+        owns=PLOTS,
+    )
 
 
 def prepare(config: Config, dataset: data.Dataset) -> Config:

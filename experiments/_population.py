@@ -21,6 +21,7 @@ import optax
 from experiments._cli import Progress
 from jaxnet import checkpoint
 from jaxnet.data import Dataset
+from jaxnet.errors import InputError
 from jaxnet.network import Params, Structure
 from jaxnet.records import RunFolder
 from jaxnet.train import EpochInfo, Evaluation, Split, Task, TrainState, evaluate, make_epoch, track_best
@@ -196,7 +197,12 @@ def load_progress(
     if name is None:
         folder.truncate_metrics(0)
         return None
-    state, extra = likes[name.rsplit("-", 1)[0]]()
+    phase = name.rsplit("-", 1)[0]
+    if phase not in likes:
+        raise InputError(
+            f"{folder.checkpoints} holds a checkpoint {name!r} that this experiment did not write: remove it"
+        )
+    state, extra = likes[phase]()
     tree, meta = checkpoint.restore(folder.checkpoints, name, {"state": state, "extra": extra})
     folder.truncate_metrics(int(meta["metrics_bytes"]))
     clock.add(meta)

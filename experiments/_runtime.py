@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ from jaxnet.records import CONFIG, read_json
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    # a cache that cannot be read or written costs compile time, nothing else
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "jaxnet" / "xla"))

@@ -9,7 +9,6 @@ seeds in one compiled program.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -119,6 +118,8 @@ class Config:
                 raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
         if self.lr == 0:
             raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
         if not self.out.strip():
             raise InputError("--out must name a folder: it is empty")
         if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
@@ -181,31 +182,19 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
 def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Runs the experiment, draws the plots, prints the table."""
     # here, not above: a wrong flag is answered at once, without JAX being loaded
-    from experiments._patched_plots import PLOTS, draw_all
-    from experiments._patched_run import load, prepare, run
+    from experiments._patched_plots import draw_all
+    from experiments._patched_run import load, open_folder, prepare, run
     from experiments._runtime import use_compilation_cache
-    from jaxnet.records import RunFolder
 
     use_compilation_cache()
     dataset = load(config)
     config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
-    # where the data lies does not change the results: its fingerprint is compared
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    data_keys = ("data_dir",)
-    with RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=("out", "resume", "overwrite", *data_keys),
-        owns=PLOTS,
-    ) as folder:
+    with open_folder(config, dataset) as folder:
         summary = run(config, folder, dataset=dataset).summary
         draw_all(folder)
     columns, rows = table_rows(summary)
-    title = (
-        f"{config.dataset}, sizes {summary['sizes']}, protocol {config.protocol}, {summary['kernel']} kernel"
-    )
+    sizes = "-".join(map(str, summary["sizes"]))
+    title = f"{config.dataset}, {sizes}, protocol {config.protocol}, {summary['kernel']} kernel"
     print_table(title, columns, rows)
     timing = summary["timing"]
     report(

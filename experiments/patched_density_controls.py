@@ -8,7 +8,6 @@ start from the same scaffolds share them. Differences are taken seed by seed.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +121,8 @@ def run_arms(config: Config, arms: dict[str, dict[str, Any]], protocol: str) -> 
     Returns:
       The summary of each arm.
     """
-    from experiments._patched_plots import PLOTS, draw_all
-    from experiments._patched_run import Scaffolds, load, prepare, run
-    from jaxnet.records import RunFolder
+    from experiments._patched_plots import draw_all
+    from experiments._patched_run import Scaffolds, load, open_folder, prepare, run
 
     configs = {name: arm_config(config, name, changes, protocol) for name, changes in arms.items()}
     dataset = load(next(iter(configs.values())))
@@ -132,16 +130,8 @@ def run_arms(config: Config, arms: dict[str, dict[str, Any]], protocol: str) -> 
     trained: dict[tuple[Any, ...], Scaffolds] = {}
     summaries = {}
     for name, arm in configs.items():
-        flags = dataclasses.asdict(arm)
-        with RunFolder.open(
-            arm.out,
-            flags,
-            resume=arm.resume,
-            overwrite=arm.overwrite,
-            may_differ=("out", "resume", "overwrite", "data_dir"),
-            owns=PLOTS,
-        ) as folder:
-            key = tuple(flags[field] for field in SCAFFOLD_FIELDS)
+        with open_folder(arm, dataset) as folder:
+            key = tuple(getattr(arm, field) for field in SCAFFOLD_FIELDS)
             outcome = run(arm, folder, dataset=dataset, scaffolds=trained.get(key))
             trained[key] = outcome.scaffolds
             draw_all(folder)
