@@ -5,8 +5,8 @@ WORKERS ?= 2
 PYTEST_FLAGS ?=
 # The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
 DEMO_FLAGS ?= --dataset digits --out checkpoints/demo --overwrite
-# The full-size job; needs MNIST (JAXNET_DATA_DIR).
-RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --out checkpoints/results --overwrite
+# The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
+RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --doc docs/results/patched_density.md --resume
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -18,7 +18,7 @@ BENCH_STAMP := $(VENV)/.jaxnet-bench
 INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test test-slow check lint types imports format setup bench results clean distclean
+.PHONY: help demo test test-slow check lint types imports format setup bench asan results clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -59,8 +59,19 @@ bench: $(BENCH_STAMP)  ## Every benchmark of benchmarks/; numbers go to checkpoi
 		$(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
 	done
 
-results: $(RUN_STAMP)  ## The main job at full size on MNIST; results go to checkpoints/results
-	$(PY) -m experiments.patched_density $(RESULTS_FLAGS)
+# The library is rebuilt without the sanitizers afterwards, whatever the tests say.
+SANITIZE := -fsanitize=address,undefined
+asan: $(DEV_STAMP)  ## The kernel's tests with address and undefined-behaviour sanitizers
+	CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=undefined" LDFLAGS="$(SANITIZE)" \
+		$(PY) setup.py -q build_ext --inplace --force
+	@nm -D jaxnet/kernels/_csr*.so | grep -q __asan || { echo "error: the build is not instrumented"; exit 1; }
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
+		$$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(PY) -m pytest tests/kernels -m "not slow"; status=$$?; \
+		$(PY) setup.py -q build_ext --inplace --force; exit $$status
+
+results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
+	$(PY) -m experiments.patched_density_controls $(RESULTS_FLAGS)
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -60,7 +60,7 @@ class Extrema(flax.struct.PyTreeNode):
       score_high: ``(unit,)``, how far above; larger is more extreme, above 0 is an extremum.
       score_low: ``(unit,)``, how far below; likewise.
       extremeness: ``(unit,)``, distance of the unit's mean from the layer's mean in
-        standard deviations of the layer (0 where that is zero).
+        standard deviations of the layer (0 where that is zero, infinite for units in ``nan``).
       nan: ``(unit,)`` bool, units whose mean is not finite: reported here, never
         counted as high or low, and left out of the layer's mean and deviation.
     """
@@ -201,7 +201,7 @@ def detect(
         low=score_low > 0,
         score_high=score_high,
         score_low=score_low,
-        extremeness=jnp.abs(z),
+        extremeness=jnp.where(finite, jnp.abs(z), jnp.inf),
         nan=~finite,
     )
 

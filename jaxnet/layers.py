@@ -6,8 +6,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnet.activations import GAINS
-from jaxnet.kernels import Product
+from jaxnet.activations import ACTIVATIONS, GAINS
+from jaxnet.kernels import Product, fused_layer
 from jaxnet.kernels.dense import densify
 from jaxnet.masks import Connectivity, DenseMask, Topology, topology_mask
 from jaxnet.types import Bias, Features, Key, Values, Weight
@@ -45,7 +45,7 @@ def init_layer(topology: Topology, init: str, activation: str, *, key_init: Key)
     Args:
       topology: which weights exist; shape ``(out, in)``.
       init: one of :data:`INITS`.
-      activation: name of the activation that follows; sets the gain.
+      activation: name of the activation of the hidden layers; sets the gain, in all layers alike.
       key_init: one PRNG key.
 
     Raises:
@@ -86,6 +86,25 @@ def linear(params: LayerParams, connectivity: Connectivity, x: Features, product
     else:
         y = product(params.weight, connectivity, x)
     return y + params.bias[:, None]
+
+
+def linear_activated(
+    params: LayerParams, connectivity: Connectivity, x: Features, product: Product, activation: str
+) -> tuple[Features, Features]:
+    """``W x + b`` and the activation of it, in one pass where the product knows how.
+
+    Then pre- and post-activations are computed apart from each other: under jit,
+    what nobody reads is not computed.
+
+    Returns:
+      Pre- and post-activations, ``(out, batch)`` each.
+    """
+    pre = linear(params, connectivity, x, product)
+    fused = fused_layer(product)
+    # only activations that are exact in every implementation, so that post is act(pre) to the bit
+    if fused is None or activation not in ("relu", "identity") or isinstance(connectivity, DenseMask):
+        return pre, ACTIVATIONS[activation](pre)
+    return pre, fused(params.weight, connectivity, x, params.bias, activation)
 
 
 def to_masked(params: LayerParams, topology: Topology) -> tuple[LayerParams, DenseMask]:

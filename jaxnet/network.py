@@ -15,10 +15,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnet.activations import ACTIVATIONS, activation
+from jaxnet.activations import ACTIVATIONS
 from jaxnet.extrema import Extrema
 from jaxnet.kernels import Product, dense_product
-from jaxnet.layers import INITS, LayerParams, init_layer, linear, to_masked
+from jaxnet.layers import INITS, LayerParams, init_layer, linear_activated, to_masked
 from jaxnet.masks import (
     ALLOCATIONS,
     Connectivity,
@@ -145,13 +145,13 @@ def forward(
     Returns:
       Logits ``(classes, batch)`` and the activations of the hidden layers.
     """
-    act = activation(spec.activation)
     last = len(params.scaffold) - 1
     pre_below, post_below = x, x
     pres: list[Features] = []
     posts: list[Features] = []
     for t, (layer, connectivity) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
-        pre = linear(layer, connectivity, post_below, product)
+        name = "identity" if t == last else spec.activation
+        pre, post = linear_activated(layer, connectivity, post_below, product, name)
         if structure.bank is not None:
             added = apply_patches(
                 params.patches,
@@ -162,13 +162,14 @@ def forward(
                 product,
                 key_forward=key_forward,
             )
-            pre = pre if added is None else pre + added
-        if t == last:
-            break
-        pre_below, post_below = pre, act(pre)
-        pres.append(pre_below)
-        posts.append(post_below)
-    return pre, Activations(tuple(pres), tuple(posts))
+            if added is not None:
+                pre = pre + added
+                post = ACTIVATIONS[name](pre)
+        if t < last:
+            pres.append(pre)
+            posts.append(post)
+        pre_below, post_below = pre, post
+    return post, Activations(tuple(pres), tuple(posts))
 
 
 def apply(

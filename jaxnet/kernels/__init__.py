@@ -19,9 +19,11 @@ from jaxnet.kernels import csr_library
 from jaxnet.kernels.csr import csr_layer, csr_product
 from jaxnet.kernels.dense import dense_product
 from jaxnet.masks import Topology
-from jaxnet.types import Features, Values
+from jaxnet.types import Bias, Features, Values
 
 Product = Callable[[Values, Topology, Features], Features]
+
+Layer = Callable[[Values, Topology, Features, Bias, str], Features]
 
 PRODUCTS: dict[str, Product] = {"dense": dense_product}
 """The products that can be used here, by name."""
@@ -43,4 +45,18 @@ def product(name: str) -> Product:
     raise InputError(f"unknown kernel {name!r}: choose one of {', '.join(PRODUCTS)}")
 
 
-__all__ = ["PRODUCTS", "Product", "csr_layer", "csr_product", "dense_product", "product"]
+def fused_layer(product: Product) -> Layer | None:
+    """The ``activation(W x + bias)`` that goes with a product in one pass, or None."""
+    return csr_layer if product is csr_product else None
+
+
+__all__ = [
+    "PRODUCTS",
+    "Layer",
+    "Product",
+    "csr_layer",
+    "csr_product",
+    "dense_product",
+    "fused_layer",
+    "product",
+]

@@ -16,7 +16,7 @@ from jaxnet.types import Features, Values, Weight
 def densify(values: Values, topology: Topology) -> Weight:
     """Writes ``values: (nnz,)`` into a ``(out, in)`` matrix of zeros.
 
-    Padding slots (``rows == out``) are dropped.
+    Padding slots (``rows >= out``) are dropped.
     """
     matrix = jnp.zeros(topology.shape, values.dtype)
     return matrix.at[topology.rows, topology.cols].set(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from jaxnet.sweep.family import DrawRules, Family, Member, draw_member, make_family, make_member
 from jaxnet.sweep.program import Plan, Program, default_budget, program_bytes, run_chunks
 from jaxnet.sweep.run import Row, SweepConfig, Trained, make_run
+from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, trim, winner_meta
 
 __all__ = [
     "DrawRules",
@@ -27,9 +28,15 @@ __all__ = [
     "Trained",
     "default_budget",
     "draw_member",
+    "load_winner",
     "make_family",
     "make_member",
     "make_run",
     "program_bytes",
     "run_chunks",
+    "save_winner",
+    "sort_units",
+    "to_scipy",
+    "trim",
+    "winner_meta",
 ]

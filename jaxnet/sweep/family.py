@@ -98,13 +98,24 @@ def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[floa
     return Family(sizes, tuple(capacities), highest)
 
 
-def make_member(sizes: Sequence[int], density: float) -> Member:
+def make_member(sizes: Sequence[int], density: float, mask: str = "uniform") -> Member:
     """An architecture and a density as data, for the family that it belongs to.
 
+    Args:
+      sizes: units per layer.
+      density: fraction of weights that exist, in (0, 1].
+      mask: as in :class:`DrawRules`; ``bernoulli`` may leave a layer without any weight.
+
     Raises:
-      ValueError: a size or the density is out of range, or a layer has no weight.
+      ValueError: a size or the density is out of range, or a layer of a
+        ``uniform`` mask has no weight.
     """
-    nonzeros = allocate(sizes, density)
+    if mask == "bernoulli":  # counts are drawn: what is expected stands for them
+        check_sizes(sizes)
+        check_density(density)
+        nonzeros = tuple(int(density * i * o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    else:
+        nonzeros = allocate(sizes, density)
     return Member(
         jnp.asarray(sizes, jnp.int32), jnp.asarray(nonzeros, jnp.int32), jnp.asarray(density, jnp.float32)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,8 @@ class Program:
           devices: all local ones by default.
 
         Raises:
-          ValueError: not even one seed per device fits the budget.
+          ValueError: not even one seed per device fits the budget, or ``num_seeds`` or
+            ``chunk`` is below 1.
         """
         devices = list(jax.local_devices() if devices is None else devices)
         mesh = Mesh(np.asarray(devices), ("seed",))
@@ -86,20 +88,9 @@ class Program:
         self._run = jax.vmap(make_run(family, config), in_axes=(0, None, 0, None, None, None))
         self._layers = len(family.sizes)
         budget = memory_budget if memory_budget is not None else default_budget(devices)
-        chunk = _round_up(min(chunk, num_seeds), len(devices))
-        while True:
-            self._program = self._compile(chunk)
-            needed = program_bytes(self._program) * len(devices)
-            if needed <= budget:
-                break
-            if chunk == len(devices):
-                raise ValueError(
-                    f"{chunk} seeds at once need {needed} bytes, more than the budget of {budget}: "
-                    "raise the budget or take a smaller network"
-                )
-            # memory grows in proportion to the seeds, beyond the data set that all share
-            fitting = max(1, int(chunk * budget / needed))
-            chunk = max(len(devices), min(fitting, chunk - 1) // len(devices) * len(devices))
+        if num_seeds < 1 or chunk < 1:
+            raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
+        chunk, needed = self._fit(_round_up(min(chunk, num_seeds), len(devices)), len(devices), budget)
         self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
 
     def __call__(self, keys: Key, members: Member) -> Trained:
@@ -111,14 +102,43 @@ class Program:
 
         Returns:
           The trained networks, leaves ``(seed, ...)``.
+
+        Raises:
+          ValueError: there is no seed, or there are more than a chunk holds.
         """
         number = keys.shape[0]
+        if not 1 <= number <= self.plan.chunk:
+            raise ValueError(f"a call trains 1 to {self.plan.chunk} seeds, not {number}: see run_chunks")
         fill = jnp.minimum(jnp.arange(self.plan.chunk), number - 1)
         keys, members = jax.device_put(
             jax.tree.map(lambda leaf: leaf[fill], (keys, members)), self._over_seeds
         )
         trained: Trained = self._program(keys, self._key_data, members, *self._splits)
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
+
+    def _fit(self, chunk: int, step: int, budget: int) -> tuple[int, int]:
+        """Compiles the largest chunk within the budget, found by few compilations; returns its bytes too."""
+
+        def measure(seeds: int) -> int:
+            self._program = self._compile(seeds)
+            return program_bytes(self._program) * step
+
+        needed = measure(chunk)
+        if needed <= budget:
+            return chunk, needed
+        # Memory grows in a straight line: what one seed takes, over the samples that all share.
+        smallest = needed if chunk == step else measure(step)
+        if smallest > budget:
+            raise ValueError(
+                f"{step} seed{'s' if step > 1 else ''} at once need{'' if step > 1 else 's'} {smallest} "
+                f"bytes, more than the budget of {budget}: raise the budget or take a smaller network"
+            )
+        while chunk > step:
+            fitting = step + (chunk - step) * (budget - smallest) // max(needed - smallest, 1)
+            chunk = max(step, min(fitting, chunk - 1) // step * step)
+            if chunk > step and (needed := measure(chunk)) <= budget:
+                return chunk, needed
+        return step, measure(step)
 
     def _compile(self, chunk: int) -> Any:
         keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(chunk, jnp.uint32)))
@@ -164,10 +184,18 @@ def program_bytes(compiled: Any) -> int:
 def default_budget(devices: Sequence[jax.Device]) -> int:
     """Half of the devices' memory together; on CPUs half of the machine's free memory."""
     if devices[0].platform == "cpu":
-        pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2
+        return _available_memory() // 2
     stats = [device.memory_stats() or {} for device in devices]
     return sum(int(s.get("bytes_limit", 2**32)) for s in stats) // 2
+
+
+def _available_memory() -> int:
+    """Bytes a process can have without swapping; what only caches files counts as available."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _round_up(number: int, multiple: int) -> int:

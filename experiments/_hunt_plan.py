@@ -1,0 +1,170 @@
+"""What a seed hunt trains: architectures, densities, and which of them share a compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jaxnet.masks import allocate
+from jaxnet.sweep import Family, make_family
+
+COARSE = (0.001, 0.01, 0.1)
+"""Densities of the coarse part of ``--mode sweep``."""
+
+RANGES = {"ultra": (0.0005, 0.005), "moderate": (0.005, 0.05), "dense": (0.05, 0.2)}
+"""Densities searched finely where a coarse density within is promising."""
+
+PROMISING_ACCURACY, PROMISING_PATCHABILITY = 0.15, 0.2
+"""A coarse density is promising if one of its networks reaches both."""
+
+Architecture = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Architectures of equal depth that share one compiled program."""
+
+    name: str
+    architectures: tuple[Architecture, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Densities trained for a number of epochs.
+
+    Attributes:
+      name: part of rows.
+      number: place among the stages.
+      epochs: passes over the training samples.
+      densities: ascending.
+    """
+
+    name: str
+    number: int
+    epochs: int
+    densities: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The networks of one compiled program: every member with every seed, a seed's members together.
+
+    Attributes:
+      stage: densities and epochs.
+      number: place among the jobs of the stage.
+      group: name and architectures.
+      members: architecture and density of what can be drawn.
+      seeds: their numbers.
+      mask: rule of the masks.
+    """
+
+    stage: Stage
+    number: int
+    group: Group
+    members: tuple[tuple[Architecture, float], ...]
+    seeds: range
+    mask: str
+
+    @property
+    def size(self) -> int:
+        """Number of networks."""
+        return len(self.members) * len(self.seeds)
+
+    @property
+    def key(self) -> str:
+        """Name within the hunt."""
+        return f"{self.stage.name}/{self.group.name}"
+
+    def network(self, index: int) -> tuple[Architecture, float, int]:
+        """Architecture, density and seed of network ``index``."""
+        seed, member = divmod(index, len(self.members))
+        return (*self.members[member], self.seeds[seed])
+
+    def family(self) -> Family:
+        """The padded shapes that all members fit into."""
+        densities = sorted({density for _, density in self.members})
+        return make_family(list(dict.fromkeys(a for a, _ in self.members)), densities, self.mask)
+
+
+def portfolio(features: int, classes: int) -> tuple[Group, ...]:
+    """The original's families: 28 architectures in 6 groups of equal depth and like widths."""
+
+    def nets(*hidden: tuple[int, ...]) -> tuple[Architecture, ...]:
+        return tuple((features, *h, classes) for h in hidden)
+
+    funnels = [(h1, h2) for h1 in (128, 256, 512) for h2 in (32, 64, 128) if h2 < h1]
+    deep = [(a, b, c) for a in (256, 512) for b in (128, 256) for c in (32, 64) if c < b < a]
+    return (
+        # outputs beyond the classes never are the right answer, but count in the softmax
+        Group("direct", tuple((features, k * classes) for k in (1, 2, 3, 4, 5))),
+        Group("one-hidden", nets(*((h,) for h in (16, 32, 64, 128, 256, 512)))),
+        Group("wide", nets((1024,), (2048,))),
+        Group("funnel", nets(*funnels)),
+        Group("deep-funnel", nets(*deep)),
+        Group("column", nets((64,) * 5)),
+    )
+
+
+def make_jobs(
+    stage: Stage, groups: Sequence[Group], seeds: range, mask: str
+) -> tuple[list[Job], list[tuple[Architecture, float]]]:
+    """The jobs of a stage, and what cannot be drawn.
+
+    Returns:
+      One job per group that has anything to train, and the architectures with
+      densities at which exact counts would leave a layer without any weight.
+    """
+    jobs, left_out = [], []
+    for number, group in enumerate(groups):
+        members = []
+        for architecture in group.architectures:
+            for density in stage.densities:
+                if mask == "bernoulli" or _drawable(architecture, density):
+                    members.append((architecture, density))
+                else:
+                    left_out.append((architecture, density))
+        if members:
+            jobs.append(Job(stage, number, group, tuple(members), seeds, mask))
+    return jobs, left_out
+
+
+def spaced(low: float, high: float, points: int) -> tuple[float, ...]:
+    """``points`` densities from ``low`` to ``high`` in equal ratios, rounded to three digits."""
+    ratio = math.log(high / low)
+    between = (low * math.exp(ratio * k / (points - 1)) for k in range(points)) if points > 1 else (low,)
+    return tuple(dict.fromkeys(float(f"{density:.3g}") for density in between))
+
+
+def promising_ranges(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of :data:`RANGES` to search finely after the coarse rows."""
+    found = {
+        row["density"]
+        for row in rows
+        if row["accuracy"] >= PROMISING_ACCURACY and row["patchability"] >= PROMISING_PATCHABILITY
+    }
+    names = []
+    for density in sorted(found):
+        within = [n for n, (low, high) in RANGES.items() if low <= density <= high]
+        # 0.005 and 0.05 belong to the denser range
+        names += within[-1:]
+    return list(dict.fromkeys(names))
+
+
+def label(architecture: Sequence[int]) -> str:
+    """``784-128-10``."""
+    return "-".join(map(str, architecture))
+
+
+def network_id(row: dict[str, Any]) -> str:
+    """What names a network within a hunt."""
+    return f"{row['stage']}/{row['architecture']}/{row['density']!r}/{row['seed']}"
+
+
+def _drawable(architecture: Architecture, density: float) -> bool:
+    try:
+        allocate(architecture, density)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""Networks taken out of a sweep: trimmed to their own widths, saved, loaded, exported.
+
+Inside a sweep a network is padded to the widths of its family. A winner is
+trimmed on the host to an ordinary network: :func:`jaxnet.apply` gives the same
+logits, and nothing remembers the family.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import checkpoint
+from jaxnet.errors import InputError
+from jaxnet.layers import LayerParams
+from jaxnet.masks import Topology
+from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.records import disk_errors
+
+
+def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Params, Structure]:
+    """Cuts one network of a family down to the units and weights that exist, on the host.
+
+    Args:
+      params: of one network, padded; leaves without a seed axis.
+      structure: likewise, without patches.
+      sizes: units per layer that exist.
+
+    Returns:
+      The same network with NumPy leaves and no padding: ``capacity`` is the
+      number of weights that exist.
+
+    Raises:
+      ValueError: the sizes do not fit the network.
+    """
+    layers, topologies = [], []
+    if len(sizes) != len(params.scaffold) + 1:
+        raise ValueError(f"{len(params.scaffold)} layers need one more sizes: {list(sizes)}")
+    for layer, t, num_in, num_out in zip(
+        params.scaffold, structure.connectivity, sizes[:-1], sizes[1:], strict=True
+    ):
+        assert isinstance(t, Topology)
+        nnz = int(t.num_nonzeros)
+        rows, cols = np.array(t.rows[:nnz]), np.array(t.cols[:nnz])
+        if t.shape[0] < num_out or t.shape[1] < num_in or np.any(rows >= num_out) or np.any(cols >= num_in):
+            raise ValueError(f"a {num_in}x{num_out} layer does not hold this network's weights")
+        layers.append(LayerParams(np.array(layer.weight[:nnz]), np.array(layer.bias[:num_out])))  # type: ignore[arg-type]
+        topologies.append(
+            Topology(rows, cols, np.array(t.row_ptr[: num_out + 1]), (num_out, num_in))  # type: ignore[arg-type]
+        )
+    return Params(tuple(layers)), Structure(tuple(topologies))
+
+
+def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]:
+    """Numbers the hidden units of every layer by the norm of their incoming weights, largest first.
+
+    A permutation: the network computes the same function. Training treats all
+    units of a layer alike, so sorting once after training gives what sorting
+    again and again during it would.
+
+    Args:
+      params: of one network without padding (:func:`trim`) and without patches.
+      structure: likewise.
+
+    Returns:
+      The permuted network; ties keep their order.
+    """
+    layers, topologies = [], []
+    below: np.ndarray | None = None  # old unit -> new unit of the layer below
+    last = len(params.scaffold) - 1
+    for number, (layer, t) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
+        assert isinstance(t, Topology)
+        num_out = t.shape[0]
+        rows, cols, weight = np.asarray(t.rows), np.asarray(t.cols), np.asarray(layer.weight)
+        bias = np.asarray(layer.bias)
+        cols = cols if below is None else below[cols]
+        below = np.arange(num_out)
+        if number < last:
+            norm = np.bincount(rows, np.square(weight, dtype=np.float64), minlength=num_out)
+            by_norm = np.argsort(-norm, kind="stable")
+            below[by_norm] = np.arange(num_out)
+            bias = bias[by_norm]
+        rows = below[rows]
+        order = np.lexsort((cols, rows))
+        rows, cols = rows[order].astype(np.int32), cols[order].astype(np.int32)
+        row_ptr = np.searchsorted(rows, np.arange(num_out + 1)).astype(np.int32)
+        layers.append(LayerParams(weight[order], bias))  # type: ignore[arg-type]
+        topologies.append(Topology(rows, cols, row_ptr, t.shape))  # type: ignore[arg-type]
+    return Params(tuple(layers)), Structure(tuple(topologies))
+
+
+def to_scipy(params: Params, structure: Structure) -> list[tuple[Any, np.ndarray]]:
+    """Exports a network to SciPy: per layer a CSR matrix ``(out, in)`` and its bias ``(out,)``.
+
+    Layer by layer ``W @ x + b``, with the activation between the layers, gives
+    the logits.
+    """
+    from scipy.sparse import csr_array  # slow to import, and only an export needs it
+
+    exported = []
+    for layer, t in zip(params.scaffold, structure.connectivity, strict=True):
+        assert isinstance(t, Topology)
+        nnz = int(t.num_nonzeros)
+        # copies: the caller may write into the matrix
+        parts = [np.array(a) for a in (layer.weight[:nnz], t.cols[:nnz], t.row_ptr)]
+        exported.append((csr_array(tuple(parts), shape=t.shape), np.array(layer.bias)))
+    return exported
+
+
+def save_winner(
+    folder: str | os.PathLike[str],
+    name: str,
+    params: Params,
+    structure: Structure,
+    *,
+    density: float,
+    init: str,
+    activation: str,
+    meta: Mapping[str, Any] | None = None,
+) -> Path:
+    """Saves a trimmed network so that :func:`load_winner` needs nothing but the folder returned.
+
+    Args:
+      folder: where the winners of one sweep lie; none is ever deleted here.
+      name: letters, digits, ``-`` and ``_``.
+      params: from :func:`trim`.
+      structure: from :func:`trim`.
+      density: as asked for.
+      init: initial values it was trained from.
+      activation: of the hidden layers.
+      meta: whatever else to keep (seed, results), JSON-like.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    topologies = [t for t in structure.connectivity if isinstance(t, Topology)]
+    facts = {
+        "kind": "sweep winner",
+        "sizes": [topologies[0].shape[1], *(t.shape[0] for t in topologies)],
+        "nonzeros": [t.capacity for t in topologies],
+        "density": density,
+        "init": init,
+        "activation": activation,
+        **(meta or {}),
+    }
+    return checkpoint.save(folder, name, {"params": params, "structure": structure}, facts, keep=2**31)
+
+
+def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Structure]:
+    """Loads a network that a hunt saved.
+
+    Args:
+      path: the winner's own folder, as listed under ``winners`` in ``summary.json``.
+
+    Returns:
+      An ordinary network with JAX leaves. Where a Bernoulli mask left a layer
+      without any weight, the spec names the lowest density that could be drawn.
+
+    Raises:
+      InputError: there is no winner, or it is damaged.
+    """
+    path = Path(path)
+    meta = winner_meta(path)
+    sizes, nonzeros = tuple(meta["sizes"]), meta["nonzeros"]
+    layers, topologies = [], []
+    for num_in, num_out, nnz in zip(sizes[:-1], sizes[1:], nonzeros, strict=True):
+        ints = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (nnz, nnz, num_out + 1)]
+        topologies.append(Topology(*ints, (num_out, num_in)))  # type: ignore[arg-type]
+        floats = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (nnz, num_out)]
+        layers.append(LayerParams(*floats))  # type: ignore[arg-type]
+    like = {"params": Params(tuple(layers)), "structure": Structure(tuple(topologies))}
+    tree, _ = checkpoint.restore(path.parent, _name(path), like)
+    density = drawable_density(sizes, meta["density"])
+    spec = NetworkSpec(sizes, density, meta["activation"], init=meta["init"])
+    return spec, tree["params"], tree["structure"]
+
+
+def winner_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is known of a saved winner: sizes, density, seed, results.
+
+    Raises:
+      InputError: there is no winner at ``path``, or its manifest is damaged.
+    """
+    path = Path(path)
+    with disk_errors(path / checkpoint.MANIFEST, "read"):
+        data = (path / checkpoint.MANIFEST).read_bytes()
+    try:
+        meta = json.loads(data)["meta"]
+        if meta["kind"] != "sweep winner":
+            raise KeyError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path}: this is no winner of a hunt: give a folder listed under winners in summary.json"
+        ) from None
+    return dict(meta)
+
+
+def drawable_density(sizes: Sequence[int], density: float) -> float:
+    """``density``, or the lowest above it at which exact counts give every layer a weight."""
+    smallest = min(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    return density if int(density * smallest) >= 1 else min(1.0, (1 + 1e-9) / smallest)
+
+
+def _name(path: Path) -> str:
+    """The name under which jaxnet.checkpoint saved the folder ``000007.name``."""
+    return path.name.split(".", 1)[-1]
