@@ -29,9 +29,10 @@ import jax.numpy as jnp
 from benchmarks._report import describe, machine, ratio, shown, spread
 from experiments._cli import print_table, run_main
 from jaxnet.errors import InputError
+from jaxnet.files import write_json
 from jaxnet.kernels import PRODUCTS, Product, csr_library
 from jaxnet.masks import Topology, uniform_topology
-from jaxnet.records import provenance, write_json
+from jaxnet.provenance import provenance
 from jaxnet.types import Array
 
 _TIMED_SECONDS = 0.2  # of one measurement, about

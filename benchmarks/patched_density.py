@@ -34,7 +34,8 @@ from benchmarks._report import Process, describe, machine, ratio, shown, spread,
 from experiments._cli import print_table, run_main
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.records import provenance, read_json, write_json
+from jaxnet.files import read_json, write_json
+from jaxnet.provenance import provenance
 
 
 @dataclass(frozen=True)

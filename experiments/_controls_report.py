@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._patched_plots import plt, save_figure
-from jaxnet.records import disk_errors
+from jaxnet.files import disk_errors
 from jaxnet.statistics import paired_difference
 
 if TYPE_CHECKING:

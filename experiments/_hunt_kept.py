@@ -14,11 +14,10 @@ import numpy as np
 
 from experiments._hunt_plan import network_id
 from experiments._hunt_table import write_whole
-from jaxnet.errors import InputError
+from jaxnet.files import disk_errors
 from jaxnet.layers import LayerParams
 from jaxnet.masks import Topology
 from jaxnet.network import Params, Structure
-from jaxnet.records import disk_errors
 
 CRITERIA = ("accuracy", "patchability", "efficiency")
 """Columns that networks are ranked by, the larger the better."""
@@ -56,7 +55,8 @@ class Kept:
         """
         before = set(self.ids())
         self.rank(rows)
-        entered = [i for i, row in enumerate(rows) if network_id(row) in self.ids() - before]
+        new = self.ids() - before
+        entered = [i for i, row in enumerate(rows) if network_id(row) in new]
         for i, network in zip(entered, fetch(entered) if entered else [], strict=True):
             self.networks[network_id(rows[i])] = network
         return bool(entered)
@@ -69,7 +69,7 @@ class Kept:
                     continue
                 best = self._best.setdefault((criterion, row["stage"], row["density"]), [])
                 best.append(row)
-                best.sort(key=lambda r: order(r, criterion))  # noqa: B023  (used at once)
+                best.sort(key=lambda r: order(r, criterion))
                 del best[self.top_k :]
 
     def forget(self) -> None:
@@ -115,25 +115,21 @@ class Kept:
         write_whole(out / KEPT, buffer.getvalue())
 
     def load(self, out: Path) -> None:
-        """Reads the networks that :meth:`save` wrote.
-
-        Raises:
-          InputError: the file is missing or damaged, or lacks a network that is among the best.
-        """
-        if not self.ids():
-            return
-        ways = "start again with --overwrite or another --out"
+        """Reads the networks that :meth:`save` wrote; what the file lacks is :meth:`missing`."""
         with disk_errors(out / KEPT, "read"):
-            data = (out / KEPT).read_bytes()
+            data = (out / KEPT).read_bytes() if (out / KEPT).exists() else b""
         try:
             with np.load(io.BytesIO(data)) as stored:
                 index = json.loads(stored["index"].tobytes())
                 self.networks = {name: _network(stored, entry) for name, entry in index.items()}
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
-            raise InputError(f"{out / KEPT} is damaged: {ways}") from None
-        if missing := self.ids() - self.networks.keys():
-            raise InputError(f"{out / KEPT} lacks the network {min(missing)}: {ways}")
+            return  # a damaged file: every network can be trained again
         self.forget()
+
+    def missing(self) -> list[Row]:
+        """Rows among the best whose networks are not here."""
+        rows = {network_id(row): row for best in self._best.values() for row in best}
+        return [row for name, row in sorted(rows.items()) if name not in self.networks]
 
 
 _PARTS = ("weight", "bias", "rows", "cols", "row_ptr")

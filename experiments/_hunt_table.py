@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxnet.errors import InputError
-from jaxnet.records import disk_errors, sync_path, write_all
+from jaxnet.files import disk_errors, sync_path, write_all
 
 TABLE = "table"
 

@@ -9,7 +9,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from jaxnet.records import RunFolder, disk_errors
+from jaxnet.files import disk_errors
+from jaxnet.records import RunFolder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -25,7 +25,8 @@ from jaxnet.errors import InputError
 from jaxnet.extrema import Extrema
 from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.records import MAY_DIFFER, RunFolder, provenance
+from jaxnet.provenance import provenance
+from jaxnet.records import MAY_DIFFER, RunFolder
 from jaxnet.statistics import aggregate
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Key, PyTree

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jax
 
+from jaxnet.files import read_json
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.network import NetworkSpec
-from jaxnet.records import CONFIG, read_json
+from jaxnet.records import CONFIG
 
 
 def use_compilation_cache() -> None:

@@ -35,7 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.records import CHECKPOINT_FOLDER, disk_error, disk_errors, json_safe, sync_path
+from jaxnet.files import disk_error, disk_errors, json_safe, sync_path
+from jaxnet.records import CHECKPOINT_FOLDER
 from jaxnet.types import Array, PyTree
 
 MANIFEST, STATE = "manifest.json", "state"

@@ -1,12 +1,7 @@
-"""Masks: which weights of a layer exist, and how many each layer gets.
-
-A **topology** lists the weights of one layer that exist, in compressed sparse
-row order (rows are output units, columns input units). Everything that has one
-entry per weight (values, gradients, optimiser moments) has the topology's
-``capacity`` as its length, so a missing weight is nowhere stored.
+"""Masks: how many weights each layer gets, and which.
 
 Counts are decided on the host (:func:`allocate`), positions are drawn inside
-jit and vmap.
+jit and vmap, as a :class:`~jaxnet.topology.Topology`.
 """
 
 from __future__ import annotations
@@ -14,102 +9,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxnet.topology import (
+    Connectivity,
+    DenseMask,
+    Topology,
+    topology_from_flat,
+    topology_from_mask,
+    topology_mask,
+    validate_topology,
+)
 from jaxnet.types import Array, Bool, Int, Key
+
+__all__ = [
+    "ALLOCATIONS",
+    "Connectivity",
+    "DenseMask",
+    "Topology",
+    "allocate",
+    "check_density",
+    "check_sizes",
+    "constant_fan_in_topology",
+    "draw_padded_topology",
+    "draw_topologies",
+    "topology_from_flat",
+    "topology_from_mask",
+    "topology_mask",
+    "uniform_topology",
+    "validate_topology",
+]
 
 ALLOCATIONS = ("uniform", "erdos-renyi", "dense-output", "constant-fan-in")
 """How a density is shared out over the layers; see :func:`allocate`."""
-
-
-class Topology(flax.struct.PyTreeNode):
-    """Which weights of one layer exist.
-
-    Attributes:
-      rows: ``(capacity,)`` int32, output unit of each slot, ascending. A slot
-        that holds no weight (padding) has ``rows >= out`` and stands at the end.
-      cols: ``(capacity,)`` int32, input unit of each slot, ascending within a
-        row. Zero in padding slots.
-      row_ptr: ``(out + 1,)`` int32; the weights of output unit ``r`` are the
-        slots ``row_ptr[r]:row_ptr[r + 1]``.
-      shape: static, ``(out, in)``.
-    """
-
-    rows: Int[Array, "nnz"]
-    cols: Int[Array, "nnz"]
-    row_ptr: Int[Array, "out_plus_1"]
-    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
-
-    @property
-    def capacity(self) -> int:
-        """Number of slots, padding included (static)."""
-        return self.rows.shape[-1]
-
-    @property
-    def num_nonzeros(self) -> Int[Array, ""]:
-        """Number of weights that exist, padding not counted (traced)."""
-        return self.row_ptr[..., -1]
-
-    @property
-    def exists(self) -> Bool[Array, "nnz"]:
-        """``True`` for slots that hold a weight, ``False`` for padding."""
-        return self.rows < self.shape[0]
-
-    @property
-    def fan_in(self) -> Int[Array, "out"]:
-        """``(out,)``, number of weights into each output unit."""
-        return jnp.diff(self.row_ptr, axis=-1)
-
-
-class DenseMask(flax.struct.PyTreeNode):
-    """The reference representation: a dense matrix of weights and a mask over it.
-
-    Attributes:
-      mask: ``(out, in)`` bool; ``True`` where the weight exists.
-    """
-
-    mask: Bool[Array, "out in"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(out, in)``."""
-        return self.mask.shape[-2], self.mask.shape[-1]
-
-    @property
-    def num_nonzeros(self) -> Int[Array, ""]:
-        """Number of weights that exist (traced)."""
-        return jnp.sum(self.mask, axis=(-2, -1))
-
-
-Connectivity = Topology | DenseMask
-"""What a layer needs to know of its weights besides their values."""
-
-
-def topology_from_flat(
-    flat: Int[Array, "nnz"], exists: Bool[Array, "nnz"], shape: tuple[int, int]
-) -> Topology:
-    """Builds a topology from flat positions ``row * in + col``.
-
-    Args:
-      flat: ``(capacity,)``, distinct positions in any order.
-      exists: ``(capacity,)``, ``False`` for slots that are padding.
-      shape: ``(out, in)``.
-
-    Returns:
-      The topology with its slots in row order and the padding at the end.
-    """
-    num_out, num_in = shape
-    slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
-    flat = jnp.sort(jnp.where(exists, flat.astype(jnp.int32), num_out * num_in))
-    present = flat < num_out * num_in
-    # Padding rows are all different (out, out + 1, ...) so that indices stay unique and sorted.
-    rows = jnp.where(present, flat // num_in, num_out + slots - jnp.sum(present, dtype=jnp.int32))
-    cols = jnp.where(present, flat % num_in, 0)
-    row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32)).astype(jnp.int32)
-    return Topology(rows.astype(jnp.int32), cols.astype(jnp.int32), row_ptr, shape)
 
 
 def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> Topology:
@@ -285,52 +218,6 @@ def draw_topologies(
             topology = uniform_topology(num_out, num_in, nnz, key_mask=key)
         topologies.append(topology)
     return tuple(topologies)
-
-
-def topology_from_mask(mask: np.ndarray) -> Topology:
-    """Builds the topology of a boolean ``(out, in)`` matrix, on the host."""
-    mask = np.asarray(mask, bool)
-    flat = np.flatnonzero(mask)
-    return topology_from_flat(
-        jnp.asarray(flat, jnp.int32), jnp.ones(flat.size, bool), (mask.shape[0], mask.shape[1])
-    )
-
-
-def topology_mask(topology: Topology) -> Bool[Array, "out in"]:
-    """Returns the boolean ``(out, in)`` matrix of a topology."""
-    mask = jnp.zeros(topology.shape, bool)
-    return mask.at[topology.rows, topology.cols].set(
-        True, mode="drop", indices_are_sorted=True, unique_indices=True
-    )
-
-
-def validate_topology(topology: Topology) -> None:
-    """Checks once, on the host, that no slot points outside its matrix.
-
-    Accepts a single topology or one with leading (seed) axes.
-
-    Raises:
-      ValueError: wrong shapes or types, rows not ascending, a column outside
-        the matrix, a position named twice, or a ``row_ptr`` that does not fit.
-    """
-    num_out, num_in = topology.shape
-    rows, cols, ptr = (np.asarray(a) for a in (topology.rows, topology.cols, topology.row_ptr))
-    if rows.shape != cols.shape or ptr.shape != (*rows.shape[:-1], num_out + 1):
-        raise ValueError(f"shapes do not fit: rows {rows.shape}, cols {cols.shape}, row_ptr {ptr.shape}")
-    if not all(np.issubdtype(a.dtype, np.int32) for a in (rows, cols, ptr)):
-        raise ValueError("rows, cols and row_ptr must be int32")
-    # not -1: a topology without a slot has no size to infer the number from
-    capacity, number = rows.shape[-1], math.prod(rows.shape[:-1])
-    for r, c, p in zip(
-        rows.reshape(number, capacity), cols.reshape(number, capacity), ptr.reshape(number, -1), strict=True
-    ):
-        if (r.size and r.min() < 0) or (c.size and (c.min() < 0 or c.max() >= num_in)):
-            raise ValueError(f"a weight lies outside the {num_out}x{num_in} layer")
-        flat = r.astype(np.int64) * num_in + c
-        if np.any(np.diff(flat) <= 0):
-            raise ValueError("weights must be in row order, each position at most once")
-        if not np.array_equal(p, np.searchsorted(r, np.arange(num_out + 1))):
-            raise ValueError("row_ptr does not fit the rows")
 
 
 def check_sizes(sizes: Sequence[int]) -> None:

@@ -17,25 +17,17 @@ neither.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
 import fcntl
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxnet.errors import InputError
+from jaxnet.files import disk_errors, dump_json, json_safe, read_json, sync_path, write_all, write_json
 
 CONFIG, METRICS, SUMMARY, PROVENANCE = "config.json", "metrics.jsonl", "summary.json", "provenance.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
@@ -156,7 +148,7 @@ class RunFolder:
           ValueError: a row does not fit into JSON; nothing was written.
         """
         self._check_open()
-        data = b"".join(_dump(dict(row)).encode() + b"\n" for row in rows)
+        data = b"".join(dump_json(dict(row)).encode() + b"\n" for row in rows)
         path = self.path / METRICS
         with disk_errors(path, "write"):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -234,156 +226,6 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             raise InputError(f"{path}: line {number} is damaged: repair it or start the run again")
         rows.append(row)
     return rows
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      InputError: it is missing, damaged or unreadable.
-    """
-    path = Path(path)
-    with disk_errors(path, "read"):
-        data = path.read_bytes()
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise InputError(f"{path}: not a JSON file, it is damaged: repair or delete it") from None
-
-
-def write_json(path: Path, obj: Any) -> None:
-    """Writes a JSON file atomically: a synced sibling is renamed into place.
-
-    Raises:
-      InputError: it cannot be written; what was there before is still there.
-      ValueError: ``obj`` does not fit into JSON.
-    """
-    data = (_dump(obj, indent=2) + "\n").encode()
-    partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path, "write"):
-        try:
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            try:
-                write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_path(path.parent)
-
-
-def json_safe(obj: Any) -> Any:
-    """Turns ``obj`` into what JSON knows; NaN and infinities become ``None``.
-
-    Takes NumPy and JAX arrays and scalars (as nested lists and numbers), tuples,
-    mappings, dataclasses and paths. A float64 survives the round trip exactly.
-
-    Raises:
-      ValueError: there is something else in it.
-    """
-    if obj is None or isinstance(obj, str | bool | int):
-        return obj
-    if isinstance(obj, float):
-        return float(obj) if math.isfinite(obj) else None
-    if isinstance(obj, Mapping):
-        return {_json_key(key): json_safe(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [json_safe(value) for value in obj]
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {field.name: json_safe(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
-    if isinstance(obj, os.PathLike):
-        return os.fspath(obj)
-    if hasattr(obj, "__array__"):
-        try:
-            array = np.asarray(obj)
-        except TypeError as error:  # a PRNG key
-            raise ValueError(f"JSON has no place for it: {error}") from None
-        if array.dtype.kind in "biuf":
-            return json_safe(array.tolist())
-        if array.dtype.kind == "V":  # bfloat16 and its kin: float32 holds them exactly
-            return json_safe(array.astype(np.float32).tolist())
-    raise ValueError(f"JSON has no place for a {type(obj).__name__}: {str(obj)[:60]!r}")
-
-
-def provenance() -> dict[str, Any]:
-    """Says which code, versions and device made a result; no host names, no paths.
-
-    Returns:
-      ``time_utc`` (ISO 8601, seconds), ``git`` (``commit`` and ``dirty``: whether
-      a tracked file differs from it; ``None`` outside of a git checkout),
-      ``versions`` and ``device`` (``platform``, ``kind``, ``count``, and the
-      number of CPU cores this process may use).
-    """
-    import jax
-
-    devices = jax.devices()
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxnet")
-    return {
-        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _git(Path(__file__).resolve()),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
-        "device": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        },
-    }
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path, verb: str) -> Iterator[None]:
-    """Turns an ``OSError`` into a one-line ``InputError`` that names ``path`` and the way out."""
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(path, verb, error) from error
-
-
-def disk_error(path: Path, verb: str, error: OSError) -> InputError:
-    """The one line for ``error``, met when trying to ``verb`` (read, write, use) ``path``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"{path}: the disk is full: make room, then continue with --resume")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(f"{path}: no permission to {verb} it: change that or choose another --out")
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return InputError(f"{path}: a file stands where a folder is needed: choose another --out")
-    if error.errno == errno.ENOENT:
-        return InputError(f"{path}: no such file or folder: check the path")
-    return InputError(f"{path}: cannot {verb} it: {error.strerror or error}")
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Writes all of ``data``; a nearly full disk takes only part of it at first, then raises."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def sync_path(path: Path) -> None:
-    """Makes a file, or the entries of a folder, survive a power cut, where the system can."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network systems do not know it
-            raise
-    finally:
-        os.close(fd)
-
-
-def _dump(obj: Any, indent: int | None = None) -> str:
-    return json.dumps(json_safe(obj), indent=indent, allow_nan=False)
-
-
-def _json_key(key: Any) -> str:
-    if isinstance(key, str | int) and not isinstance(key, bool):
-        return str(key)
-    raise ValueError(f"a JSON key must be a string: {key!r}")
 
 
 def _lock(folder: Path) -> int:
@@ -472,33 +314,3 @@ def _delete_run(folder: Path, owns: Sequence[str]) -> None:
     for name in (METRICS, SUMMARY, PROVENANCE, *owns, CONFIG):
         (folder / f".{name}.partial").unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(file: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that ``file`` is tracked in; an installed copy is in none."""
-    # The variables git sets for its hooks would point it to another repository.
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(file.parent), *args], capture_output=True, text=True, env=env, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", "--", file.name) is None:
-        return None
-    commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no")
-    if commit is None or status is None:
-        return None
-    return {"commit": commit, "dirty": bool(status)}

@@ -23,7 +23,10 @@ from hypothesis import strategies as st
 
 import jaxnet.records as records
 from jaxnet.errors import InputError
-from jaxnet.records import RunFolder, json_safe, provenance, read_json, read_rows, write_json
+from jaxnet.files import json_safe, read_json, write_json
+from jaxnet.provenance import _git as git_state
+from jaxnet.provenance import provenance
+from jaxnet.records import RunFolder, read_rows
 
 CONFIG = {"seeds": 4, "rate": 0.1, "sizes": (784, 10), "out": "runs/a", "resume": False}
 
@@ -373,17 +376,17 @@ def test_git_commit_and_dirt(tmp_path: Path) -> None:
         pytest.skip("git is not installed")
     file = tmp_path / "module.py"
     file.write_text("a = 1\n")
-    assert records._git(file) is None  # not tracked
+    assert git_state(file) is None  # not tracked
     git(tmp_path, "add", "module.py")
-    assert records._git(file) is None  # no commit yet
+    assert git_state(file) is None  # no commit yet
     git(tmp_path, "commit", "-qm", "first")
     (tmp_path / "untracked.txt").write_text("x")
-    assert records._git(file) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert git_state(file) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     file.write_text("a = 2\n")
-    told = records._git(file)
+    told = git_state(file)
     assert told is not None and told["dirty"] is True
 
 
 def test_no_git_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert records._git(Path(records.__file__)) is None
+    assert git_state(Path(records.__file__)) is None

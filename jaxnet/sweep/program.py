@@ -90,7 +90,8 @@ class Program:
         budget = memory_budget if memory_budget is not None else default_budget(devices)
         if num_seeds < 1 or chunk < 1:
             raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
-        chunk, needed = self._fit(_round_up(min(chunk, num_seeds), len(devices)), len(devices), budget)
+        largest = _round_up(min(chunk, num_seeds), len(devices))
+        self._program, chunk, needed = self._fit(largest, len(devices), budget)
         self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
 
     def __call__(self, keys: Key, members: Member) -> Trained:
@@ -116,29 +117,33 @@ class Program:
         trained: Trained = self._program(keys, self._key_data, members, *self._splits)
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
 
-    def _fit(self, chunk: int, step: int, budget: int) -> tuple[int, int]:
-        """Compiles the largest chunk within the budget, found by few compilations; returns its bytes too."""
+    def _fit(self, chunk: int, step: int, budget: int) -> tuple[Any, int, int]:
+        """Compiles the largest chunk within the budget, in few attempts: program, seeds, bytes."""
 
-        def measure(seeds: int) -> int:
-            self._program = self._compile(seeds)
-            return program_bytes(self._program) * step
+        def attempt(seeds: int) -> tuple[Any, int, int]:
+            program = self._compile(seeds)
+            return program, seeds, program_bytes(program) * step
 
-        needed = measure(chunk)
-        if needed <= budget:
-            return chunk, needed
-        # Memory grows in a straight line: what one seed takes, over the samples that all share.
-        smallest = needed if chunk == step else measure(step)
-        if smallest > budget:
+        found = attempt(chunk)
+        if found[2] <= budget:
+            return found
+        smallest = found if chunk == step else attempt(step)
+        least = smallest[2]
+        if least > budget:
             raise ValueError(
-                f"{step} seed{'s' if step > 1 else ''} at once need{'' if step > 1 else 's'} {smallest} "
+                f"{step} seed{'s' if step > 1 else ''} at once need{'' if step > 1 else 's'} {least} "
                 f"bytes, more than the budget of {budget}: raise the budget or take a smaller network"
             )
-        while chunk > step:
-            fitting = step + (chunk - step) * (budget - smallest) // max(needed - smallest, 1)
-            chunk = max(step, min(fitting, chunk - 1) // step * step)
-            if chunk > step and (needed := measure(chunk)) <= budget:
-                return chunk, needed
-        return step, measure(step)
+        while True:
+            # Memory grows in about a straight line: what a seed takes, beyond the samples that all share.
+            _, chunk, needed = found
+            fitting = step + (chunk - step) * (budget - least) // max(needed - least, 1)
+            chunk = min(fitting, chunk - 1) // step * step
+            if chunk <= step:
+                return smallest
+            found = attempt(chunk)
+            if found[2] <= budget:
+                return found
 
     def _compile(self, chunk: int) -> Any:
         keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(chunk, jnp.uint32)))

@@ -19,10 +19,10 @@ import numpy as np
 
 from jaxnet import checkpoint
 from jaxnet.errors import InputError
+from jaxnet.files import disk_errors
 from jaxnet.layers import LayerParams
 from jaxnet.masks import Topology
 from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.records import disk_errors
 
 
 def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Params, Structure]:

@@ -26,7 +26,7 @@ import experiments._patched_plots
 import experiments._patched_run  # noqa: F401  (slow to import: once, not in every stage)
 from experiments._cli import run_main
 from experiments.patched_density import Config, main
-from jaxnet import records
+from jaxnet import files, records
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT}
 
@@ -43,7 +43,7 @@ def arm(how: str, moment: str, suffix: str, count: int) -> None:
     def stop() -> None:
         os.kill(os.getpid(), SIGNALS[how])
 
-    write_all = records.write_all
+    write_all = files.write_all
 
     def half_write(fd: int, data: bytes) -> None:
         if reached(os.readlink(f"/proc/self/fd/{fd}")):
@@ -63,7 +63,7 @@ def arm(how: str, moment: str, suffix: str, count: int) -> None:
         return stopping
 
     if moment == "half":
-        records.write_all = half_write
+        files.write_all = records.write_all = half_write
     else:
         os.rename, os.replace = around(os.rename), around(os.replace)
 

@@ -1,0 +1,142 @@
+"""Files that appear whole or not at all, and disk errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet.errors import InputError
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      InputError: it is missing, damaged or unreadable.
+    """
+    path = Path(path)
+    with disk_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise InputError(f"{path}: not a JSON file, it is damaged: repair or delete it") from None
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Writes a JSON file atomically: a synced sibling is renamed into place.
+
+    Raises:
+      InputError: it cannot be written; what was there before is still there.
+      ValueError: ``obj`` does not fit into JSON.
+    """
+    data = (dump_json(obj, indent=2) + "\n").encode()
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(path, "write"):
+        try:
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_path(path.parent)
+
+
+def json_safe(obj: Any) -> Any:
+    """Turns ``obj`` into what JSON knows; NaN and infinities become ``None``.
+
+    Takes NumPy and JAX arrays and scalars (as nested lists and numbers), tuples,
+    mappings, dataclasses and paths. A float64 survives the round trip exactly.
+
+    Raises:
+      ValueError: there is something else in it.
+    """
+    if obj is None or isinstance(obj, str | bool | int):
+        return obj
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {_json_key(key): json_safe(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [json_safe(value) for value in obj]
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: json_safe(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if hasattr(obj, "__array__"):
+        try:
+            array = np.asarray(obj)
+        except TypeError as error:  # a PRNG key
+            raise ValueError(f"JSON has no place for it: {error}") from None
+        if array.dtype.kind in "biuf":
+            return json_safe(array.tolist())
+        if array.dtype.kind == "V":  # bfloat16 and its kin: float32 holds them exactly
+            return json_safe(array.astype(np.float32).tolist())
+    raise ValueError(f"JSON has no place for a {type(obj).__name__}: {str(obj)[:60]!r}")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, verb: str) -> Iterator[None]:
+    """Turns an ``OSError`` into a one-line ``InputError`` that names ``path`` and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, verb, error) from error
+
+
+def disk_error(path: Path, verb: str, error: OSError) -> InputError:
+    """The one line for ``error``, met when trying to ``verb`` (read, write, use) ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"{path}: the disk is full: make room, then continue with --resume")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(f"{path}: no permission to {verb} it: change that or choose another --out")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return InputError(f"{path}: a file stands where a folder is needed: choose another --out")
+    if error.errno == errno.ENOENT:
+        return InputError(f"{path}: no such file or folder: check the path")
+    return InputError(f"{path}: cannot {verb} it: {error.strerror or error}")
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of ``data``; a nearly full disk takes only part of it at first, then raises."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_path(path: Path) -> None:
+    """Makes a file, or the entries of a folder, survive a power cut, where the system can."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network systems do not know it
+            raise
+    finally:
+        os.close(fd)
+
+
+def dump_json(obj: Any, indent: int | None = None) -> str:
+    """JSON text of ``obj`` after :func:`json_safe`."""
+    return json.dumps(json_safe(obj), indent=indent, allow_nan=False)
+
+
+def _json_key(key: Any) -> str:
+    if isinstance(key, str | int) and not isinstance(key, bool):
+        return str(key)
+    raise ValueError(f"a JSON key must be a string: {key!r}")

@@ -1,0 +1,67 @@
+"""Where a result comes from: code, versions, device, time."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def provenance() -> dict[str, Any]:
+    """Says which code, versions and device made a result; no host names, no paths.
+
+    Returns:
+      ``time_utc`` (ISO 8601, seconds), ``git`` (``commit`` and ``dirty``: whether
+      a tracked file differs from it; ``None`` outside of a git checkout),
+      ``versions`` and ``device`` (``platform``, ``kind``, ``count``, and the
+      number of CPU cores this process may use).
+    """
+    import jax
+
+    devices = jax.devices()
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxnet")
+    return {
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git(Path(__file__).resolve()),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(file: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that ``file`` is tracked in; an installed copy is in none."""
+    # The variables git sets for its hooks would point it to another repository.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(file.parent), *args], capture_output=True, text=True, env=env, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "--", file.name) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or status is None:
+        return None
+    return {"commit": commit, "dirty": bool(status)}
