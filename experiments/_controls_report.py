@@ -40,7 +40,7 @@ class Comparison:
             return f"better by {self.mean:.2f} points"
         if self.high < 0:
             return f"**worse** by {-self.mean:.2f} points"
-        return f"no difference shown (at most {max(abs(self.low), abs(self.high)):.2f} points either way)"
+        return "no difference shown"
 
 
 def compare(arms: Summaries, questions: Sequence[tuple[str, str, str]]) -> list[Comparison]:
@@ -91,6 +91,7 @@ def write_document(
         "|---|---|---|---|---|---|---|",
         *(_arm_row(name, summary) for name, summary in arms.items()),
         "",
+        *_contributions(arms),
         "## Paired differences",
         "",
         f"![Paired differences of the test accuracy with 95 % intervals]({picture.name})",
@@ -111,6 +112,33 @@ def write_document(
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _contributions(arms: Summaries) -> list[str]:
+    """What single patches contribute, by kind and layer."""
+    lines = [
+        "## What single patches contribute",
+        "",
+        "Validation accuracy lost without the patch, in points: mean over all patches of all seeds, and in "
+        "parentheses the share of patches whose removal changes nothing at all. High patches of hidden "
+        "layer 2 feed the outputs; a low patch feeds a unit of hidden layer 2.",
+        "",
+        "| arm | high, hidden layer 1 | high, hidden layer 2 | low, hidden layer 2 |",
+        "|---|---|---|---|",
+    ]
+    for name, summary in arms.items():
+        patches = [p for s in summary["seeds"] for p in s["patches"]]
+        if patches:
+            cells = [_lost(patches, kind, layer) for kind, layer in (("high", 0), ("high", 1), ("low", 1))]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _lost(patches: Sequence[dict[str, Any]], kind: str, layer: int) -> str:
+    lost = np.array([p["contribution"] for p in patches if (p["kind"], p["hidden_layer"]) == (kind, layer)])
+    if not lost.size:
+        return "-"
+    return f"{100 * lost.mean():+.2f} ({100 * np.mean(lost == 0):.0f} %)"
 
 
 def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
