@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -171,11 +170,11 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
     sizes, nonzeros = tuple(meta["sizes"]), meta["nonzeros"]
     layers, topologies = [], []
     for num_in, num_out, nnz in zip(sizes[:-1], sizes[1:], nonzeros, strict=True):
-        ints = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (nnz, nnz, num_out + 1)]
-        topologies.append(Topology(*ints, (num_out, num_in)))  # type: ignore[arg-type]
-        floats = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (nnz, num_out)]
-        layers.append(LayerParams(*floats))  # type: ignore[arg-type]
-    like = {"params": Params(tuple(layers)), "structure": Structure(tuple(topologies))}
+        # zeros say which shapes and types are expected
+        slots, row_ptr = jnp.zeros(nnz, jnp.int32), jnp.zeros(num_out + 1, jnp.int32)
+        topologies.append(Topology(slots, slots, row_ptr, (num_out, num_in)))
+        layers.append(LayerParams(jnp.zeros(nnz), jnp.zeros(num_out)))
+    like: dict[str, Any] = {"params": Params(tuple(layers)), "structure": Structure(tuple(topologies))}
     tree, _ = checkpoint.restore(path.parent, _name(path), like)
     density = drawable_density(sizes, meta["density"])
     spec = NetworkSpec(sizes, density, meta["activation"], init=meta["init"])

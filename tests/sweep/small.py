@@ -59,7 +59,8 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def config(kernel: str, **changes: Any) -> SweepConfig:
-    return SweepConfig(**({"epochs": 2, "batch_size": 16, "product": PRODUCTS[kernel]} | changes))
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "product": PRODUCTS[kernel]}
+    return SweepConfig(**(options | changes))
 
 
 @functools.cache
@@ -107,7 +108,7 @@ def matrices(params: Params, structure: Structure, sizes: tuple[int, ...]) -> li
 
     Asserts that the padding around them is empty.
     """
-    found = []
+    found: list[tuple[np.ndarray, ...]] = []
     for layer, topology, num_in, num_out in zip(
         params.scaffold, structure.connectivity, sizes[:-1], sizes[1:], strict=True
     ):
@@ -127,5 +128,3 @@ def matrices(params: Params, structure: Structure, sizes: tuple[int, ...]) -> li
 def network(tree: Any, seed: int) -> Any:
     """One network of many."""
     return jax.tree.map(lambda leaf: leaf[seed], tree)
-
-

@@ -1,0 +1,212 @@
+"""The compiled sweep: chunks, memory, devices. A seed's row is its own, whoever trains beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.sweep import Plan, Program, default_budget, make_run, run_chunks
+from tests.sweep import small
+
+csr = pytest.mark.skipif("csr" not in small.PRODUCTS, reason="no csr kernel")
+ROUNDING = 1e-5
+"""How far parameters after 12 steps and scores may differ where only the order of sums does."""
+
+
+@csr
+@pytest.mark.parametrize("chunk", [4, 1])
+def test_chunks_do_not_matter_to_the_last_bit(chunk):
+    """In one call, in calls of 4 (the last one incomplete), alone."""
+    small.assert_same(small.trained("csr", chunk), small.trained("csr", small.NUM_SEEDS))
+
+
+def test_chunks_do_not_matter_with_the_dense_product():
+    small.assert_close(small.trained("dense", 4), small.trained("dense", small.NUM_SEEDS), ROUNDING)
+
+
+@csr
+def test_kernels_agree():
+    small.assert_close(
+        small.trained("csr", small.NUM_SEEDS), small.trained("dense", small.NUM_SEEDS), ROUNDING
+    )
+
+
+def test_seeds_differ():
+    everyone = small.trained("dense", small.NUM_SEEDS)
+    for leaf in (everyone.structure.connectivity[0].cols, everyone.params.scaffold[0].weight):
+        for other in range(2, small.NUM_SEEDS, 2):  # of the same architecture
+            assert not np.array_equal(leaf[0], leaf[other])
+
+
+def test_chunks_come_in_order_and_from_where_they_are_asked():
+    program = small.program("dense", 4)
+    everything = (program, small.keys(), small.members())
+    firsts = [(first, len(t.row.accuracy)) for first, t in run_chunks(*everything)]
+    assert firsts == [(0, 4), (4, 2)]
+    continued = dict(run_chunks(*everything, start=4))
+    assert list(continued) == [4]
+    rows = small.trained("dense", 4)
+    np.testing.assert_array_equal(continued[4].row.loss, rows.row.loss[4:])
+    assert list(run_chunks(*everything, start=small.NUM_SEEDS)) == []
+
+
+def test_a_call_takes_no_more_seeds_than_a_chunk_holds():
+    program = small.program("dense", 4)
+    with pytest.raises(ValueError, match="1 to 4 seeds, not 5"):
+        program(small.keys(5), small.members(5))
+    with pytest.raises(ValueError, match="1 to 4 seeds, not 0"):
+        program(small.keys()[:0], jax.tree.map(lambda leaf: leaf[:0], small.members()))
+
+
+def compile_small(**changes: Any) -> Program:
+    options = {"num_seeds": small.NUM_SEEDS, "chunk": small.NUM_SEEDS} | changes
+    return Program(
+        small.FAMILY,
+        small.config("dense"),
+        options.pop("num_seeds"),
+        small.splits(),
+        key_data=jax.random.key(small.KEY_DATA),
+        **options,
+    )
+
+
+class FakeMemory:
+    """Programs that take ``shared + each * chunk`` bytes: what is compiled is only noted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, shared: int, each: int) -> None:
+        self.compiled: list[int] = []
+
+        def compile_nothing(_: Program, chunk: int) -> int:
+            self.compiled.append(chunk)
+            return chunk
+
+        monkeypatch.setattr(Program, "_compile", compile_nothing)
+        monkeypatch.setattr("jaxnet.sweep.program.program_bytes", lambda chunk: shared + each * chunk)
+
+
+def test_plan_is_the_largest_chunk_that_fits(monkeypatch):
+    memory = FakeMemory(monkeypatch, shared=1000, each=10)
+    program = compile_small(num_seeds=500, chunk=128, memory_budget=1375)
+    assert program.plan == Plan(37, 14, 1370, 1375)
+    assert program._program == 37  # what runs is what was planned
+    assert len(memory.compiled) <= 4  # compiling takes seconds
+
+
+def test_plan_takes_no_more_seeds_than_there_are(monkeypatch):
+    memory = FakeMemory(monkeypatch, shared=1000, each=10)
+    assert compile_small(num_seeds=5, chunk=128, memory_budget=10**6).plan == Plan(5, 1, 1050, 10**6)
+    assert memory.compiled == [5]
+
+
+@pytest.mark.parametrize(("budget", "chunk"), [(1010, 1), (1019, 1), (1020, 2)])
+def test_plan_goes_down_to_one_seed(monkeypatch, budget, chunk):
+    memory = FakeMemory(monkeypatch, shared=1000, each=10)
+    program = compile_small(num_seeds=500, chunk=128, memory_budget=budget)
+    assert program.plan.chunk == chunk == program._program
+    assert len(memory.compiled) <= 4
+
+
+def test_one_seed_that_does_not_fit_is_a_clear_error(monkeypatch):
+    memory = FakeMemory(monkeypatch, shared=1000, each=10)
+    with pytest.raises(ValueError, match="1 seed at once needs 1010 bytes, more than the budget of 1009: "):
+        compile_small(num_seeds=500, chunk=128, memory_budget=1009)
+    assert len(memory.compiled) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"num_seeds": 0}, {"chunk": 0}])
+def test_there_must_be_a_seed(wrong):
+    with pytest.raises(ValueError, match="at least 1"):
+        compile_small(**wrong)
+
+
+def test_measured_memory_grows_with_the_chunk_and_a_small_budget_shrinks_it(monkeypatch):
+    programs = {chunk: small.program("dense", chunk) for chunk in (4, small.NUM_SEEDS)}
+    few, many = (program.plan.bytes_per_call for program in programs.values())
+    samples = sum(s.x.nbytes + s.y.nbytes for s in small.splits())
+    assert samples < few < many  # the samples count, too
+    compile_anew = Program._compile  # what is there already is not compiled once more
+
+    def compile_once(self: Program, chunk: int) -> Any:
+        return programs[chunk]._program if chunk in programs else compile_anew(self, chunk)
+
+    monkeypatch.setattr(Program, "_compile", compile_once)
+    budget = (few + many) // 2
+    program = compile_small(memory_budget=budget)
+    plan = program.plan
+    assert 2 <= plan.chunk < small.NUM_SEEDS and plan.chunks == -(-small.NUM_SEEDS // plan.chunk)
+    assert plan.bytes_per_call <= budget == plan.budget
+    small.assert_close(small.train_all(program), small.trained("dense", small.NUM_SEEDS), ROUNDING)
+
+
+def test_default_budget_is_a_part_of_the_memory():
+    plan = small.program("dense", 4).plan
+    assert 2**20 < plan.budget < 2**50
+    assert default_budget(jax.local_devices()) > 0
+
+
+def test_plan_says_what_will_happen():
+    assert str(Plan(128, 8, 3 * 2**20, 2**30)) == "8 calls of 128 seeds, 3 MiB each (budget 1024 MiB)"
+    assert str(Plan(5, 1, 2**20, 2**30)) == "1 call of 5 seeds, 1 MiB each (budget 1024 MiB)"
+
+
+EIGHT_DEVICES = """
+import json
+import jax
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+from jaxnet.sweep import Program
+from tests.sweep import small
+assert len(jax.local_devices()) == 8
+said = {}
+for kernel in small.PRODUCTS:
+    program = Program(
+        small.FAMILY, small.config(kernel), 10, small.splits(),
+        key_data=jax.random.key(small.KEY_DATA), chunk=3,
+    )
+    one = program(small.keys(8), small.members(8))
+    places = {shard.device.id for shard in one.params.scaffold[0].weight.addressable_shards}
+    found = {name: leaf.tolist() for name, leaf in small.leaves(small.train_all(program, 10)).items()}
+    said[kernel] = {"chunk": program.plan.chunk, "places": len(places), "found": found}
+print(json.dumps(said))
+"""
+
+
+def test_eight_devices_give_the_rows_of_one(run_python):
+    """A chunk of 3 becomes 8, one seed per device; the second call has 2 seeds for 8 devices."""
+    done = run_python("-W", "error", "-c", EIGHT_DEVICES, devices=8)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for kernel, said in json.loads(done.stdout).items():
+        assert said["chunk"] == 8 and said["places"] == 8
+        here = small.leaves(small.trained(kernel, small.NUM_SEEDS))
+        assert here.keys() == said["found"].keys()
+        for name, expected in here.items():
+            found = np.asarray(said["found"][name], expected.dtype)
+            assert len(found) == 10
+            atol = 0 if kernel == "csr" else ROUNDING
+            np.testing.assert_allclose(found[: small.NUM_SEEDS], expected, rtol=0, atol=atol, err_msg=name)
+
+
+def test_the_program_lowers_for_cuda_without_a_gpu():
+    run = jax.vmap(make_run(small.FAMILY, small.config("dense")), in_axes=(0, None, 0, None, None, None))
+
+    def from_numbers(seeds, member, *splits):  # exported programs take no typed keys
+        keys = jax.vmap(jax.random.key)(seeds)
+        return run(keys, jax.random.key(small.KEY_DATA), member, *splits).row.accuracy
+
+    exported = jax.export.export(jax.jit(from_numbers), platforms=["cuda"])(
+        jnp.arange(4, dtype=jnp.uint32), small.members(4), *small.splits()
+    )
+    assert exported.platforms == ("cuda",)
+    assert exported.out_avals[0].shape == (4,)
+
+
+@csr
+def test_the_csr_kernel_says_that_it_has_no_gpu():
+    run = make_run(small.FAMILY, small.config("csr"))
+    arguments = (small.keys()[0], small.keys()[0], small.network(small.members(), 0), *small.splits())
+    with pytest.raises(ValueError, match="csr kernel runs on CPU only: choose the dense kernel"):
+        jax.jit(run).trace(*arguments).lower(lowering_platforms=("cuda",))
