@@ -81,6 +81,10 @@ class Kept:
         """Networks among the best by anything anywhere."""
         return {network_id(row) for best in self._best.values() for row in best}
 
+    def scopes(self) -> list[Scope]:
+        """Criteria, stages and densities that have a best network."""
+        return list(self._best)
+
     def best(self, criterion: str, stage: str | None = None, density: float | None = None) -> list[Row]:
         """The best rows, of all stages and densities or of one."""
         chosen = [

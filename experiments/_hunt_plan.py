@@ -82,6 +82,12 @@ class Job:
         seed, member = divmod(index, len(self.members))
         return (*self.members[member], self.seeds[seed])
 
+    def find(self, row: dict[str, Any]) -> int:
+        """Index of the network of a row."""
+        architecture = tuple(int(units) for units in row["architecture"].split("-"))
+        member = self.members.index((architecture, row["density"]))
+        return self.seeds.index(row["seed"]) * len(self.members) + member
+
     def family(self) -> Family:
         """The padded shapes that all members fit into."""
         densities = sorted({density for _, density in self.members})

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxnet import files
 from jaxnet.errors import InputError
-from jaxnet.files import disk_errors, sync_path, write_all
+from jaxnet.files import disk_errors, sync_path
 
 TABLE = "table"
 
@@ -47,9 +48,14 @@ SCHEMA = pa.schema(
         ("biases", pa.int32()),
     ]
 )
-"""Columns; docs/seed_hunt.md says what they mean."""
+"""Columns. ``group``: architectures that share a program. ``density``: as asked for. ``split``: samples
+behind ``accuracy`` (a fraction). ``loss``: mean training loss of the last epoch, nats. ``high``, ``low``:
+extrema in all hidden layers, on training samples; ``extrema_score``: both per hidden unit.
+``patchability``: score * (1 - accuracy). ``efficiency``: accuracy per 1,000 weights. ``dead``: fraction of
+hidden units never active; ``saturated``: mean fraction of samples that saturate a unit. ``nonzeros``:
+weights that exist; ``biases`` are counted apart."""
 
-_PART = re.compile(r"(\d{2})-(\d{2})-(\d{8})\.parquet", re.ASCII)
+_PART = re.compile(r"(\d{2})-(\d{2})-(\d{10})\.parquet", re.ASCII)
 
 
 class HuntTable:
@@ -70,7 +76,7 @@ class HuntTable:
 
     def part(self, stage: int, job: int, first: int) -> Path:
         """Where the rows of the call that starts with network ``first`` of a job are."""
-        return self.path / f"{stage:02d}-{job:02d}-{first:08d}.parquet"
+        return self.path / f"{stage:02d}-{job:02d}-{first:010d}.parquet"
 
     def write(self, path: Path, rows: Sequence[dict[str, Any]], seconds: dict[str, float]) -> None:
         """Writes a part; it is on disk and whole when this returns.
@@ -146,7 +152,7 @@ def write_whole(path: Path, data: bytes) -> None:
         try:
             fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             try:
-                write_all(fd, data)
+                files.write_all(fd, data)
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.experiments.hunts import Hunted, Hunter
 from tests.experiments.patched import Finished, Runner
 
 
@@ -29,3 +31,23 @@ def patched(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Runner
 def base(patched: Runner) -> Finished:
     """The small run as it is; not to be changed by tests."""
     return patched("base")
+
+
+@pytest.fixture(scope="session")
+def hunter(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Hunter:
+    """Runs ``experiments.seed_hunt`` in this process: ``hunter("name", num_seeds=3)``."""
+    return Hunter(tmp_path_factory.mktemp("hunt"), xla_cache)
+
+
+@pytest.fixture(scope="session")
+def hunted(hunter: Hunter) -> Hunted:
+    """The small hunt as it is; not to be changed by tests."""
+    return hunter("base")
+
+
+@pytest.fixture
+def copy_of_hunted(hunted: Hunted, tmp_path: Path) -> Path:
+    """A copy of the finished hunt, to be damaged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(hunted.folder, copy)
+    return copy

@@ -127,9 +127,9 @@ def test_every_output_is_there(base: Finished) -> None:
     stored = read_json(base.folder / "config.json")
     for name, value in asked.items():
         value = list(value) if isinstance(value, tuple) else value
-        assert summary["config"][name] == value
         if name not in ("out", "resume", "overwrite", "data_dir"):
             assert stored[name] == value
+    assert summary["config"] == stored, "where a run lies is no part of its results"
     provenance = summary["provenance"]
     assert re.fullmatch(r"[0-9a-f]{40}", provenance["git"]["commit"]) if provenance["git"] else True
     assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} <= set(provenance["versions"])
@@ -273,7 +273,7 @@ def test_the_terminal_shows_the_seeds_and_nothing_else(
     )
     assert (done.returncode, done.stderr) == (0, ""), "no progress bar where there is no terminal"
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("digits, sizes [64, 24, 16, 10], protocol clean")
+    assert lines[0].startswith("digits, 64-24-16-10, protocol clean")
     for i, seed in enumerate(base.seeds):
         cells = lines[3 + i].split()
         assert cells[:2] == [str(i), f"{100 * seed['scaffold_accuracy']:.2f}"]

@@ -1,0 +1,314 @@
+"""The run of ``experiments.seed_hunt``: stages of compiled programs, call by call, killed and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from experiments._cli import Progress
+from experiments._hunt_kept import Kept, Network, Row
+from experiments._hunt_plan import (
+    PROMISING_ACCURACY,
+    PROMISING_PATCHABILITY,
+    RANGES,
+    Architecture,
+    Job,
+    Stage,
+    label,
+    make_jobs,
+    network_id,
+    promising_ranges,
+    spaced,
+)
+from experiments._hunt_setup import (
+    MIB,
+    Rules,
+    choose_kernel,
+    first_densities,
+    inputs,
+    make_groups,
+    make_program,
+    make_rows,
+    make_splits,
+)
+from experiments._hunt_table import HuntTable
+from jaxnet import data
+from jaxnet.errors import InputError
+from jaxnet.files import read_json
+from jaxnet.provenance import provenance
+from jaxnet.records import CONFIG, PROVENANCE, RunFolder
+from jaxnet.sweep import Program, Trained, trim
+
+if TYPE_CHECKING:
+    from experiments.seed_hunt import Config
+
+PLAN = "plan.json"
+
+
+@dataclasses.dataclass
+class Running:
+    """A job, how it is called, and what is still to train.
+
+    Attributes:
+      job: networks.
+      entry: of plan.json.
+      program: compiled; None where nothing is left to train.
+      pending: first network of every call still to make.
+      compile_seconds: time that the next call's part accounts for.
+    """
+
+    job: Job
+    entry: dict[str, Any]
+    program: Program | None
+    pending: list[int]
+    compile_seconds: float
+
+    @property
+    def left(self) -> int:
+        """Networks still to train."""
+        return sum(min(self.entry["chunk"], self.job.size - first) for first in self.pending)
+
+
+class Hunt:
+    """One hunt in one folder."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, dataset: data.Dataset, report: Callable[[str], None]
+    ) -> None:
+        self.config, self.folder, self.dataset, self.report = config, folder, dataset, report
+        self.start = time.perf_counter()
+        self.rules = Rules.of(config.protocol)
+        self.groups = make_groups(config, dataset)
+        self.seeds = range(config.seed, config.seed + config.num_seeds)
+        self.table = HuntTable(folder.path)
+        self.kept = Kept(config.top_k, config.min_accuracy)
+        self.splits = make_splits(config, dataset)
+        self.plan = {stage["name"]: stage for stage in read_plan(folder)} if folder.resumed else {}
+        self.jobs: dict[str, Job] = {}
+        self.longest_call = 0.0
+        self.complete = True
+
+    def provenance(self) -> dict[str, Any]:
+        """Code, versions, device, time, and which data."""
+        data_facts = {"dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
+        return {**provenance(), **data_facts}
+
+    def run(self) -> list[Row]:
+        """Trains everything that is not in the table yet; returns all rows.
+
+        Raises:
+          InputError: the memory does not suffice, the disk is full, a file is damaged.
+        """
+        self.table.clean()
+        self.kept.rank(self.table.read()[0])
+        self.kept.load(self.folder.path)
+        for stage in self.stages():
+            self.train(stage)
+            if not self.complete:
+                break
+        self.restore_networks()
+        return self.table.read()[0]
+
+    def leave_no_trace(self) -> None:
+        """After an error: a new hunt that has not trained anything yet need not be overwritten."""
+        if not self.folder.resumed and not self.table.parts():
+            with contextlib.suppress(OSError):
+                for name in (PLAN, PROVENANCE, CONFIG):
+                    (self.folder.path / name).unlink(missing_ok=True)
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages; the fine ones follow from the rows of the coarse one."""
+        config = self.config
+        if config.mode != "sweep":
+            yield Stage(config.mode, 0, config.epochs or 5, first_densities(config))
+            return
+        yield Stage("coarse", 0, config.coarse_epochs or 3, first_densities(config))
+        names = promising_ranges([row for row in self.table.read()[0] if row["stage"] == "coarse"])
+        if not names:
+            self.report(
+                f"no fine stage: no network of a coarse density within {RANGES['ultra'][0]:g} to "
+                f"{RANGES['dense'][1]:g} reaches accuracy {PROMISING_ACCURACY} and patchability "
+                f"{PROMISING_PATCHABILITY}"
+            )
+        for number, name in enumerate(RANGES, start=1):
+            if name in names:
+                low, high = RANGES[name]
+                yield Stage(name, number, config.fine_epochs or 7, spaced(low, high, config.points or 5))
+
+    def train(self, stage: Stage) -> None:
+        """Compiles, plans and trains one stage."""
+        jobs, left_out = make_jobs(stage, self.groups, self.seeds, self.rules.mask)
+        if not jobs:
+            self.report(f"{stage.name}: nothing to train, every network would have a layer without weights")
+        self.jobs |= {job.key: job for job in jobs}
+        running = []
+        with Progress(len(jobs), f"{stage.name}, compiling") as progress:
+            for job in jobs:
+                running.append(self.compile(job))
+                progress.advance(note=job.group.name)
+        self.announce(stage, running, left_out)
+        calls = sorted(
+            # all programs advance together, so that a hunt cut short has seen all architectures
+            ((first + 0.5) / r.job.size, i, first)
+            for i, r in enumerate(running)
+            for first in r.pending
+        )
+        total = sum(job.size for job in jobs)
+        with Progress(total, f"{stage.name}, {total} networks") as progress:
+            progress.update(total - sum(r.left for r in running))
+            for _, i, first in calls:
+                if self.out_of_time():
+                    self.complete = False
+                    break
+                progress.advance(self.call(running[i], first), note=self.note())
+
+    def compile(self, job: Job) -> Running:
+        """Plans and compiles the program of a job; a continued hunt keeps its kernel and its calls."""
+        before = time.perf_counter()
+        known = self.plan.get(job.stage.name, {"programs": []})["programs"]
+        entry = next((e for e in known if e["group"] == job.group.name), None)
+        if entry is not None:
+            pending = self.pending(job, entry["chunk"])
+            if not pending:
+                return Running(job, entry, None, [], 0.0)
+        kernel = entry["kernel"] if entry else choose_kernel(self.config.kernel, job, self.config.batch_size)
+        chunk = entry["chunk"] if entry else self.config.chunk
+        program = make_program(self.config, job, kernel, self.splits, chunk=chunk)
+        plan = program.plan
+        if entry is not None and plan.chunk != chunk:
+            raise InputError(
+                f"this hunt trains {chunk} networks of {job.key} per call, but here and now "
+                f"{plan.chunk} fit: free memory, raise --memory-budget, or use the devices it began on"
+            )
+        entry = {
+            "group": job.group.name,
+            "architectures": [label(a) for a in job.group.architectures],
+            "networks": job.size,
+            "kernel": kernel,
+            "chunk": plan.chunk,
+            "calls": plan.chunks,
+            "bytes_per_call": plan.bytes_per_call,
+            "bytes_allowed": plan.budget,
+        }
+        return Running(job, entry, program, self.pending(job, plan.chunk), time.perf_counter() - before)
+
+    def pending(self, job: Job, chunk: int) -> list[int]:
+        """First network of every call whose part is not in the table."""
+        return [
+            first
+            for first in range(0, job.size, chunk)
+            if not self.table.part(job.stage.number, job.number, first).exists()
+        ]
+
+    def announce(
+        self, stage: Stage, running: Sequence[Running], left_out: list[tuple[Architecture, float]]
+    ) -> None:
+        """Writes the plan and prints it, before anything is trained."""
+        names = [[label(a), d] for a, d in left_out]
+        size = sum(r.job.size for r in running)
+        self.plan[stage.name] = {
+            "name": stage.name,
+            "epochs": stage.epochs,
+            "densities": list(stage.densities),
+            "networks": size,
+            "left_out": names,
+            "programs": [r.entry for r in running],
+        }
+        self.folder.write_json(PLAN, {"stages": list(self.plan.values())})
+        done = size - sum(r.left for r in running)
+        densities = ", ".join(f"{d:g}" for d in stage.densities)
+        self.report(
+            f"{stage.name}: {size} networks, densities {densities}, {several(stage.epochs, 'epoch')}, "
+            f"seeds {self.seeds.start} to {self.seeds.stop - 1}" + (f"; {done} are done" if done else "")
+        )
+        for r in running:
+            e, number = r.entry, len(r.job.group.architectures)
+            self.report(
+                f"  {e['group']}: {e['networks']} networks of {several(number, 'architecture')}, "
+                f"{several(e['calls'], 'call')} of {e['chunk']}, "
+                f"{e['bytes_per_call'] / MIB:.0f} of {e['bytes_allowed'] / MIB:.0f} MiB, {e['kernel']} kernel"
+            )
+        if names:
+            shown = ", ".join(f"{a} at {d:g}" for a, d in names[:3]) + (", ..." if len(names) > 3 else "")
+            self.report(f"  left out, since a layer would have no weight: {len(names)} ({shown})")
+
+    def call(self, running: Running, first: int) -> int:
+        """Trains one call's networks and puts their rows on disk; returns their number."""
+        job, program = running.job, running.program
+        assert program is not None
+        before = time.perf_counter()
+        indices = range(first, min(first + running.entry["chunk"], job.size))
+        trained = jax.block_until_ready(program(*inputs(job, indices)))
+        rows = make_rows(job, indices, trained, self.rules.split, self.splits[1].size)
+        seconds = time.perf_counter() - before
+        # The networks first, those before and after this call together: whenever the process is
+        # killed, kept.npz holds all networks that the rows on disk call the best.
+        if self.kept.offer(rows, lambda chosen: networks(job, indices, trained, chosen)):
+            self.kept.save(self.folder.path)
+            self.kept.forget()
+        path = self.table.part(job.stage.number, job.number, first)
+        self.table.write(path, rows, {"compile": running.compile_seconds, "run": seconds})
+        running.compile_seconds = 0.0  # counted once
+        self.longest_call = max(self.longest_call, time.perf_counter() - before)
+        return len(rows)
+
+    def restore_networks(self) -> None:
+        """Trains networks among the best again, each alone, that a lost or damaged file took away."""
+        missing = self.kept.missing()
+        if not missing:
+            return
+        self.report(f"training {len(missing)} of the best networks again: kept.npz does not hold them")
+        for stage in self.plan.values():
+            for entry in stage["programs"]:
+                key = f"{stage['name']}/{entry['group']}"
+                rows = [row for row in missing if f"{row['stage']}/{row['group']}" == key]
+                if rows:
+                    job = self.jobs[key]
+                    # the hunt's own program: the same bits
+                    program = make_program(
+                        self.config, job, entry["kernel"], self.splits, chunk=entry["chunk"]
+                    )
+                    for row in rows:
+                        index = job.find(row)
+                        trained = program(*inputs(job, [index]))
+                        self.kept.networks[network_id(row)] = networks(job, [index], trained, [0])[0]
+        self.kept.save(self.folder.path)
+
+    def out_of_time(self) -> bool:
+        """Whether the time left does not suffice for another call; the first one is always made."""
+        budget = self.config.budget_seconds
+        if budget is None or not self.longest_call:
+            return False
+        return time.perf_counter() - self.start + self.longest_call > budget
+
+    def note(self) -> str:
+        """What stands behind the progress bar."""
+        best = self.kept.best("accuracy")
+        return f"best {100 * best[0]['accuracy']:.2f} % ({best[0]['architecture']})" if best else ""
+
+
+def networks(job: Job, indices: Sequence[int], trained: Trained, chosen: Sequence[int]) -> list[Network]:
+    """Some of a call's networks on the host, without padding."""
+    host = jax.tree.map(np.asarray, trained)
+    found = []
+    for i in chosen:
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], host)
+        found.append(trim(one.params, one.structure, job.network(indices[i])[0]))
+    return found
+
+
+def several(number: int, what: str) -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def read_plan(folder: RunFolder) -> list[dict[str, Any]]:
+    """The stages of plan.json; none where there is no such file yet."""
+    path = folder.path / PLAN
+    return list(read_json(path)["stages"]) if path.exists() else []

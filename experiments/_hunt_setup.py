@@ -1,0 +1,214 @@
+"""What a seed hunt computes with: protocol, data, compiled programs, and the rows they give."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._hunt_kept import Row
+from experiments._hunt_plan import COARSE, Group, Job, Stage, label, make_jobs, portfolio, spaced
+from experiments._population import make_split
+from jaxnet import data
+from jaxnet.errors import InputError
+from jaxnet.kernels import product
+from jaxnet.kernels.choice import choose
+from jaxnet.sweep import DrawRules, Member, Program, SweepConfig, Trained, make_member
+from jaxnet.sweep.winner import drawable_density
+from jaxnet.train import Split
+from jaxnet.types import Key
+
+if TYPE_CHECKING:
+    from experiments.seed_hunt import Config
+
+ACTIVATION = "relu"
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What the protocol decides."""
+
+    mask: str
+    init: str
+    split: str  # accuracy of the rows: "validation" or "test"
+
+    @classmethod
+    def of(cls, protocol: str) -> Rules:
+        """The original's ``seed`` protocol reads the test samples for every network."""
+        if protocol == "seed":
+            return cls("bernoulli", "dense-fan-in", "test")
+        return cls("uniform", "sparse-fan-in", "validation")
+
+
+def make_groups(config: Config, dataset: data.Dataset) -> tuple[Group, ...]:
+    """Architectures of a hunt.
+
+    Raises:
+      InputError: ``--sizes`` does not fit the data.
+    """
+    features, classes = dataset.num_features, dataset.num_classes
+    if config.portfolio:
+        return portfolio(features, classes)
+    sizes = config.sizes or (features, 128, classes)
+    if sizes[0] != features or sizes[-1] < classes:
+        raise InputError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: it has {features} features "
+            f"and {classes} classes, so give {features},...,{classes}"
+        )
+    return (Group("sizes", (tuple(sizes),)),)
+
+
+def first_densities(config: Config) -> tuple[float, ...]:
+    """Densities that are trained first, ascending."""
+    if config.mode == "sweep":
+        return tuple(sorted(config.densities or COARSE))
+    if config.mode == "range":
+        assert config.densities is not None
+        return spaced(config.densities[0], config.densities[1], config.points or 5)
+    return tuple(sorted(config.densities or (0.02,)))
+
+
+def load(config: Config) -> data.Dataset:
+    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
+    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
+    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
+
+
+def check(config: Config, dataset: data.Dataset) -> None:
+    """Checks what can be checked before anything is written.
+
+    Raises:
+      InputError: the sizes or densities do not fit the data, or the kernel is not available.
+    """
+    if not len(dataset.y_test if config.protocol == "seed" else dataset.y_val):
+        raise InputError(f"{dataset.name} has no {Rules.of(config.protocol).split} samples")
+    groups = make_groups(config, dataset)
+    rules = Rules.of(config.protocol)
+    stage = Stage("first", 0, 1, first_densities(config))
+    try:
+        jobs, left_out = make_jobs(stage, groups, range(1), rules.mask)
+        for job in jobs:
+            job.family()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not jobs or (left_out and not config.portfolio and config.mode == "single"):
+        architecture, density = left_out[0]
+        raise InputError(
+            f"density {density} leaves a layer of {label(architecture)} without any weight: raise --densities"
+        )
+    if config.kernel != "auto":
+        product(config.kernel)
+
+
+def make_splits(config: Config, dataset: data.Dataset) -> tuple[Split, Split, Split]:
+    """Samples to train on, to judge by, and to watch for extrema (training samples)."""
+    return (
+        make_split(dataset, "train"),
+        make_split(dataset, "test" if config.protocol == "seed" else "val"),
+        make_split(dataset, "train", config.extrema_samples),
+    )
+
+
+def choose_kernel(kernel: str, job: Job, batch_size: int) -> str:
+    """Name of the sparse product of a job; ``auto`` is measured at the mean density."""
+    if kernel != "auto":
+        return kernel
+    sizes = job.family().sizes
+    mean = sum(density for _, density in job.members) / len(job.members)
+    return choose(sizes, drawable_density(sizes, mean), batch_size, job.size)
+
+
+def make_program(
+    config: Config,
+    job: Job,
+    kernel: str,
+    splits: tuple[Split, Split, Split],
+    *,
+    chunk: int,
+    num_networks: int | None = None,
+) -> Program:
+    """Compiles the program of a job, for all its networks or a number of them.
+
+    Raises:
+      InputError: not even one network fits the memory.
+    """
+    rules = Rules.of(config.protocol)
+    how = SweepConfig(
+        epochs=job.stage.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        draw=DrawRules(rules.mask, rules.init, ACTIVATION),
+        common_order=not config.own_order,
+        product=product(kernel),
+    )
+    budget = None if config.memory_budget is None else config.memory_budget * MIB
+    try:
+        return Program(
+            job.family(),
+            how,
+            job.size if num_networks is None else num_networks,
+            splits,
+            key_data=jax.random.key(config.data_seed),
+            chunk=chunk,
+            memory_budget=budget,
+        )
+    except ValueError as error:
+        raise InputError(f"{job.key}: {error} (--memory-budget, --sizes, --batch-size)") from None
+
+
+def inputs(job: Job, indices: Sequence[int]) -> tuple[Key, Member]:
+    """Keys ``(network,)`` and members, leaves ``(network, ...)``, of some networks of a job.
+
+    A key depends on the number of the seed only: architectures and densities
+    share their seeds' keys.
+    """
+    networks = [job.network(i) for i in indices]
+    made = {m: jax.tree.map(np.asarray, make_member(*m, job.mask)) for m in job.members}
+    members: Member = jax.tree.map(
+        lambda *leaves: jnp.asarray(np.stack(leaves)), *(made[a, d] for a, d, _ in networks)
+    )
+    seeds = np.asarray([seed for _, _, seed in networks], np.uint32)
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds)), members
+
+
+def make_rows(job: Job, indices: Sequence[int], trained: Trained, split: str, num_judged: int) -> list[Row]:
+    """One row per network, see ``SCHEMA``."""
+    host = jax.tree.map(np.asarray, trained.row)
+    rows = []
+    for i, index in enumerate(indices):
+        architecture, density, seed = job.network(index)
+        hidden, nonzeros = int(host.hidden[i]), int(host.nonzeros[i])
+        high, low = int(host.high[i]), int(host.low[i])
+        # float32 holds the fraction to 7 digits only; the number of right answers is whole
+        accuracy = round(float(host.accuracy[i]) * num_judged) / num_judged
+        score = (high + low) / max(hidden, 1)
+        rows.append(
+            {
+                "seed": seed,
+                "architecture": label(architecture),
+                "group": job.group.name,
+                "density": density,
+                "stage": job.stage.name,
+                "epochs": job.stage.epochs,
+                "mask": job.mask,
+                "split": split,
+                "accuracy": accuracy,
+                "loss": float(host.loss[i]),
+                "high": high,
+                "low": low,
+                "extrema_score": score,
+                "patchability": score * (1 - accuracy),
+                "efficiency": 1000 * accuracy / max(nonzeros, 1),
+                "dead": round(float(host.dead[i]) * hidden) / max(hidden, 1),
+                "saturated": float(host.saturated[i]),
+                "hidden": hidden,
+                "nonzeros": nonzeros,
+                "biases": int(host.biases[i]),
+            }
+        )
+    return rows

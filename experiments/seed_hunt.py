@@ -1,0 +1,247 @@
+"""Seed hunt: train hundreds of sparse networks in a few compiled programs, rank them, keep the best.
+
+Every network has its own mask and weights. The table of all networks grows call by call in
+OUT/table (Parquet), the trained winners lie in OUT/winners, OUT/summary.json says how they
+were selected and what that is worth on the test samples. A hunt that was killed continues
+with --resume. One network again, alone, compared with its row:
+
+    python -m experiments.seed_hunt --dataset mnist --num-seeds 1000
+    python -m experiments.seed_hunt replay OUT --seed 17
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments._cli import print_table, run_main
+from experiments.patched_density import option
+from jaxnet.errors import InputError
+
+PROG = "python -m experiments.seed_hunt"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hundreds of sparse networks, trained together, ranked, the best kept."""
+
+    dataset: str = option(
+        "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
+    )
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    protocol: Literal["clean", "seed"] = option(
+        "clean",
+        "clean: exact counts, sparse fan-in, selection on validation, test images for the selected at the "
+        "end; seed: the original's Bernoulli masks, dense fan-in, selection on the test images",
+    )
+    sizes: tuple[int, ...] | None = option(
+        None, "units per layer; auto: features of the data,128,classes", none="auto"
+    )
+    portfolio: bool = option(False, "train the 28 architectures of the portfolio instead of --sizes")
+    num_seeds: int = option(100, "seeds of every architecture and density")
+    seed: int = option(0, "number of the first seed; a seed decides masks and weights")
+    data_seed: int = option(0, "decides the order of the samples, common to all networks")
+    own_order: bool = option(False, "every seed sees the samples in an order of its own (slower)")
+    mode: Literal["single", "sweep", "range"] = option(
+        "single",
+        "single: the densities given; range: densities between two; sweep: coarse, then fine where promising",
+    )
+    densities: tuple[float, ...] | None = option(
+        None,
+        "fractions of weights that exist; lowest,highest with --mode range; "
+        "auto: 0.02, or 0.001,0.01,0.1 with --mode sweep",
+        none="auto",
+    )
+    points: int | None = option(
+        None, "densities in a range, in equal ratios, with --mode range and sweep; auto: 5", none="auto"
+    )
+    epochs: int | None = option(
+        None, "passes over the training samples; auto: 5 (not with --mode sweep)", none="auto"
+    )
+    coarse_epochs: int | None = option(
+        None, "passes of the coarse part of --mode sweep; auto: 3", none="auto"
+    )
+    fine_epochs: int | None = option(None, "passes of the fine part of --mode sweep; auto: 7", none="auto")
+    batch_size: int = option(64, "samples per step", "samples")
+    lr: float = option(1e-2, "Adam's learning rate")
+    extrema_samples: int = option(3000, "training samples watched for extrema", "samples")
+    top_k: int = option(3, "networks kept by accuracy, patchability and efficiency, overall and per density")
+    min_accuracy: float = option(
+        0.15, "accuracy that a network must reach to be ranked by patchability or efficiency", "fraction"
+    )
+    sort_units: bool = option(
+        False, "number the winners' hidden units by the norm of their incoming weights (same function)"
+    )
+    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
+    chunk: int = option(128, "most networks trained by one call of a compiled program")
+    memory_budget: int | None = option(
+        None, "memory of a call; auto: half of what the device has", "MiB", none="auto"
+    )
+    budget_seconds: float | None = option(
+        None, "start no call that would end later than this; --resume continues", "s"
+    )
+    out: str = option("checkpoints/seed_hunt", "folder for results")
+    resume: bool = option(False, "continue the hunt in --out after its last finished call")
+    overwrite: bool = option(False, "replace the hunt in --out")
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range, whatever the data."""
+        for flag, least in (
+            ("num_seeds", 1),
+            ("seed", 0),
+            ("data_seed", 0),
+            ("points", 2),
+            ("epochs", 1),
+            ("coarse_epochs", 1),
+            ("fine_epochs", 1),
+            ("batch_size", 1),
+            ("extrema_samples", 2),
+            ("top_k", 1),
+            ("chunk", 1),
+            ("memory_budget", 1),
+        ):
+            value = getattr(self, flag)
+            if value is not None and value < least:
+                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {value}")
+        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
+            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        if self.num_seeds > 10**8:
+            raise InputError(f"--num-seeds must be at most {10**8}: {self.num_seeds}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"--lr must be above 0: {self.lr}")
+        if not 0 <= self.min_accuracy <= 1:
+            raise InputError(f"--min-accuracy must be at least 0 and at most 1: {self.min_accuracy}")
+        if self.budget_seconds is not None and not self.budget_seconds > 0:
+            raise InputError(f"--budget-seconds must be above 0: {self.budget_seconds}")
+        if not self.out.strip():
+            raise InputError("--out must name a folder: it is empty")
+        if self.sizes is not None and self.portfolio:
+            raise InputError("--sizes and --portfolio exclude each other: the portfolio has its own sizes")
+        if self.sizes is not None and (len(self.sizes) < 2 or min(self.sizes) < 1):
+            raise InputError(
+                f"--sizes needs two or more positive sizes (input, hidden, output): {list(self.sizes)}"
+            )
+        self._check_densities()
+        # a flag that would do nothing is a misunderstanding
+        for flag, modes in (
+            ("points", ("sweep", "range")),
+            ("epochs", ("single", "range")),
+            ("coarse_epochs", ("sweep",)),
+            ("fine_epochs", ("sweep",)),
+        ):
+            if getattr(self, flag) is not None and self.mode not in modes:
+                raise InputError(
+                    f"--{flag.replace('_', '-')} has no meaning with --mode {self.mode}: "
+                    f"leave it out or choose --mode {' or '.join(modes)}"
+                )
+
+    def _check_densities(self) -> None:
+        for density in self.densities or ():
+            if not 0 < density <= 1:
+                raise InputError(f"--densities must be above 0 and at most 1: {density}")
+        if self.densities is not None and len(set(self.densities)) < max(1, len(self.densities)):
+            raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
+        if self.mode == "range" and (
+            self.densities is None or len(self.densities) != 2 or self.densities[0] >= self.densities[1]
+        ):
+            raise InputError("--mode range needs --densities lowest,highest, for instance 0.005,0.05")
+
+
+MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "budget_seconds", "memory_budget")
+"""What a continued hunt may change."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Trains one network of a finished or interrupted hunt once more, alone, and compares it with its row."""
+
+    out: str = option("checkpoints/seed_hunt", "folder of the hunt")
+    seed: int = option(0, "number of the seed")
+    architecture: str | None = option(
+        None, "for instance 784-128-10; auto: the only one of the hunt", none="auto"
+    )
+    density: float | None = option(None, "density of the row; auto: the only one of the hunt", none="auto")
+    stage: str | None = option(None, "stage of the row; auto: the only one of the hunt", none="auto")
+    same_program: bool = option(
+        False, "not alone, but in the program of the hunt, filled with copies: equal to the last bit, slower"
+    )
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+
+
+def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Runs the hunt, writes summary and winners, draws the plots, prints the ranking."""
+    # here, not above: a wrong flag is answered at once, without JAX being loaded
+    from experiments._hunt_kept import KEPT
+    from experiments._hunt_plots import PLOTS, draw_all
+    from experiments._hunt_report import report_lines, summarise, table_rows
+    from experiments._hunt_run import PLAN, Hunt
+    from experiments._hunt_setup import check, load
+    from experiments._hunt_table import HuntTable
+    from experiments._hunt_winners import save_winners
+    from experiments._runtime import use_compilation_cache
+    from jaxnet.records import RunFolder
+
+    use_compilation_cache()
+    dataset = load(config)
+    check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
+    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    owns = (*PLOTS, PLAN, KEPT, *HuntTable.files(Path(config.out)))
+    with RunFolder.open(
+        config.out,
+        flags,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        may_differ=MAY_DIFFER,
+        owns=owns,
+    ) as folder:
+        hunt = Hunt(config, folder, dataset, report)
+        folder.write_json("provenance.json", hunt.provenance())
+        try:
+            rows = hunt.run()
+        except InputError:
+            hunt.leave_no_trace()
+            raise
+        winners = save_winners(hunt)
+        summary = summarise(hunt, rows, winners)
+        folder.write_json("summary.json", summary)
+        draw_all(rows, summary, folder.path)
+    print_table(*table_rows(summary))
+    for line in report_lines(summary):
+        report(line)
+    report(f"results in {Path(config.out)}")
+    return summary
+
+
+def replay_main(config: ReplayConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains one network again and prints both rows; raises InputError where they differ."""
+    from experiments._hunt_replay import replay
+    from experiments._runtime import use_compilation_cache
+
+    use_compilation_cache()
+    result = replay(config)
+    columns = ["", "row", "replay"]
+    print_table(result["title"], columns, [[n, a, b] for n, (a, b) in result["compared"].items()])
+    if not result["agrees"]:
+        raise InputError(f"seed {config.seed} does not give its row: {result['verdict']}")
+    report(result["verdict"])
+    return result
+
+
+def command(argv: list[str]) -> None:
+    """The command line: a hunt, or ``replay OUT --seed k``."""
+    if argv[:1] == ["replay"]:
+        rest = argv[1:]
+        if rest and not rest[0].startswith("-"):
+            rest = ["--out", *rest]
+        run_main(replay_main, ReplayConfig, rest, prog=f"{PROG} replay [OUT]")
+    else:
+        run_main(main, Config, argv, description=__doc__, prog=PROG)
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

@@ -1,0 +1,125 @@
+"""Hunts that are killed, run out of disk or time, or are damaged: continued to the same results."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from jaxnet import files
+from jaxnet.errors import InputError
+from jaxnet.records import RunFolder
+from tests.experiments.hunts import Hunted, Hunter, as_flags, results
+from tests.experiments.patched import cache_variables, contents
+
+MOMENTS = [
+    ["kill", "half", ".parquet.partial", 1],
+    ["kill", "after", "kept.npz", 2],
+    ["kill", "before", ".parquet", 2],
+    ["kill", "half", "summary.json.partial", 1],
+    None,
+]
+
+
+def test_killed_again_and_again_the_table_is_the_same(
+    hunted: Hunted, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out"
+    flags = [*as_flags({}), "--out", str(out), "--resume"]
+    done = run_python(
+        "-m", "tests.experiments.stop_hunt_at", json.dumps(MOMENTS), *flags, env=cache_variables(xla_cache)
+    )
+    assert done.returncode == 0, done.stderr
+    codes = [code for code, _ in json.loads(done.stdout)]
+    assert codes[-1] == 0 and codes.count(-9) == 4, done.stdout
+    assert results(out) == hunted.results()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", "kept.npz"])
+def test_a_full_disk_leaves_the_rows_intact(
+    suffix: str, hunted: Hunted, hunter: Hunter, tmp_path: Path
+) -> None:
+    out, write_all, count = tmp_path / "out", files.write_all, 0
+
+    def full(fd: int, content: bytes) -> None:
+        nonlocal count
+        count += os.readlink(f"/proc/self/fd/{fd}").endswith(f"{suffix}.partial")
+        if count == 2:
+            write_all(fd, content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_all(fd, content)
+
+    with (
+        mock.patch.object(files, "write_all", full),
+        pytest.raises(InputError, match="the disk is full: make room, then continue with --resume"),
+    ):
+        hunter("full", out=out)
+    assert len(list((out / "table").iterdir())) == 1, "no half-written file"
+    hunter("full", out=out, resume=True)
+    assert results(out) == hunted.results()
+
+
+def test_a_budget_stops_and_resume_continues(hunted: Hunted, hunter: Hunter, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    short = hunter("budget", out=out, budget_seconds=1e-3)
+    assert not short.summary["complete"]
+    assert short.summary["networks"] == {"planned": 14, "trained": 4}
+    assert any("stopped by --budget-seconds after 4 of 14 networks" in line for line in short.lines)
+    hunter("budget", out=out, resume=True)
+    assert results(out) == hunted.results()
+
+
+def test_a_finished_hunt_continued_changes_nothing(hunted: Hunted, hunter: Hunter) -> None:
+    before = hunted.results()
+    lines = hunter("base", resume=True).lines
+    assert lines[0].endswith("14 are done")
+    assert hunted.results() == before
+
+
+def test_lost_networks_are_trained_again(hunted: Hunted, hunter: Hunter, copy_of_hunted: Path) -> None:
+    (copy_of_hunted / "kept.npz").unlink()
+    shutil.rmtree(copy_of_hunted / "winners")
+    hunter("lost", out=copy_of_hunted, resume=True)
+    assert results(copy_of_hunted) == hunted.results()
+
+
+def test_a_damaged_part_is_named_and_its_deletion_helps(
+    hunted: Hunted, hunter: Hunter, copy_of_hunted: Path
+) -> None:
+    part = sorted((copy_of_hunted / "table").iterdir())[1]
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(InputError) as caught:
+        hunter("damaged", out=copy_of_hunted, resume=True)
+    assert str(part) in str(caught.value) and "delete it" in str(caught.value)
+    part.unlink()
+    hunter("damaged", out=copy_of_hunted, resume=True)
+    assert results(copy_of_hunted) == hunted.results()
+
+
+def test_a_second_hunt_into_the_folder_is_refused(hunted: Hunted, hunter: Hunter) -> None:
+    before = contents(hunted.folder)
+    with pytest.raises(InputError, match="holds the results of another run"):
+        hunter("base", densities=(0.2,))
+    with pytest.raises(InputError, match="num_seeds was 7 and is now 8"):
+        hunter("base", num_seeds=8, resume=True)
+    with (
+        RunFolder.open(hunted.folder.parent / "held", {}),
+        pytest.raises(InputError, match="another process is working in this folder"),
+    ):
+        hunter("held")
+    assert contents(hunted.folder) == before
+
+
+def test_overwrite_leaves_nothing_of_the_old_hunt(hunter: Hunter, copy_of_hunted: Path) -> None:
+    (copy_of_hunted / "notes.txt").write_text("mine")
+    new = hunter("new", out=copy_of_hunted, overwrite=True, num_seeds=4, densities=(0.3,))
+    assert {(r["seed"], r["density"]) for r in new.table} == {(s, 0.3) for s in range(4)}
+    assert len(list((copy_of_hunted / "winners").iterdir())) == len(new.summary["winners"]) <= 4
+    assert (copy_of_hunted / "notes.txt").read_text() == "mine"
