@@ -52,11 +52,11 @@ format: $(DEV_STAMP)  ## Rewrite the sources in the project's style
 
 setup: $(DEV_STAMP)  ## Install everything for development into .venv
 
-bench: $(BENCH_STAMP)  ## Every benchmark of benchmarks/; numbers go to checkpoints/bench
+BENCHMARKS ?= kernels patched_density seed_sweep
+bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-		name=$$(basename $$file .py); echo "== $$name"; \
-		$(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
 	done
 
 # The library is rebuilt without the sanitizers afterwards, whatever the tests say.

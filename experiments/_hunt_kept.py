@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments._hunt_plan import network_id
-from experiments._hunt_table import write_whole
-from jaxnet.files import disk_errors
+from jaxnet.files import disk_errors, write_bytes
 from jaxnet.layers import LayerParams
 from jaxnet.masks import Topology
 from jaxnet.network import Params, Structure
@@ -116,7 +115,7 @@ class Kept:
         text = np.frombuffer(json.dumps(index).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, index=text, **arrays)  # type: ignore[arg-type]
-        write_whole(out / KEPT, buffer.getvalue())
+        write_bytes(out / KEPT, buffer.getvalue())
 
     def load(self, out: Path) -> None:
         """Reads the networks that :meth:`save` wrote; what the file lacks is :meth:`missing`."""

@@ -8,8 +8,6 @@ none is there twice.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxnet import files
 from jaxnet.errors import InputError
-from jaxnet.files import disk_errors, sync_path
+from jaxnet.files import disk_errors, write_bytes
 
 TABLE = "table"
 
@@ -93,7 +90,7 @@ class HuntTable:
         table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata(metadata))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        write_whole(path, sink.getvalue().to_pybytes())
+        write_bytes(path, sink.getvalue().to_pybytes())
 
     def read(self) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """All rows, in the order of the parts' names, and the seconds they took."""
@@ -139,26 +136,3 @@ def read_part(path: Path) -> pa.Table:
             f"{path} is damaged: delete it, and the same command with --resume trains its networks again"
         ) from None
     return table
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file by a synced sibling that is renamed into place.
-
-    Raises:
-      InputError: it cannot be written; what was there before is still there.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path, "write"):
-        try:
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            try:
-                files.write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_path(path.parent)

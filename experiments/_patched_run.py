@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from experiments._patched_plots import PLOTS
+from experiments._patched_summary import aggregate_seeds, patch_entries, seed_entry
 from experiments._population import (
     Clock,
     Phase,
@@ -27,7 +28,6 @@ from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.provenance import provenance
 from jaxnet.records import MAY_DIFFER, RunFolder
-from jaxnet.statistics import aggregate
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Key, PyTree
 
@@ -255,12 +255,12 @@ class PatchedRun:
         host = jax.tree.map(np.asarray, (found, patched.bank))
         seeds = []
         for i, seed in enumerate(self.seeds):
-            entry = _seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
+            entry = seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
             entry["scaffold_epoch"] = int(
                 scaffold.best_epoch[i] if self.setting.patch_from_best else scaffold.epoch[i]
             )
             entry["patched_epoch"] = int(state.best_epoch[i])
-            entry["patches"] = _patch_entries(i, host[1], final, patched, lost)
+            entry["patches"] = patch_entries(i, host[1], final, patched, lost)
             if together is not None:
                 entry["redundancy"] = together[i].tolist()
             seeds.append(entry)
@@ -271,7 +271,7 @@ class PatchedRun:
             "kernel": self.config.kernel,
             "provenance": self.provenance(),
             "seeds": seeds,
-            "aggregate": _aggregate(seeds),
+            "aggregate": aggregate_seeds(seeds),
             "first_patch_accuracy": self.first_patch_accuracy(),
             "timing": self.clock.as_dict(),
         }
@@ -388,75 +388,3 @@ def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> Networ
         return NetworkSpec(sizes, config.density, config.activation, config.allocation, setting.init)
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-def _seed_entry(
-    i: int,
-    seed: int,
-    scaffold_accuracy: np.ndarray,
-    patched_accuracy: np.ndarray,
-    counts: dict[str, np.ndarray],
-    host: tuple[tuple[Extrema, ...], Any],
-    spec: NetworkSpec,
-) -> dict[str, Any]:
-    found, bank = host
-    nonzeros: dict[str, Any] = {name: int(counts[name][i]) for name in ("scaffold", "bias", "patch", "total")}
-    density = (nonzeros["scaffold"] + nonzeros["patch"]) / spec.dense_weights
-    gain = float(patched_accuracy[i]) - float(scaffold_accuracy[i])
-    return {
-        "seed": seed,
-        "scaffold_accuracy": float(scaffold_accuracy[i]),
-        "patched_accuracy": float(patched_accuracy[i]),
-        "gain": gain,
-        "gain_per_1000_weights": 1000 * gain / nonzeros["patch"] if nonzeros["patch"] else None,
-        "extrema_high": [int(e.high[i].sum()) for e in found],
-        "extrema_low": [int(e.low[i].sum()) for e in found],
-        "extrema_nan": [int(e.nan[i].sum()) for e in found],
-        "num_patches": int(sum(p.active[i].sum() for p in bank.layers if p is not None)),
-        "nonzeros": {**nonzeros, "density": density},
-        "density": density,
-    }
-
-
-def _patch_entries(
-    i: int, bank: Any, params: Params, structure: Structure, lost: np.ndarray
-) -> list[dict[str, Any]]:
-    """A row per patch of seed ``i``."""
-    assert structure.bank is not None
-    one = jax.tree.map(lambda leaf: leaf[i], (structure.bank, params.patches))
-    sizes = np.asarray(patches.slot_sizes(*one))
-    entries, slot = [], 0
-    for layer, placed in enumerate(bank.layers):
-        if placed is None:
-            continue
-        for k in range(placed.active.shape[1]):
-            if placed.active[i, k]:
-                high = k < placed.num_high
-                entries.append(
-                    {
-                        "slot": slot,
-                        "kind": "high" if high else "low",
-                        # hidden layers count from 0; a high patch sits in the layer below the one it feeds
-                        "hidden_layer": layer - 1 if high else layer,
-                        "unit": int(placed.unit[i, k]),
-                        "nonzeros": int(sizes[slot]),
-                        "contribution": float(lost[i, slot]),
-                    }
-                )
-            slot += 1
-    return entries
-
-
-def _aggregate(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, deviation, median, range and interval of every number over the seeds."""
-    columns: dict[str, list[float]] = {}
-    for s in seeds:
-        for name in ("scaffold_accuracy", "patched_accuracy", "gain", "num_patches", "density"):
-            columns.setdefault(name, []).append(s[name])
-        per_weight = s["gain_per_1000_weights"]
-        columns.setdefault("gain_per_1000_weights", []).append(np.nan if per_weight is None else per_weight)
-        for name in ("extrema_high", "extrema_low", "extrema_nan"):
-            columns.setdefault(name, []).append(sum(s[name]))
-        for name, value in s["nonzeros"].items():
-            columns.setdefault(f"nonzeros.{name}", []).append(value)
-    return {name: aggregate(values) for name, values in columns.items()}

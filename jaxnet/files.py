@@ -39,7 +39,15 @@ def write_json(path: Path, obj: Any) -> None:
       InputError: it cannot be written; what was there before is still there.
       ValueError: ``obj`` does not fit into JSON.
     """
-    data = (dump_json(obj, indent=2) + "\n").encode()
+    write_bytes(path, (dump_json(obj, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically: a synced sibling is renamed into place.
+
+    Raises:
+      InputError: it cannot be written; what was there before is still there.
+    """
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path, "write"):
         try:

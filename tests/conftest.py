@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -18,6 +19,11 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault(
     "JAXNET_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jaxnet")
 )
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and their subprocesses too;
+# some tests send one.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax
