@@ -160,7 +160,7 @@ def run_phase(
             length = folder.append_rows(_rows(phase, done + 1, seeds, result))
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
-            progress.advance(note=f"{phase.watch_name} accuracy {np.median(accuracy):.4f} (median)")
+            progress.advance(note=f"median {np.median(accuracy):.4f}")
             if bool(np.all(np.asarray(state.stopped))):
                 break
     return state
