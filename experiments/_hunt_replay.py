@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from experiments._hunt_kept import Row
 from experiments._hunt_plan import Job, Stage, make_jobs
 from experiments._hunt_run import PLAN
-from experiments._hunt_setup import Rules, inputs, load, make_groups, make_program, make_rows, make_splits
+from experiments._hunt_setup import Rules, inputs, make_groups, make_program, make_rows, make_splits
 from experiments._hunt_table import SCHEMA, HuntTable
+from experiments._population import load
 from experiments.seed_hunt import Config, ReplayConfig
 from jaxnet.errors import InputError
 from jaxnet.files import read_json

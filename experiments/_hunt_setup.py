@@ -73,12 +73,6 @@ def first_densities(config: Config) -> tuple[float, ...]:
     return tuple(sorted(config.densities or (0.02,)))
 
 
-def load(config: Config) -> data.Dataset:
-    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
-    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
-    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
-
-
 def check(config: Config, dataset: data.Dataset) -> None:
     """Checks what can be checked before anything is written.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
@@ -14,6 +15,7 @@ from experiments._population import (
     Clock,
     Phase,
     evaluate_all,
+    load,
     load_progress,
     make_split,
     run_phase,
@@ -287,23 +289,19 @@ class PatchedRun:
         if not patches.active_slots(structure.bank).shape[-1]:
             return np.zeros((len(self.seeds), 0)), None
 
-        def contribution(params: Params, structure: Structure, split: Split, pairs: bool) -> Any:
-            def accuracy(bank: patches.PatchBank) -> jax.Array:
-                return train.evaluate(self.task, params, structure.replace(bank=bank), split).accuracy
+        def measured(measure: Callable[..., jax.Array]) -> np.ndarray:
+            def one(params: Params, structure: Structure, split: Split) -> jax.Array:
+                def accuracy(bank: patches.PatchBank) -> jax.Array:
+                    return train.evaluate(self.task, params, structure.replace(bank=bank), split).accuracy
 
-            assert structure.bank is not None
-            measure = patches.redundancy if pairs else patches.contributions
-            return measure(accuracy, structure.bank)
-
-        def measured(pairs: bool) -> np.ndarray:
-            def one(params: Params, structure: Structure, split: Split) -> Any:
-                return contribution(params, structure, split, pairs)
+                return measure(accuracy, structure.bank)
 
             together = jax.vmap(one, in_axes=(0, 0, None))
             args = (params, structure, self.watch)
             return np.asarray(self.clock.compiled(together, *args)(*args))
 
-        return measured(False), measured(True) if self.config.redundancy else None
+        lost = measured(patches.contributions)
+        return lost, measured(patches.redundancy) if self.config.redundancy else None
 
     def provenance(self) -> dict[str, Any]:
         """Code, versions, device, time, and which data."""
@@ -363,12 +361,6 @@ def prepare(config: Config, dataset: data.Dataset) -> Config:
         config.kernel, spec, config.batch_size, config.num_seeds, config.out, config.resume
     )
     return dataclasses.replace(config, kernel=cast(Any, kernel))
-
-
-def load(config: Config) -> data.Dataset:
-    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
-    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
-    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
 
 
 def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> NetworkSpec:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import flax.struct
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from experiments._cli import Progress
-from jaxnet import checkpoint
+from jaxnet import checkpoint, data
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
 from jaxnet.network import Params, Structure
@@ -57,6 +57,28 @@ class Clock:
             return result
 
         return run
+
+
+class DataChoice(Protocol):
+    """What every experiment's configuration says of its data."""
+
+    @property
+    def dataset(self) -> str:
+        """Name or path."""
+
+    @property
+    def data_dir(self) -> str | None:
+        """Folder of tensorflow-datasets."""
+
+    @property
+    def protocol(self) -> Literal["clean", "seed"]:
+        """Whether a validation split is carved."""
+
+
+def load(config: DataChoice) -> Dataset:
+    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
+    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
+    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
 
 
 def make_split(dataset: Dataset, part: Literal["train", "val", "test"], limit: int | None = None) -> Split:

@@ -180,9 +180,10 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     from experiments._hunt_plots import PLOTS, draw_all
     from experiments._hunt_report import report_lines, summarise, table_rows
     from experiments._hunt_run import PLAN, Hunt
-    from experiments._hunt_setup import check, load
+    from experiments._hunt_setup import check
     from experiments._hunt_table import HuntTable
     from experiments._hunt_winners import save_winners
+    from experiments._population import load
     from experiments._runtime import use_compilation_cache
     from jaxnet.records import RunFolder
 
