@@ -13,6 +13,7 @@ and costs next to nothing where only existing weights are computed.
 from __future__ import annotations
 
 from jaxnet.sweep.family import DrawRules, Family, Member, draw_member, make_family, make_member
+from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live
 from jaxnet.sweep.program import Plan, Program, default_budget, program_bytes, run_chunks
 from jaxnet.sweep.run import Row, SweepConfig, Trained, make_run
 from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, trim, winner_meta
@@ -20,6 +21,8 @@ from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, 
 __all__ = [
     "DrawRules",
     "Family",
+    "LivePart",
+    "LiveShapes",
     "Member",
     "Plan",
     "Program",
@@ -28,14 +31,17 @@ __all__ = [
     "Trained",
     "default_budget",
     "draw_member",
+    "live_shapes",
     "load_winner",
     "make_family",
     "make_member",
     "make_run",
     "program_bytes",
+    "put_back",
     "run_chunks",
     "save_winner",
     "sort_units",
+    "take_live",
     "to_scipy",
     "trim",
     "winner_meta",

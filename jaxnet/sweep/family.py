@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from jaxnet.activations import GAINS
 from jaxnet.layers import INITS, LayerParams
 from jaxnet.masks import Topology, allocate, check_density, check_sizes, draw_padded_topology
 from jaxnet.network import Params, Structure
+from jaxnet.sweep.live import LiveShapes, live_shapes
 from jaxnet.types import Array, Int, Key, Scalar
 
 SLACK = 6.0
@@ -28,11 +30,14 @@ class Family:
       sizes: units per layer, the largest of any member.
       capacities: slots per layer, enough for every member.
       max_density: the largest density of any member.
+      live: room for the part that training can change, of any member; None where
+        that is hardly less than everything.
     """
 
     sizes: tuple[int, ...]
     capacities: tuple[int, ...]
     max_density: float
+    live: LiveShapes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +100,8 @@ def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[floa
         if mask == "bernoulli":
             expected += SLACK * math.sqrt(expected * (1 - highest)) + 8
         capacities.append(max(1, min(full, math.ceil(expected))))
-    return Family(sizes, tuple(capacities), highest)
+    live = live_shapes(itertools.product(architectures, densities), sizes, capacities)
+    return Family(sizes, tuple(capacities), highest, live)
 
 
 def make_member(sizes: Sequence[int], density: float, mask: str = "uniform") -> Member:

@@ -85,8 +85,9 @@ class Program:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._splits = jax.device_put(splits, self._everywhere)
         self._key_data = jax.device_put(key_data, self._everywhere)
-        self._run = jax.vmap(make_run(family, config), in_axes=(0, None, 0, None, None, None))
-        self._layers = len(family.sizes)
+        self._family, self._config = family, config
+        self._whole: Any = None  # compiled where it is needed, which is next to never
+        self._devices = devices
         budget = memory_budget if memory_budget is not None else default_budget(devices)
         if num_seeds < 1 or chunk < 1:
             raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
@@ -115,13 +116,33 @@ class Program:
             jax.tree.map(lambda leaf: leaf[fill], (keys, members)), self._over_seeds
         )
         trained: Trained = self._program(keys, self._key_data, members, *self._splits)
+        if not np.all(np.asarray(trained.fits)):
+            trained = self._train_whole(trained, keys, members)
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
+
+    def _train_whole(self, trained: Trained, keys: Key, members: Member) -> Trained:
+        """Trains the seeds whose live part did not fit again, in a program with room for everything."""
+        step = len(self._devices)
+        if self._whole is None:
+            self._whole = self._compile(step, dataclasses.replace(self._family, live=None))
+        missing = np.flatnonzero(~np.asarray(trained.fits))
+        for begin in range(0, len(missing), step):
+            here = missing[begin : begin + step]
+            chosen = np.resize(here, step)
+            some = jax.device_put(jax.tree.map(lambda leaf: leaf[chosen], (keys, members)), self._over_seeds)  # noqa: B023
+            whole: Trained = self._whole(some[0], self._key_data, some[1], *self._splits)
+            trained = jax.tree.map(
+                lambda leaf, new: leaf.at[here].set(new[: len(here)]),  # noqa: B023
+                trained,
+                whole,
+            )
+        return trained
 
     def _fit(self, chunk: int, step: int, budget: int) -> tuple[Any, int, int]:
         """Compiles the largest chunk within the budget, in few attempts: program, seeds, bytes."""
 
         def attempt(seeds: int) -> tuple[Any, int, int]:
-            program = self._compile(seeds)
+            program = self._compile(seeds, self._family)
             return program, seeds, program_bytes(program) * step
 
         found = attempt(chunk)
@@ -145,19 +166,21 @@ class Program:
             if found[2] <= budget:
                 return found
 
-    def _compile(self, chunk: int) -> Any:
+    def _compile(self, chunk: int, family: Family) -> Any:
+        layers = len(family.sizes)
         keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(chunk, jnp.uint32)))
         members = jax.eval_shape(
             lambda: Member(
-                jnp.zeros((chunk, self._layers), jnp.int32),
-                jnp.zeros((chunk, self._layers - 1), jnp.int32),
+                jnp.zeros((chunk, layers), jnp.int32),
+                jnp.zeros((chunk, layers - 1), jnp.int32),
                 jnp.zeros(chunk),
             )
         )
         keys, members = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), (keys, members)
         )
-        jitted = jax.jit(self._run, out_shardings=self._over_seeds)
+        run = jax.vmap(make_run(family, self._config), in_axes=(0, None, 0, None, None, None))
+        jitted = jax.jit(run, out_shardings=self._over_seeds)
         return jitted.lower(keys, self._key_data, members, *self._splits).compile()
 
 

@@ -16,6 +16,7 @@ from jaxnet import extrema, losses
 from jaxnet.kernels import Product, dense_product
 from jaxnet.network import NetworkSpec, Params, Structure, forward
 from jaxnet.sweep.family import DrawRules, Family, Member, draw_member
+from jaxnet.sweep.live import put_back, take_live
 from jaxnet.train import Split, Task, collect_stats, epoch_batches
 from jaxnet.types import Array, Bool, Features, Int, Key, Scalar
 
@@ -97,11 +98,21 @@ class Row(flax.struct.PyTreeNode):
 
 
 class Trained(flax.struct.PyTreeNode):
-    """A trained network of a sweep."""
+    """A trained network of a sweep.
+
+    Attributes:
+      params: values.
+      structure: which weights exist.
+      row: results.
+      fits: whether the shapes had room for the live part (:mod:`jaxnet.sweep.live`);
+        if not, nothing else here has a meaning. :class:`~jaxnet.sweep.Program`
+        trains such a network again with room for everything.
+    """
 
     params: Params
     structure: Structure
     row: Row
+    fits: Bool[Array, ""]
 
 
 def make_run(
@@ -124,12 +135,15 @@ def make_run(
     def run(key: Key, key_data: Key, member: Member, train: Split, val: Split, watched: Split) -> Trained:
         key_mask, key_init, key_order = (jax.random.fold_in(key, purpose) for purpose in (0, 1, 2))
         params, structure = draw_member(family, member, config.draw, key_mask=key_mask, key_init=key_init)
+        part = None if family.live is None else take_live(params, structure, family.live)
+        # what is trained: the live part, or everything
+        start, wired = (params, structure) if part is None else (part.params, part.structure)
         if not config.common_order:
             key_data = key_order
         classes = jnp.arange(family.sizes[-1]) < member.widths[-1]
 
-        def logits_of(params: Params, x: Features) -> Features:
-            logits, _ = forward(spec, params, structure, x, product=config.product)
+        def logits_of(values: Params, x: Features) -> Features:
+            logits, _ = forward(spec, values, wired, x, product=config.product)
             # a class that does not exist is never the answer and has no part in the softmax
             return jnp.where(classes[:, None], logits, -1e30)
 
@@ -137,27 +151,30 @@ def make_run(
             index, weight = epoch_batches(train.size, config.batch_size, jax.random.fold_in(key_data, number))
 
             def step(carry: tuple[Params, Any, Scalar], batch: tuple[Array, Array]) -> tuple[Any, None]:
-                params, opt_state, total = carry
+                values, opt_state, total = carry
                 x, y = train.batch(batch[0])
 
                 def loss_fn(p: Params) -> Scalar:
                     return losses.cross_entropy(logits_of(p, x), y, batch[1])
 
-                loss, grads = jax.value_and_grad(loss_fn)(params)
+                loss, grads = jax.value_and_grad(loss_fn)(values)
                 with jax.numpy_dtype_promotion("standard"):
-                    updates, opt_state = optimizer.update(grads, opt_state, params)
-                    params = optax.apply_updates(params, updates)
-                return (params, opt_state, total + loss * jnp.sum(batch[1])), None
+                    updates, opt_state = optimizer.update(grads, opt_state, values)
+                    values = optax.apply_updates(values, updates)
+                return (values, opt_state, total + loss * jnp.sum(batch[1])), None
 
-            (params, opt_state, total), _ = jax.lax.scan(step, (*carry, jnp.zeros(())), (index, weight))
-            return (params, opt_state), total / train.size
+            (values, opt_state, total), _ = jax.lax.scan(step, (*carry, jnp.zeros(())), (index, weight))
+            return (values, opt_state), total / train.size
 
-        (params, _), loss = jax.lax.scan(
-            epoch, (params, optimizer.init(params)), jnp.arange(config.epochs, dtype=jnp.int32)
+        (values, _), loss = jax.lax.scan(
+            epoch, (start, optimizer.init(start)), jnp.arange(config.epochs, dtype=jnp.int32)
         )
-        accuracy = _accuracy(logits_of, params, val)
-        row = _measure(family, spec, config, member, params, structure, watched)
-        return Trained(params, structure, row(accuracy, loss[-1]))
+        accuracy = _accuracy(logits_of, values, val)
+        if part is not None:
+            values = put_back(params, part, values)
+        row = _measure(family, spec, config, member, values, structure, watched)
+        fits = jnp.ones((), bool) if part is None else part.fits
+        return Trained(values, structure, row(accuracy, loss[-1]), fits)
 
     return run
 

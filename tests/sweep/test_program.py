@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.sweep import Plan, Program, default_budget, make_run, run_chunks
+from jaxnet.sweep import Family, Plan, Program, default_budget, make_run, run_chunks
 from tests.sweep import small
 
 csr = pytest.mark.skipif("csr" not in small.PRODUCTS, reason="no csr kernel")
@@ -81,7 +81,7 @@ class FakeMemory:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, shared: int, each: int) -> None:
         self.compiled: list[int] = []
 
-        def compile_nothing(_: Program, chunk: int) -> int:
+        def compile_nothing(_: Program, chunk: int, family: Family) -> int:
             self.compiled.append(chunk)
             return chunk
 
@@ -131,8 +131,8 @@ def test_measured_memory_grows_with_the_chunk_and_a_small_budget_shrinks_it(monk
     assert samples < few < many  # the samples count, too
     compile_anew = Program._compile  # what is there already is not compiled once more
 
-    def compile_once(self: Program, chunk: int) -> Any:
-        return programs[chunk]._program if chunk in programs else compile_anew(self, chunk)
+    def compile_once(self: Program, chunk: int, family: Family) -> Any:
+        return programs[chunk]._program if chunk in programs else compile_anew(self, chunk, family)
 
     monkeypatch.setattr(Program, "_compile", compile_once)
     budget = (few + many) // 2
