@@ -16,7 +16,7 @@ from jaxnet import losses
 from jaxnet.data import Dataset
 from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure, forward, init, to_masked_network
-from jaxnet.sweep import Program, SweepConfig, make_family, make_member
+from jaxnet.sweep import LiveShapes, Program, SweepConfig, make_family, make_member, take_live
 from jaxnet.train import Split
 from jaxnet.types import Array, Scalar
 
@@ -48,13 +48,16 @@ class Sweep:
       accuracy: median accuracy of the last chunk on the test images.
     """
 
-    def __init__(self, work: Work, loaded: Dataset, chunk: int, epochs: int, kernel: str = "csr") -> None:
-        """Compiles and trains a first chunk, which is not timed."""
+    def __init__(
+        self, work: Work, loaded: Dataset, chunk: int, epochs: int, kernel: str = "csr", *, live: bool = True
+    ) -> None:
+        """Compiles and trains a first chunk, which is not timed; without ``live`` all weights are trained."""
+        family = make_family([work.sizes], [work.density], "uniform")
         train = training_split(loaded)
         test = train.replace(x=jnp.asarray(np.array(loaded.x_test)), y=jnp.asarray(np.array(loaded.y_test)))
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
         self.program = Program(
-            make_family([work.sizes], [work.density], "uniform"),
+            family if live else dataclasses.replace(family, live=None),
             SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel)),
             chunk,
             (train, test, watched),
@@ -84,7 +87,9 @@ class Sweep:
 class Steps:
     """Training steps of stacked networks that see the same batches, as a sweep takes them."""
 
-    def __init__(self, work: Work, split: Split, stack: int, *, masked: bool) -> None:
+    def __init__(
+        self, work: Work, split: Split, stack: int, *, masked: bool, live: LiveShapes | None = None
+    ) -> None:
         """Draws and compiles.
 
         Args:
@@ -93,6 +98,7 @@ class Steps:
           stack: networks.
           masked: all weights as dense matrices with a mask over them, and Adam over
             all of them; otherwise jaxnet's dense product of the existing ones.
+          live: room for the part that training can change, if only that is trained.
         """
         self._work, self._split, self._stack = work, split, stack
         spec = NetworkSpec(work.sizes, work.density)
@@ -100,6 +106,9 @@ class Steps:
 
         def draw(key: Array) -> tuple[Params, Structure, Any]:
             params, structure = init(spec, key_mask=key, key_init=jax.random.fold_in(key, 1))
+            if live is not None:
+                part = take_live(params, structure, live)
+                params, structure = part.params, part.structure
             if masked:
                 params, structure = to_masked_network(params, structure)
             return params, structure, optimizer.init(params)

@@ -6,16 +6,20 @@ after round, so that a disturbance of the machine does not hit one of them
 alone; ratios are those of a round, and what is reported is their median:
 
 - ``jaxnet csr``: calls of the compiled sweep, whole: drawing, all epochs,
-  validation, extrema;
+  validation, extrema; trained is only what can change (``jaxnet.sweep.live``), which
+  gives the same networks;
+- ``all weights trained``: the same without that, the sparse kernel alone;
 - ``jaxnet dense``: its training steps with the dense product;
 - ``JAX masked``: vmap over dense weights times their mask, Adam over all of them;
+- ``live units only``: the same, for the part that can change: leaving out the rest helps
+  this way, too, and nothing keeps a user from doing it by hand;
 - ``PyTorch loop``: one model after another, dense weights times their mask;
 - ``PyTorch vmap``: ``torch.func`` over stacked models, one Adam for all;
 - ``dense bound``: what the multiplications of dense training would take at the
   speed of a large dense product here (the best of several in a round), were
   everything else free. No way that multiplies by zeros can be faster.
 
-All but the first and the last run ``--steps`` training steps after a warm-up, scaled to
+All but the sweeps and the bounds run ``--steps`` training steps after a warm-up, scaled to
 the steps of 5 epochs: what they take besides (validation, drawing) is left out,
 in their favour. PyTorch uses the variant of Adam that is the fastest here, found
 before the clock starts, and in every round both one thread and one per core, of
@@ -51,24 +55,28 @@ from jaxnet.errors import InputError
 from jaxnet.files import write_json
 from jaxnet.kernels import csr_library
 from jaxnet.provenance import provenance
+from jaxnet.sweep import make_family
 
 FULL_EPOCHS = 5
 
 METHODS = {
     "csr": "jaxnet csr, {chunk} at once",
+    "csr_whole": "  all weights trained",
     "dense": "jaxnet dense, {stack} at once",
     "jax_masked": "JAX masked dense, {stack} at once",
+    "jax_masked_live": "  live units only",
     "torch_vmap": "PyTorch torch.func.vmap, {stack} at once",
     "torch_loop": "PyTorch, one after another",
     "torch_loop_default": "  with default threads and Adam",
     "dense_bound": "bound for any dense product",
+    "dense_bound_live": "  of the live units only",
 }
 """What is measured, by name, with its line in the table."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Seeds per second of the same training, done in six ways."""
+    """Seeds per second of the same training, done in several ways."""
 
     json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
     dataset: str = dataclasses.field(
@@ -163,11 +171,15 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     torch_work = theirs.Work(loaded, work.sizes, work.density, work.batch, work.steps)
     settings = torch_work.probe(config.stack)
     split = ours.training_split(loaded)
+    live = make_family([work.sizes], [work.density], "uniform").live
     flops = dense_flops(work.sizes, samples)
+    live_flops = dense_flops(work.sizes if live is None else live.sizes, samples)
     sweep = ours.Sweep(work, loaded, config.chunk, config.epochs)
+    whole = ours.Sweep(work, loaded, config.chunk, config.epochs, live=False)
     per_step: dict[str, Callable[[], float]] = {  # seconds of a step, for one network
         "dense": ours.Steps(work, split, config.stack, masked=False),
         "jax_masked": ours.Steps(work, split, config.stack, masked=True),
+        "jax_masked_live": ours.Steps(work, split, config.stack, masked=True, live=live),
         "torch_vmap": lambda: min(
             torch_work.stacked(config.stack, choice, config.steps) for choice in settings["vmap"]
         ),
@@ -176,8 +188,10 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     }
     seeds: dict[str, Callable[[], float]] = {  # seconds of a whole training, for one network
         "csr": lambda: sweep() * FULL_EPOCHS / config.epochs,
+        "csr_whole": lambda: whole() * FULL_EPOCHS / config.epochs,
         **{name: (lambda run=run: steps * run()) for name, run in per_step.items()},  # type: ignore[misc]
         "dense_bound": lambda: flops / peak_flops(),
+        "dense_bound_live": lambda: live_flops / peak_flops(),
     }
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     loads = []

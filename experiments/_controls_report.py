@@ -108,7 +108,7 @@ def write_document(
         "",
         *_verdict(comparisons),
         *_headline(headline),
-        *_provenance(first),
+        *provenance_lines(first["provenance"], first["kernel"]),
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -247,13 +247,13 @@ def _headline(runs: Summaries) -> list[str]:
     ]
 
 
-def _provenance(summary: dict[str, Any]) -> list[str]:
-    p = summary["provenance"]
+def provenance_lines(p: dict[str, Any], kernel: str) -> list[str]:
+    """What a document's numbers were computed on, as its last section."""
     versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items() if v)
     return [
         "## Provenance",
         "",
-        f"{p['device']['platform']} ({p['device'].get('cpu_cores', '?')} cores), {summary['kernel']} kernel; "
+        f"{p['device']['platform']} ({p['device'].get('cpu_cores', '?')} cores), {kernel} kernel; "
         f"{versions}; data fingerprint {p['data_fingerprint']}; {p['time_utc']}.",
         "",
     ]
