@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from experiments.optimal_bootstrap import Config
 
 ARMS = ("bootstrapped", "random", "shuffled", "fresh values", "random, unequal")
-"""What is compared at each scale, trained as one batch; the first one is what the next scale is built from."""
+"""What is compared at each scale, trained as one batch; the next scale is built from the first."""
 
-_MASK, _INIT, _RANDOM_MASK, _RANDOM_INIT, _SHUFFLE = range(5)  # purposes of a seed's key at one stage
+_MASK, _INIT = 0, 1  # purposes of a seed's key at one stage
 
 Networks = tuple[Params, Structure]
 
@@ -112,18 +112,17 @@ def make_spec(config: Config, sizes: tuple[int, ...]) -> NetworkSpec:
 
 def grow(spec: NetworkSpec, params: Params, structure: Structure, key: Key) -> tuple[Networks, ...]:
     """All arms of a scale for one seed, in the order of :data:`ARMS`."""
-    keys = [jax.random.fold_in(key, purpose) for purpose in range(5)]
-    masks = {"key_mask": keys[_MASK], "key_init": keys[_INIT]}
-    others = {"key_mask": keys[_RANDOM_MASK], "key_init": keys[_RANDOM_INIT]}
-    grown, connected = bootstrap(spec, params, structure, **masks)
+    mask, init, other_mask, other_init, shuffle = (jax.random.fold_in(key, purpose) for purpose in range(5))
+    grown, connected = bootstrap(spec, params, structure, key_mask=mask, key_init=init)
     topologies = [t for t in connected.connectivity if isinstance(t, Topology)]
+    # as the original compared: without the weights that the features add
+    plain = allocate(spec.sizes, spec.density)
     return (
         (grown, connected),
-        random_like(spec, connected, **others),
-        (shuffle_values(grown, connected, key_shuffle=keys[_SHUFFLE]), connected),
-        (network.init_params(spec, topologies, key_init=keys[_INIT]), connected),
-        # as the original compared: a network without the weights that the features add
-        random_like(spec, connected, nonzeros=allocate(spec.sizes, spec.density), **others),
+        random_like(spec, connected, key_mask=other_mask, key_init=other_init),
+        (shuffle_values(grown, connected, key_shuffle=shuffle), connected),
+        (network.init_params(spec, topologies, key_init=init), connected),
+        random_like(spec, connected, nonzeros=plain, key_mask=other_mask, key_init=other_init),
     )
 
 
@@ -143,7 +142,9 @@ class BootstrapRun:
 
     def run(self) -> dict[str, Any]:
         """Trains what is still to do and writes the summary."""
-        likes = {stage.name: partial(self.like, number) for number, stage in enumerate(self.stages)}
+        likes: dict[str, Callable[[], tuple[TrainState, PyTree]]] = {
+            stage.name: partial(self.like, number) for number, stage in enumerate(self.stages)
+        }
         at = load_progress(self.folder, likes, self.clock)
         self.folder.write_json("provenance.json", self.provenance())
         first = [stage.name for stage in self.stages].index(at[0]) if at else 0
@@ -183,7 +184,7 @@ class BootstrapRun:
         def one(key: Key, *small: Any) -> tuple[Networks, ...]:
             key = jax.random.fold_in(key, number)
             if stage.grown:
-                return grow(spec, *small, key)
+                return grow(spec, small[0], small[1], key)
             key_mask, key_init = (jax.random.fold_in(key, purpose) for purpose in (_MASK, _INIT))
             return (network.init(spec, key_mask=key_mask, key_init=key_init),)
 
@@ -212,7 +213,7 @@ class BootstrapRun:
         return Result(cast(Any, real), cast(Any, real), cast(Any, whole), cast(Any, layers))
 
     def first_arm(self, state: TrainState, structure: Structure) -> Networks:
-        """The networks that the next scale is built from: the best epoch's, or the last as in the original."""
+        """What the next scale is built from: the best epoch, or the last as in the original."""
         params = state.params if self.config.protocol == "seed" else state.best_params
         networks: Networks = jax.tree.map(lambda leaf: leaf[: len(self.seeds)], (params, structure))
         return networks

@@ -76,7 +76,7 @@ def summarise(
         }
         for k, stage in enumerate(searched)
     ]
-    scales = {
+    scales: dict[str, dict[str, Any]] = {
         stage.name: {
             "sizes": list(stage.sizes),
             "arms": {

@@ -73,7 +73,9 @@ class Config:
             ("batch_size", 1),
         ):
             if getattr(self, flag) < least:
-                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {getattr(self, flag)}")
+                raise InputError(
+                    f"--{flag.replace('_', '-')} must be at least {least}: {getattr(self, flag)}"
+                )
         if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
             raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
         for flag in ("hidden", "widths"):
@@ -124,9 +126,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         for scale, found in summary["scales"].items()
         for arm, values in found["arms"].items()
     ]
-    print_table(
-        "scales", ["scale", "arm", "weights", "accuracy %", "95 %", "watched, after epoch 1 %"], rows
-    )
+    print_table("scales", ["scale", "arm", "weights", "accuracy %", "95 %", "watched, after epoch 1 %"], rows)
     rows = []
     for c in summary["comparisons"]:
         if c["measure"] in ("test accuracy", "after epoch 1"):
@@ -158,9 +158,9 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     with open_folder(config, dataset) as folder:
         summary = BootstrapRun(config, folder, dataset).run()
         draw_all(folder)
+        if config.doc is not None:
+            write_document(Path(config.doc), config, summary, folder.read_rows())
     print_summary(summary)
-    if config.doc is not None:
-        write_document(Path(config.doc), config, summary)
     timing = summary["timing"]
     report(
         f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
