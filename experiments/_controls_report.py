@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._comparisons import (
+    Comparison,
+    comparison,
+    comparison_table,
+    draw_comparisons,
+    mean_and_interval,
+    provenance_lines,
+)
 from experiments._patched_plots import plt, save_figure
 from jaxnet.files import disk_errors
 from jaxnet.statistics import paired_difference
@@ -19,30 +26,6 @@ if TYPE_CHECKING:
 Summaries = Mapping[str, dict[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Two arms on the same seeds; test accuracy in points, first minus second."""
-
-    title: str
-    first: str
-    second: str
-    mean: float
-    low: float
-    high: float
-    wins: int
-    n: int
-    p: float
-
-    @property
-    def verdict(self) -> str:
-        """What the interval allows to say."""
-        if self.low > 0:
-            return f"better by {self.mean:.2f} points"
-        if self.high < 0:
-            return f"**worse** by {-self.mean:.2f} points"
-        return "no difference shown"
-
-
 def compare(arms: Summaries, questions: Sequence[tuple[str, str, str]]) -> list[Comparison]:
     """Paired differences of the final test accuracy."""
     comparisons = []
@@ -50,11 +33,7 @@ def compare(arms: Summaries, questions: Sequence[tuple[str, str, str]]) -> list[
         a, b = (
             np.array([100 * s["patched_accuracy"] for s in arms[name]["seeds"]]) for name in (first, second)
         )
-        d = paired_difference(a, b)
-        low, high = d["ci95"] or (float("nan"), float("nan"))
-        mean = float("nan") if d["mean"] is None else d["mean"]
-        p = float("nan") if d["p"] is None else d["p"]
-        comparisons.append(Comparison(title, first, second, mean, low, high, d["wins"], d["n"], p))
+        comparisons.append(comparison(title, first, second, paired_difference(a, b)))
     return comparisons
 
 
@@ -63,7 +42,9 @@ def write_document(
 ) -> None:
     """Writes the Markdown file and the plot beside it."""
     picture = path.with_suffix(".png")
-    draw_comparisons(comparisons, picture)
+    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
+    draw_comparisons(axes, comparisons)
+    save_figure(figure, picture)
     command = (
         f"python -m experiments.patched_density_controls --dataset {config.dataset} "
         f"--num-seeds {config.num_seeds} --doc {path.as_posix()}"
@@ -96,19 +77,13 @@ def write_document(
         "",
         f"![Paired differences of the test accuracy with 95 % intervals]({picture.name})",
         "",
-        "| comparison (first minus second) | points | 95 % interval | wins | p | verdict |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {c.title} | {c.mean:+.2f} | {c.low:+.2f} .. {c.high:+.2f} | {c.wins}/{c.n} | {c.p:.2g} | "
-            f"{c.verdict} |"
-            for c in comparisons
-        ),
+        *comparison_table(comparisons),
         "",
         f"{len(comparisons)} comparisons are made; the p-values are not corrected for that.",
         "",
         *_verdict(comparisons),
         *_headline(headline),
-        *provenance_lines(first["provenance"], first["kernel"]),
+        *provenance_lines(first),
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -141,39 +116,15 @@ def _lost(patches: Sequence[dict[str, Any]], kind: str, layer: int) -> str:
     return f"{100 * lost.mean():+.2f} ({100 * np.mean(lost == 0):.0f} %)"
 
 
-def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
-    """A forest plot: the mean paired difference of each comparison with its interval."""
-    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
-    y = np.arange(len(comparisons))[::-1]
-    for yi, c in zip(y, comparisons, strict=True):
-        clear = c.low > 0 or c.high < 0
-        color = ("#2e7d4f" if c.mean > 0 else "#c44e52") if clear else "0.45"
-        axes.plot([c.low, c.high], [yi, yi], color=color, lw=2)
-        axes.plot([c.mean], [yi], "o", color=color, ms=6)
-        axes.annotate(
-            f"{c.mean:+.2f}", (c.high, yi), (6, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    axes.axvline(0, color="0.3", lw=1)
-    axes.set_yticks(y, [c.title for c in comparisons], fontsize=8.5)
-    axes.set_xlabel("difference in test accuracy (points), paired over seeds, 95 % interval")
-    axes.margins(x=0.12)
-    axes.grid(alpha=0.3, axis="x")
-    save_figure(figure, path)
-
-
 def _arm_row(name: str, summary: dict[str, Any]) -> str:
     a = summary["aggregate"]
     weights = a["nonzeros.scaffold"]["mean"] + a["nonzeros.patch"]["mean"]
     return (
-        f"| {name} | {_mean(a['scaffold_accuracy'])} | {_mean(a['patched_accuracy'])} | "
+        f"| {name} | {mean_and_interval(a['scaffold_accuracy'])} | "
+        f"{mean_and_interval(a['patched_accuracy'])} | "
         f"{100 * a['gain']['mean']:+.2f} | {a['num_patches']['mean']:.1f} | {weights:.0f} | "
         f"{100 * a['density']['mean']:.2f} |"
     )
-
-
-def _mean(aggregate: dict[str, Any]) -> str:
-    low, high = aggregate["ci95"] or (float("nan"), float("nan"))
-    return f"{100 * aggregate['mean']:.2f} ({100 * low:.2f} .. {100 * high:.2f})"
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> list[str]:
@@ -230,7 +181,8 @@ def _headline(runs: Summaries) -> list[str]:
     for name, summary in runs.items():
         a = summary["aggregate"]
         lines.append(
-            f"| {name} | {_mean(a['scaffold_accuracy'])} | {_mean(a['patched_accuracy'])} | "
+            f"| {name} | {mean_and_interval(a['scaffold_accuracy'])} | "
+            f"{mean_and_interval(a['patched_accuracy'])} | "
             f"{100 * np.mean(summary['first_patch_accuracy']):.2f} | "
             f"{a['extrema_high']['mean']:.1f} / {a['extrema_low']['mean']:.1f} | "
             f"{a['num_patches']['mean']:.1f} ({a['nonzeros.patch']['mean']:.0f}) | "
@@ -243,17 +195,5 @@ def _headline(runs: Summaries) -> list[str]:
         f"The {100 * last['patched_accuracy']['mean']:.1f} % of the last row belong to a network whose masks "
         "were no longer enforced after the scaffold phase: a dense network, trained slowly. With the masks "
         f"enforced the same run reaches {100 * enforced['patched_accuracy']['mean']:.1f} %.",
-        "",
-    ]
-
-
-def provenance_lines(p: dict[str, Any], kernel: str) -> list[str]:
-    """What a document's numbers were computed on, as its last section."""
-    versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items() if v)
-    return [
-        "## Provenance",
-        "",
-        f"{p['device']['platform']} ({p['device'].get('cpu_cores', '?')} cores), {kernel} kernel; "
-        f"{versions}; data fingerprint {p['data_fingerprint']}; {p['time_utc']}.",
         "",
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from experiments._controls_report import provenance_lines
+from experiments._comparisons import provenance_lines
 from experiments._hunt_kept import Row
 from experiments._hunt_plots import draw_accuracy, draw_pareto
 from experiments._patched_plots import plt, save_figure
@@ -64,7 +64,7 @@ def write_document(
         *_many(many, rows["many"], pictures["seeds"].name),
         *_agreement(agreement),
         *_portfolio(portfolio, rows["portfolio"], pictures),
-        *provenance_lines(many["provenance"], many["plan"][0]["programs"][0]["kernel"]),
+        *provenance_lines({**many, "kernel": many["plan"][0]["programs"][0]["kernel"]}),
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")

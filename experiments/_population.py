@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import flax.struct
@@ -107,7 +107,7 @@ class Phase:
     """A number of epochs with one optimiser.
 
     Attributes:
-      name: ``scaffold`` or ``patch``; part of rows and checkpoint names.
+      name: part of rows and checkpoint names.
       epochs: how many.
       task: what training needs to know.
       optimizer: of both groups.
@@ -139,6 +139,7 @@ def run_phase(
     *,
     first_epoch: int = 0,
     extra: PyTree = None,
+    arms: Sequence[str] = (),
 ) -> TrainState:
     """Trains all seeds for the epochs of ``phase`` that are still to do.
 
@@ -151,6 +152,8 @@ def run_phase(
       clock: adds up the time.
       first_epoch: epochs done before (of a continued run).
       extra: kept in the checkpoints beside the state.
+      arms: of a comparison trained as one batch: the networks are all seeds of
+        the first arm, then all of the second, ...; without, one network per seed.
 
     Returns:
       The state after the last epoch.
@@ -158,6 +161,8 @@ def run_phase(
     if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
         return state  # a run continued after the epoch in which its last seed stopped has nothing to do
     train_epoch = make_epoch(phase.task, phase.optimizer)
+    names: list[dict[str, Any]] = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
+    names = names or [{"seed": seed} for seed in seeds]
 
     def epoch(
         state: TrainState, structure: Structure, train: Split, watch: Split, key: Key, number: jax.Array
@@ -175,11 +180,11 @@ def run_phase(
     number = jnp.asarray(first_epoch, jnp.int32)
     args = (structure, phase.train, phase.watch, phase.key_data)
     program = clock.compiled(together, state, *args, number, donate=(0,))
-    with Progress(phase.epochs, f"{phase.name}, {len(seeds)} seeds") as progress:
+    with Progress(phase.epochs, f"{phase.name}, {len(names)} {'networks' if arms else 'seeds'}") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
             state, result = program(state, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(_rows(phase, done + 1, seeds, result))
+            length = folder.append_rows(_rows(phase, done + 1, names, result))
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
             progress.advance(note=f"median {np.median(accuracy):.4f}")
@@ -241,11 +246,13 @@ def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure,
     return np.asarray(clock.compiled(together, params, structure, split)(params, structure, split))
 
 
-def _rows(phase: Phase, epoch: int, seeds: range, result: EpochResult) -> list[dict[str, Any]]:
+def _rows(
+    phase: Phase, epoch: int, names: Sequence[dict[str, Any]], result: EpochResult
+) -> list[dict[str, Any]]:
     host = jax.tree.map(np.asarray, result)
     return [
         {
-            "seed": seed,
+            **name,
             "phase": phase.name,
             "epoch": epoch,
             "train_loss": float(host.info.loss[i]),
@@ -254,5 +261,5 @@ def _rows(phase: Phase, epoch: int, seeds: range, result: EpochResult) -> list[d
             "loss": float(host.evaluation.loss[i]),
             "accuracy": float(host.evaluation.accuracy[i]),
         }
-        for i, seed in enumerate(seeds)
+        for i, name in enumerate(names)
     ]

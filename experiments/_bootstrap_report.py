@@ -1,0 +1,266 @@
+"""Plots and the document of ``experiments.optimal_bootstrap``, drawn from what is on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments._bootstrap_summary import QUESTIONS, curves, shown_epochs
+from experiments._comparisons import (
+    Comparison,
+    comparison,
+    comparison_table,
+    draw_comparisons,
+    mean_and_interval,
+    provenance_lines,
+)
+from experiments._patched_plots import plt, save_figure
+from jaxnet.files import disk_errors
+from jaxnet.records import MAY_DIFFER, RunFolder
+
+if TYPE_CHECKING:
+    from experiments.optimal_bootstrap import Config
+
+PLOTS = ("search.png", "bootstrap.png")
+"""Names of the files drawn."""
+
+COLORS = {
+    "bootstrapped": "#c44e52",
+    "random": "#4c72b0",
+    "shuffled": "#dd8452",
+    "fresh values": "#55a868",
+    "random, unequal": "0.55",
+}
+
+
+def draw_all(folder: RunFolder) -> None:
+    """Draws all plots of a finished run into its folder."""
+    summary = folder.read_json("summary.json")
+    draw_search(summary, folder.path / PLOTS[0])
+    draw_scales(summary, folder.read_rows(), folder.path / PLOTS[1])
+
+
+def draw_search(summary: dict[str, Any], path: Path) -> None:
+    """Best accuracy of every seed and architecture against the threshold: a dot for each seed."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    found = summary["architectures"]
+    for k, architecture in enumerate(found):
+        name = "-".join(map(str, architecture["sizes"]))
+        values = np.sort([100 * s["searched"][name] for s in summary["seeds"]])
+        x = k + (np.linspace(-0.3, 0.3, len(values)) if len(values) > 1 else np.zeros(1))
+        axes.plot(x, values, ".", color="#4c72b0", ms=5)
+        axes.hlines(values.mean(), k - 0.4, k + 0.4, color="0.2", lw=1.5)
+    threshold = 100 * summary["config"]["threshold"]
+    axes.axhline(threshold, color="#c44e52", lw=1, ls="--", label=f"learns: above {threshold:g} %")
+    labels = [f"{'-'.join(map(str, a['sizes']))}\n{a['weights']} weights" for a in found]
+    axes.set_xticks(range(len(found)), labels, fontsize=9)
+    axes.set(ylabel=f"best {_watched(summary)} accuracy (%)", ylim=(0, 100))
+    n = len(summary["seeds"])
+    axes.set_title(f"{summary['provenance']['dataset']}: {n} seed{'s' if n > 1 else ''} (line: mean)")
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def draw_scales(summary: dict[str, Any], rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """For each scale the curves of its arms (median, middle half), and below the paired differences."""
+    figure, axes = plt.subplots(
+        2, 2, figsize=(11, 7.4), layout="constrained", gridspec_kw={"height_ratios": [3, 2]}
+    )
+    all_curves = curves(rows)
+    for column, scale in enumerate(("medium", "fine")):
+        top, bottom = axes[:, column]
+        for arm, values in summary["scales"][scale]["arms"].items():
+            q1, median, q3 = np.quantile(100 * all_curves[scale, arm], [0.25, 0.5, 0.75], axis=1)
+            x = np.arange(1, len(median) + 1)
+            label = f"{arm} ({values['weights']['mean']:.0f} weights)"
+            top.fill_between(x, q1, q3, color=COLORS[arm], alpha=0.2, lw=0)
+            top.plot(x, median, color=COLORS[arm], lw=2, marker="." if len(x) < 3 else None, label=label)
+        top.set(xlabel="epoch", ylabel=f"{_watched(summary)} accuracy (%)")
+        top.set_title(f"{scale}: {'-'.join(map(str, summary['scales'][scale]['sizes']))}")
+        top.grid(alpha=0.3)
+        top.legend(loc="lower right", frameon=False, fontsize=9)
+        draw_comparisons(bottom, compare(summary, scale))
+        bottom.set_xlabel("test accuracy, paired difference (points), 95 %")
+    n = len(summary["seeds"])
+    figure.suptitle(
+        f"{summary['provenance']['dataset']}, {n} seed{'s' if n > 1 else ''} (median, middle half)"
+    )
+    save_figure(figure, path)
+
+
+def compare(summary: dict[str, Any], scale: str, measure: str = "test accuracy") -> list[Comparison]:
+    """The paired differences of one scale in one measure, in points."""
+    found = []
+    for c in summary["comparisons"]:
+        if (c["scale"], c["measure"]) == (scale, measure):
+            points = {
+                **c,
+                "mean": None if c["mean"] is None else 100 * c["mean"],
+                "ci95": c["ci95"] and [100 * x for x in c["ci95"]],
+            }
+            title = f"{c['first']} − {c['second']}"
+            found.append(comparison(title, c["first"], c["second"], points))
+    return found
+
+
+def write_document(
+    path: Path, config: Config, summary: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Writes the Markdown file and the plot beside it."""
+    picture = path.with_suffix(".png")
+    draw_scales(summary, rows, picture)
+    reading = (
+        "the best epoch is chosen on validation samples, the test set is read once at the end of a stage"
+        if config.protocol == "clean"
+        else "the accuracy is that of the best of all epochs on the test set, as in the original"
+    )
+    lines = [
+        "# Optimal bootstrap",
+        "",
+        "Generated by",
+        "",
+        "```",
+        _command(config),
+        "```",
+        "",
+        f"{summary['provenance']['dataset']}, {config.num_seeds} seeds in every arm, protocol "
+        f"`{config.protocol}`: {reading}. Adam at {config.lr:g}, batches of {config.batch_size}, "
+        f"{config.epochs} epochs at every scale. Accuracies are in per cent, intervals are 95 % Student-t "
+        "intervals over seeds. All arms of a seed see the samples in one order, common to all seeds, so the "
+        "intervals do not include the variation of the order.",
+        "",
+        *_search(summary),
+        *_scales(summary),
+        f"![Curves of all arms, and paired differences of the test accuracy]({picture.name})",
+        "",
+        *_differences(config, summary),
+        *_unequal(summary),
+        *_verdict(summary),
+        *provenance_lines(summary),
+    ]
+    with disk_errors(path, "write"):
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _command(config: Config) -> str:
+    """The command line that makes the document again: every flag that decides the results."""
+    flags = [
+        f"--{field.name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for field in dataclasses.fields(config)
+        if field.name not in ("data_dir", "kernel", *MAY_DIFFER)
+        and (value := getattr(config, field.name)) != field.default
+    ]
+    return " ".join(["python -m experiments.optimal_bootstrap", *flags])
+
+
+def _search(summary: dict[str, Any]) -> list[str]:
+    threshold = f"{100 * summary['config']['threshold']:g} %"
+    lines = [
+        "## The smallest network that learns",
+        "",
+        f"A network has learned if its best {_watched(summary)} accuracy of "
+        f"{summary['config']['search_epochs']} epochs is above {threshold}. The smallest is, of those of a "
+        "seed that have, the one of the fewest weights.",
+        "",
+        f"| architecture | weights | best {_watched(summary)} accuracy | worst seed .. best seed | learns | "
+        "smallest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for a in summary["architectures"]:
+        watched = a["watched"]
+        lines.append(
+            f"| {'-'.join(map(str, a['sizes']))} | {a['weights']} | {mean_and_interval(watched)} | "
+            f"{100 * watched['min']:.1f} .. {100 * watched['max']:.1f} | {a['learns']}/{a['n']} | "
+            f"{a['smallest']}/{a['n']} |"
+        )
+    smallest = summary["smallest"]
+    name = "No architecture" if smallest is None else "-".join(map(str, smallest))
+    return [*lines, "", f"Most often the smallest: **{name}**.", ""]
+
+
+def _scales(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        "## What each arm reaches",
+        "",
+        "`bootstrapped` is built from the trained network of the scale before (the rule is in "
+        "`jaxnet/bootstrap.py`). `random` has as many weights in every layer, at random places with random "
+        "values; `shuffled` has the bootstrapped positions, the bootstrapped values permuted within each "
+        "layer; `fresh values` has the bootstrapped positions and random values; `random, unequal` lacks the "
+        "weights that the features add, as in the original's comparison.",
+        "",
+        "| scale | arm | weights by layer (mean) | test accuracy | after 1 epoch | mean over the epochs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for scale, found in summary["scales"].items():
+        for arm, values in found["arms"].items():
+            layers = " + ".join(f"{layer['mean']:.0f}" for layer in values["weights_per_layer"])
+            lines.append(
+                f"| {scale} ({'-'.join(map(str, found['sizes']))}) | {arm or '-'} | {layers} | "
+                f"{mean_and_interval(values['accuracy'])} | "
+                f"{100 * values['after']['after epoch 1']['mean']:.2f} | "
+                f"{100 * values['mean over the epochs']['mean']:.2f} |"
+            )
+    return [*lines, "", f"The last two columns are {_watched(summary)} accuracies.", ""]
+
+
+def _differences(config: Config, summary: dict[str, Any]) -> list[str]:
+    lines = ["## Paired differences", ""]
+    for scale in ("medium", "fine"):
+        lines += [f"### {scale}: test accuracy", "", *comparison_table(compare(summary, scale)), ""]
+        measures = [*(f"after epoch {e}" for e in shown_epochs(config.epochs)), "mean over the epochs"]
+        columns = [compare(summary, scale, measure) for measure in measures]
+        lines += [
+            f"Learning speed at scale {scale}: difference in {_watched(summary)} accuracy, points.",
+            "",
+            f"| comparison | {' | '.join(measures)} |",
+            "|---" * (1 + len(measures)) + "|",
+        ]
+        for row in zip(*columns, strict=True):
+            cells = [f"{c.mean:+.2f} ({c.low:+.2f} .. {c.high:+.2f})" for c in row]
+            lines.append(f"| {row[0].title} | {' | '.join(cells)} |")
+        lines.append("")
+    number = len(summary["comparisons"])
+    return [*lines, f"{number} differences are computed; the p-values are not corrected for that.", ""]
+
+
+def _unequal(summary: dict[str, Any]) -> list[str]:
+    lines = ["## How an unequal comparison misleads", ""]
+    for scale in ("medium", "fine"):
+        by_arms = {(c.first, c.second): c for c in compare(summary, scale)}
+        fair, unfair = (by_arms["bootstrapped", second] for second in ("random", "random, unequal"))
+        arms = summary["scales"][scale]["arms"]
+        most, least = (arms[arm]["weights"]["mean"] for arm in ("random", "random, unequal"))
+        lines.append(
+            f"- {scale}: against a random network of the plain density, the bootstrapped one seems "
+            f"{unfair.mean:+.2f} points ({unfair.low:+.2f} .. {unfair.high:+.2f}) better, but it has "
+            f"{most:.0f} weights against {least:.0f}. Against a random network of equal size "
+            f"{fair.mean:+.2f} points ({fair.low:+.2f} .. {fair.high:+.2f}) are left."
+        )
+    return [*lines, ""]
+
+
+def _verdict(summary: dict[str, Any]) -> list[str]:
+    lines = ["## Verdict", ""]
+    for scale in ("medium", "fine"):
+        final = compare(summary, scale)
+        speed = compare(summary, scale, "after epoch 1")
+        for last, first in zip(final[: len(QUESTIONS) - 1], speed, strict=False):
+            lines.append(
+                f"- {scale}, {last.title}: {last.verdict} ({last.low:+.2f} .. {last.high:+.2f}, {last.n} "
+                f"pairs); after the first epoch {first.verdict} ({first.low:+.2f} .. {first.high:+.2f})."
+            )
+    return [
+        *lines,
+        "",
+        "A bootstrapped network has the training of the smaller ones behind it; the controls have not.",
+        "",
+    ]
+
+
+def _watched(summary: dict[str, Any]) -> str:
+    return "test" if summary["config"]["protocol"] == "seed" else "validation"
