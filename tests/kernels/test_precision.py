@@ -39,11 +39,11 @@ def test_bf16_rounds_the_operands_and_nothing_else(key):
     matrix = np.zeros((OUT, IN))
     matrix[0, 2], matrix[3, 6] = rounded(VALUES[0]), -2.0
     assert matrix[0, 2] == 1.0
-    x, dy = rounded(x), rounded(dy)
-    np.testing.assert_allclose(y, matrix @ x, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(dx, matrix.T @ dy, rtol=1e-6, atol=1e-6)
-    of_matrix = dy @ x.T  # its sums are not rounded to bfloat16
-    np.testing.assert_allclose(dv, [of_matrix[0, 2], of_matrix[3, 6], 0.0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(y, matrix @ rounded(x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(dx, matrix.T @ rounded(dy), rtol=1e-6, atol=1e-6)
+    of_matrix = rounded(dy) @ rounded(x).T  # its sums are not rounded to bfloat16
+    expected = np.asarray([of_matrix[0, 2], of_matrix[3, 6], 0.0])
+    np.testing.assert_allclose(dv, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_tf32_is_float32_on_a_cpu(key):
@@ -73,7 +73,7 @@ def test_a_shared_input_makes_one_product_of_all_seeds(precision):
     arguments = jnp.ones((SEEDS, 3)), jnp.ones((IN, BATCH))
     compiled = jax.jit(functools.partial(gradients, precision)).lower(*arguments).compile()
     # after XLA's own passes: (seeds * out, in) by (in, batch), and its transpose for the weights
-    dots = re.findall(r"= (\w+)\[(\S+?)\]\{[^}]*\} dot\(", compiled.as_text())
+    dots = re.findall(r"= (\w+)\[(\S+?)\]\{[^}]*\} dot\(", compiled.as_text() or "")
     flat = {(kind, tuple(int(n) for n in shape.split(","))) for kind, shape in dots}
     assert len(dots) == 2 and {kind for kind, _ in flat} == {"f32"}
     assert {shape for _, shape in flat} == {(SEEDS * OUT, BATCH), (SEEDS * OUT, IN)}
