@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -22,6 +23,7 @@ CRITERIA = ("accuracy", "patchability", "efficiency")
 """Columns that networks are ranked by, the larger the better."""
 
 KEPT = "kept.npz"
+"""What process 0 keeps; see :func:`kept_files`."""
 
 Row = dict[str, Any]
 Network = tuple[Params, Structure]
@@ -36,8 +38,9 @@ class Kept:
     lead both.
     """
 
-    def __init__(self, top_k: int, min_accuracy: float) -> None:
+    def __init__(self, top_k: int, min_accuracy: float, process: int = 0) -> None:
         self.top_k, self.min_accuracy = top_k, min_accuracy
+        self.file = f"kept-{process:04d}.npz" if process else KEPT
         self.networks: dict[str, Network] = {}
         self._best: dict[Scope, list[Row]] = {}
 
@@ -115,24 +118,31 @@ class Kept:
         text = np.frombuffer(json.dumps(index).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, index=text, **arrays)  # type: ignore[arg-type]
-        write_bytes(out / KEPT, buffer.getvalue())
+        write_bytes(out / self.file, buffer.getvalue())
 
     def load(self, out: Path) -> None:
-        """Reads the networks that :meth:`save` wrote; what the file lacks is :meth:`missing`."""
-        with disk_errors(out / KEPT, "read"):
-            data = (out / KEPT).read_bytes() if (out / KEPT).exists() else b""
-        try:
-            with np.load(io.BytesIO(data)) as stored:
+        """Reads the networks that every process saved; what the files lack is :meth:`missing`."""
+        for name in kept_files(out):
+            with disk_errors(out / name, "read"):
+                data = (out / name).read_bytes()
+            # a damaged file: every network can be trained again
+            with (
+                contextlib.suppress(ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile),
+                np.load(io.BytesIO(data)) as stored,
+            ):
                 index = json.loads(stored["index"].tobytes())
-                self.networks = {name: _network(stored, entry) for name, entry in index.items()}
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
-            return  # a damaged file: every network can be trained again
+                self.networks |= {name: _network(stored, entry) for name, entry in index.items()}
         self.forget()
 
     def missing(self) -> list[Row]:
         """Rows among the best whose networks are not here."""
         rows = {network_id(row): row for best in self._best.values() for row in best}
         return [row for name, row in sorted(rows.items()) if name not in self.networks]
+
+
+def kept_files(out: Path) -> list[str]:
+    """Files of kept networks: one per process until all are brought together in :data:`KEPT`."""
+    return sorted(path.name for path in out.glob("kept*.npz"))
 
 
 _PARTS = ("weight", "bias", "rows", "cols", "row_ptr")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments._cli import Progress
-from experiments._hunt_kept import Kept, Network, Row
+from experiments._hunt_kept import KEPT, Kept, Network, Row, kept_files
 from experiments._hunt_plan import (
     PROMISING_ACCURACY,
     PROMISING_PATCHABILITY,
@@ -40,10 +40,11 @@ from experiments._hunt_setup import (
 from experiments._hunt_table import HuntTable
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import read_json
+from jaxnet.files import disk_errors, read_json
 from jaxnet.provenance import provenance
 from jaxnet.records import CONFIG, PROVENANCE, RunFolder
 from jaxnet.sweep import Program, Trained, trim
+from jaxnet.sweep.hosts import Hosts
 
 if TYPE_CHECKING:
     from experiments.seed_hunt import Config
@@ -58,8 +59,8 @@ class Running:
     Attributes:
       job: networks.
       entry: of plan.json.
-      program: compiled; None where nothing is left to train.
-      pending: first network of every call still to make.
+      program: compiled; None where nothing is left to train for this process.
+      pending: first network of every call still to make, by any process.
       compile_seconds: time that the next call's part accounts for.
     """
 
@@ -79,15 +80,21 @@ class Hunt:
     """One hunt in one folder."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, dataset: data.Dataset, report: Callable[[str], None]
+        self,
+        config: Config,
+        folder: RunFolder,
+        dataset: data.Dataset,
+        report: Callable[[str], None],
+        hosts: Hosts | None = None,
     ) -> None:
         self.config, self.folder, self.dataset, self.report = config, folder, dataset, report
+        self.hosts = hosts or Hosts()
         self.start = time.perf_counter()
         self.rules = Rules.of(config.protocol)
         self.groups = make_groups(config, dataset)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
         self.table = HuntTable(folder.path)
-        self.kept = Kept(config.top_k, config.min_accuracy)
+        self.kept = Kept(config.top_k, config.min_accuracy, self.hosts.index)
         self.splits = make_splits(config, dataset)
         self.plan = {stage["name"]: stage for stage in read_plan(folder)} if folder.resumed else {}
         self.jobs: dict[str, Job] = {}
@@ -97,7 +104,7 @@ class Hunt:
     def provenance(self) -> dict[str, Any]:
         """Code, versions, device, time, and which data."""
         data_facts = {"dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
-        return {**provenance(), **data_facts}
+        return {**provenance(), **data_facts, "processes": self.hosts.count}
 
     def run(self) -> list[Row]:
         """Trains everything that is not in the table yet; returns all rows.
@@ -105,15 +112,32 @@ class Hunt:
         Raises:
           InputError: the memory does not suffice, the disk is full, a file is damaged.
         """
-        self.table.clean()
+        if self.hosts.first:
+            self.table.clean()
+        self.hosts.meet("start")
         self.kept.rank(self.table.read()[0])
         self.kept.load(self.folder.path)
         for stage in self.stages():
             self.train(stage)
             if not self.complete:
                 break
+        rows = self.table.read()[0]
+        if self.hosts.first:
+            self.gather(rows)
+        return rows
+
+    def gather(self, rows: Sequence[Row]) -> None:
+        """Brings the best networks of all processes together in one file."""
+        self.kept = Kept(self.config.top_k, self.config.min_accuracy)
+        self.kept.rank(rows)
+        self.kept.load(self.folder.path)
         self.restore_networks()
-        return self.table.read()[0]
+        others = [name for name in kept_files(self.folder.path) if name != KEPT]
+        if others:
+            self.kept.save(self.folder.path)
+        for name in others:
+            with disk_errors(self.folder.path / name, "delete"):
+                (self.folder.path / name).unlink()
 
     def leave_no_trace(self) -> None:
         """After an error: a new hunt that has not trained anything yet need not be overwritten."""
@@ -147,26 +171,34 @@ class Hunt:
         if not jobs:
             self.report(f"{stage.name}: nothing to train, every network would have a layer without weights")
         self.jobs |= {job.key: job for job in jobs}
+        if not self.hosts.first:  # process 0 plans for all
+            self.hosts.meet(f"{stage.name} is planned")
+            self.plan = {stage["name"]: stage for stage in read_plan(self.folder)}
         running = []
         with Progress(len(jobs), f"{stage.name}, compiling") as progress:
             for job in jobs:
                 running.append(self.compile(job))
                 progress.advance(note=job.group.name)
-        self.announce(stage, running, left_out)
+        if self.hosts.first:
+            self.announce(stage, running, left_out)
+            self.hosts.meet(f"{stage.name} is planned")
+        self.hosts.meet(f"{stage.name} is compiled")  # and nothing pending is on disk yet
         calls = sorted(
             # all programs advance together, so that a hunt cut short has seen all architectures
             ((first + 0.5) / r.job.size, i, first)
             for i, r in enumerate(running)
-            for first in r.pending
+            for first in self.hosts.share(r.pending, r.job.number)
         )
         total = sum(job.size for job in jobs)
         with Progress(total, f"{stage.name}, {total} networks") as progress:
             progress.update(total - sum(r.left for r in running))
             for _, i, first in calls:
                 if self.out_of_time():
-                    self.complete = False
                     break
+                self.hosts.check()
                 progress.advance(self.call(running[i], first), note=self.note())
+        self.hosts.meet(f"{stage.name} is trained")
+        self.complete = not any(self.pending(r.job, r.entry["chunk"]) for r in running)
 
     def compile(self, job: Job) -> Running:
         """Plans and compiles the program of a job; a continued hunt keeps its kernel and its calls."""
@@ -175,9 +207,9 @@ class Hunt:
         entry = next((e for e in known if e["group"] == job.group.name), None)
         if entry is not None:
             pending = self.pending(job, entry["chunk"])
-            if not pending:
-                return Running(job, entry, None, [], 0.0)
-        kernel = entry["kernel"] if entry else choose_kernel(self.config.kernel, job, self.config.batch_size)
+            if not self.hosts.share(pending, job.number):
+                return Running(job, entry, None, pending, 0.0)
+        kernel = entry["kernel"] if entry else choose_kernel(self.config, job)
         chunk = entry["chunk"] if entry else self.config.chunk
         program = make_program(self.config, job, kernel, self.splits, chunk=chunk)
         plan = program.plan

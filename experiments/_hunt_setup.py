@@ -18,6 +18,8 @@ from jaxnet.errors import InputError
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.sweep import DrawRules, Member, Program, SweepConfig, Trained, make_member
+from jaxnet.sweep.hosts import Hosts
+from jaxnet.sweep.hosts import start as start_hosts
 from jaxnet.sweep.winner import drawable_density
 from jaxnet.train import Split
 from jaxnet.types import Key
@@ -43,6 +45,17 @@ class Rules:
         if protocol == "seed":
             return cls("bernoulli", "dense-fan-in", "test")
         return cls("uniform", "sparse-fan-in", "validation")
+
+
+def join_hosts(config: Config) -> Hosts:
+    """This process among those that share the hunt.
+
+    Raises:
+      InputError: the others cannot be reached.
+    """
+    if config.distributed == "off" and config.coordinator is None:
+        return Hosts()
+    return start_hosts(config.coordinator, config.num_processes, config.process_id)
 
 
 def make_groups(config: Config, dataset: data.Dataset) -> tuple[Group, ...]:
@@ -96,7 +109,7 @@ def check(config: Config, dataset: data.Dataset) -> None:
             f"density {density} leaves a layer of {label(architecture)} without any weight: raise --densities"
         )
     if config.kernel != "auto":
-        product(config.kernel)
+        product(config.kernel, config.precision)
 
 
 def make_splits(config: Config, dataset: data.Dataset) -> tuple[Split, Split, Split]:
@@ -108,13 +121,15 @@ def make_splits(config: Config, dataset: data.Dataset) -> tuple[Split, Split, Sp
     )
 
 
-def choose_kernel(kernel: str, job: Job, batch_size: int) -> str:
+def choose_kernel(config: Config, job: Job) -> str:
     """Name of the sparse product of a job; ``auto`` is measured at the mean density."""
-    if kernel != "auto":
-        return kernel
+    if config.kernel != "auto":
+        return config.kernel
+    if config.precision != "f32":  # the csr kernel knows no other
+        return "dense"
     sizes = job.family().sizes
     mean = sum(density for _, density in job.members) / len(job.members)
-    return choose(sizes, drawable_density(sizes, mean), batch_size, job.size)
+    return choose(sizes, drawable_density(sizes, mean), config.batch_size, job.size)
 
 
 def make_program(
@@ -138,7 +153,7 @@ def make_program(
         lr=config.lr,
         draw=DrawRules(rules.mask, rules.init, ACTIVATION),
         common_order=not config.own_order,
-        product=product(kernel),
+        product=product(kernel, config.precision),
     )
     budget = None if config.memory_budget is None else config.memory_budget * MIB
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
 
 import jax
 
-from jaxnet.files import read_json
+from jaxnet.files import cache_folder, read_json
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.network import NetworkSpec
@@ -20,8 +21,8 @@ def use_compilation_cache() -> None:
     # a cache that cannot be read or written costs compile time, nothing else
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "jaxnet" / "xla"))
+        with contextlib.suppress(OSError):  # no home folder, no cache
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def resolve_kernel(

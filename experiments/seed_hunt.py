@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._cli import print_table, run_main
 from experiments.patched_density import option
 from jaxnet.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxnet.sweep.hosts import Hosts
 
 PROG = "python -m experiments.seed_hunt"
 
@@ -78,6 +82,11 @@ class Config:
         False, "number the winners' hidden units by the norm of their incoming weights (same function)"
     )
     kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
+    precision: Literal["f32", "tf32", "bf16"] = option(
+        "f32",
+        "operands of the dense product; parameters, sums and optimiser stay float32. tf32 and bf16 are for "
+        "GPUs (on a CPU tf32 is float32, bf16 is emulated and slower), and the csr kernel knows f32 only",
+    )
     chunk: int = option(128, "most networks trained by one call of a compiled program")
     memory_budget: int | None = option(
         None, "memory of a call; auto: half of what the device has", "MiB", none="auto"
@@ -85,7 +94,15 @@ class Config:
     budget_seconds: float | None = option(
         None, "start no call that would end later than this; --resume continues", "s"
     )
-    out: str = option("checkpoints/seed_hunt", "folder for results")
+    distributed: Literal["off", "auto"] = option(
+        "off", "auto: share the hunt with the other processes of this SLURM, Open MPI, Kubernetes or TPU job"
+    )
+    coordinator: str | None = option(
+        None, "or name the processes by hand: address of process 0, HOST:PORT, the same in all"
+    )
+    num_processes: int | None = option(None, "with --coordinator: how many share the hunt")
+    process_id: int | None = option(None, "with --coordinator: number of this one, from 0")
+    out: str = option("checkpoints/seed_hunt", "folder for results, the same for all processes")
     resume: bool = option(False, "continue the hunt in --out after its last finished call")
     overwrite: bool = option(False, "replace the hunt in --out")
 
@@ -127,6 +144,7 @@ class Config:
                 f"--sizes needs two or more positive sizes (input, hidden, output): {list(self.sizes)}"
             )
         self._check_densities()
+        self._check_processes()
         # a flag that would do nothing is a misunderstanding
         for flag, modes in (
             ("points", ("sweep", "range")),
@@ -140,6 +158,22 @@ class Config:
                     f"leave it out or choose --mode {' or '.join(modes)}"
                 )
 
+    def _check_processes(self) -> None:
+        by_hand = (self.coordinator, self.num_processes, self.process_id)
+        if self.coordinator is None and by_hand == (None, None, None):
+            return
+        if self.coordinator is None or self.num_processes is None or self.process_id is None:
+            raise InputError("--coordinator, --num-processes and --process-id go together: give all three")
+        if self.distributed != "off":
+            raise InputError("--coordinator and --distributed auto exclude each other: leave one out")
+        if not 0 <= self.process_id < self.num_processes:
+            raise InputError(
+                f"--process-id must be at least 0 and below --num-processes {self.num_processes}: "
+                f"{self.process_id}"
+            )
+        if re.fullmatch(r".+:\d+", self.coordinator) is None:
+            raise InputError(f"--coordinator must be HOST:PORT: {self.coordinator}")
+
     def _check_densities(self) -> None:
         for density in self.densities or ():
             if not 0 < density <= 1:
@@ -152,7 +186,10 @@ class Config:
             raise InputError("--mode range needs --densities lowest,highest, for instance 0.005,0.05")
 
 
-MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "budget_seconds", "memory_budget")
+MAY_DIFFER = (
+    *("out", "resume", "overwrite", "data_dir", "budget_seconds", "memory_budget"),
+    *("distributed", "coordinator", "num_processes", "process_id"),
+)
 """What a continued hunt may change."""
 
 
@@ -174,9 +211,20 @@ class ReplayConfig:
 
 
 def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Runs the hunt, writes summary and winners, draws the plots, prints the ranking."""
+    """Runs the hunt, writes summary and winners, draws the plots, prints the ranking.
+
+    Of several processes only process 0 does so and returns the summary; the
+    others train their share and return nothing.
+    """
     # here, not above: a wrong flag is answered at once, without JAX being loaded
-    from experiments._hunt_kept import KEPT
+    from experiments._hunt_setup import join_hosts
+
+    with join_hosts(config) as hosts:
+        return _hunt(config, report, hosts)
+
+
+def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[str, Any]:
+    from experiments._hunt_kept import kept_files
     from experiments._hunt_plots import PLOTS, draw_all
     from experiments._hunt_report import report_lines, summarise, table_rows
     from experiments._hunt_run import PLAN, Hunt
@@ -191,7 +239,11 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     dataset = load(config)
     check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
     flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    owns = (*PLOTS, PLAN, KEPT, *HuntTable.files(Path(config.out)))
+    if not hosts.first:
+        folder = RunFolder.join(config.out, flags, hosts.meet("folder"), may_differ=MAY_DIFFER)
+        Hunt(config, folder, dataset, lambda _: None, hosts).run()
+        return {}
+    owns = (*PLOTS, PLAN, *kept_files(Path(config.out)), *HuntTable.files(Path(config.out)))
     with RunFolder.open(
         config.out,
         flags,
@@ -200,7 +252,8 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
         may_differ=MAY_DIFFER,
         owns=owns,
     ) as folder:
-        hunt = Hunt(config, folder, dataset, report)
+        hosts.meet("folder", folder.share())
+        hunt = Hunt(config, folder, dataset, report, hosts)
         folder.write_json("provenance.json", hunt.provenance())
         try:
             rows = hunt.run()

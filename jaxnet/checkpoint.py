@@ -346,7 +346,14 @@ def _orbax() -> tuple[Any, Any]:
     """The Orbax module (slow to import) and one checkpointer that all saves and restores share."""
     import orbax.checkpoint as ocp
 
-    return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    # in a run of several processes, the one that saves does so alone, without waiting for the others
+    here = jax.process_index()
+    alone = {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
+        )
+    }
+    return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
 
 
 def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:

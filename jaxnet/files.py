@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and disk errors in one line."""
+"""Files that appear whole or not at all, disk errors in one line, and the cache folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,28 @@ from typing import Any
 import numpy as np
 
 from jaxnet.errors import InputError
+
+
+def cache_folder() -> Path:
+    """The folder for what jaxnet may forget: decoded images, kernel choices, compiled programs.
+
+    ``JAXNET_CACHE_DIR``, else ``jaxnet`` in ``XDG_CACHE_HOME`` (where that is an
+    absolute path, by the XDG rules), else in the platform's cache folder:
+    ``~/.cache``, on macOS ``~/Library/Caches``.
+
+    Raises:
+      OSError: there is no home folder to put it in.
+    """
+    if own := os.environ.get("JAXNET_CACHE_DIR"):
+        return Path(own)
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(xdg):
+        return Path(xdg) / "jaxnet"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise OSError("no home folder") from error
+    return (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / "jaxnet"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

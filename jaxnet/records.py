@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,10 +52,10 @@ class RunFolder:
       resumed: whether an earlier run is being continued.
     """
 
-    def __init__(self, path: Path, lock: int, resumed: bool) -> None:
+    def __init__(self, path: Path, lock: int | None, resumed: bool) -> None:
         self.path = path
         self.resumed = resumed
-        self._lock: int | None = lock
+        self._lock = lock
 
     @classmethod
     def open(
@@ -101,6 +102,48 @@ class RunFolder:
             os.close(lock)
             raise
         return cls(folder, lock, resumed)
+
+    @classmethod
+    def join(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        token: str,
+        *,
+        may_differ: Sequence[str] = MAY_DIFFER,
+    ) -> RunFolder:
+        """The folder that another process of the same run holds open; nothing can be written through it.
+
+        Args:
+          path: the folder.
+          config: what is asked for here.
+          token: what :meth:`share` gave to the process that opened the folder.
+          may_differ: as for :meth:`open`.
+
+        Raises:
+          InputError: it is another folder of the same name (on a file system that the
+            processes do not share), or the configuration differs.
+        """
+        folder = Path(path)
+        with disk_errors(folder, "use"):
+            found = (folder / LOCK).read_text() if (folder / LOCK).exists() else ""
+        if found != token:
+            raise InputError(
+                f"{folder}: this is not the folder of process 0: --out must lie on a file system that all "
+                "processes share"
+            )
+        _check_same(folder, json_safe({k: v for k, v in config.items() if k not in may_differ}))
+        return cls(folder, None, resumed=True)
+
+    def share(self) -> str:
+        """Writes a new token into the lock, by which other processes of this run can :meth:`join`."""
+        self._check_open()
+        assert self._lock is not None
+        token = secrets.token_hex(8)
+        with disk_errors(self.path, "write"):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, token.encode(), 0)
+        return token
 
     @property
     def checkpoints(self) -> Path:

@@ -21,34 +21,13 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.errors import InputError
+from jaxnet.files import cache_folder
 
 FORMAT = 1
 """Version of the folders' format and of the rules that make arrays from a source."""
 
 _FILES = ("x_train", "y_train", "x_test", "y_test")
 _META = "meta.json"
-
-
-def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """Returns the cache folder.
-
-    ``cache_dir``, else the environment variable JAXNET_CACHE_DIR, else
-    ``$XDG_CACHE_HOME/jaxnet``, else ``~/.cache/jaxnet``.
-
-    Raises:
-      OSError: there is no home folder to put it in.
-    """
-    if cache_dir is not None:
-        return Path(cache_dir)
-    if named := os.environ.get("JAXNET_CACHE_DIR"):
-        return Path(named)
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(xdg):  # the XDG rules: a relative path is to be ignored
-        return Path(xdg) / "jaxnet"
-    try:
-        return Path.home() / ".cache" / "jaxnet"
-    except RuntimeError as error:
-        raise OSError("no home folder") from error
 
 
 def cached(
@@ -62,13 +41,13 @@ def cached(
       label: names the content, and so the folder; with another content or
         another :data:`FORMAT` it is another folder.
       decode: makes the arrays.
-      cache_dir: see :func:`cache_root`.
+      cache_dir: the cache folder; :func:`jaxnet.files.cache_folder` by default.
 
     Raises:
       InputError: the cached files are damaged.
     """
     try:
-        root = cache_root(cache_dir)
+        root = cache_folder() if cache_dir is None else Path(cache_dir)
         folder = root / f"{label}-v{FORMAT}"
         if _is_there(folder):
             return _read(folder)

@@ -54,8 +54,7 @@ def load(
         name).
       data_dir: folder of tensorflow-datasets; else the environment variable
         JAXNET_DATA_DIR, else the default of tensorflow-datasets.
-      cache_dir: folder for decoded images; else JAXNET_CACHE_DIR, else
-        ``$XDG_CACHE_HOME/jaxnet``, else ``~/.cache/jaxnet``.
+      cache_dir: folder for decoded images; :func:`jaxnet.files.cache_folder` by default.
       validation_fraction: part of the training images to carve, at least 0 and
         below 1; the number is rounded to the nearest, half to even.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from jaxnet.errors import InputError
 from jaxnet.kernels import csr_library
 from jaxnet.kernels.csr import csr_layer, csr_product
-from jaxnet.kernels.dense import dense_product
+from jaxnet.kernels.dense import DENSE_PRODUCTS, dense_product
 from jaxnet.masks import Topology
 from jaxnet.types import Bias, Features, Values
 
@@ -32,17 +32,30 @@ if csr_library.available():
     PRODUCTS["csr"] = csr_product
 
 
-def product(name: str) -> Product:
-    """Returns the product called ``name``.
+PRECISIONS = tuple(DENSE_PRODUCTS)
+"""Precisions of the operands of a product, the most exact first."""
+
+
+def product(name: str, precision: str = "f32") -> Product:
+    """Returns the product called ``name``, with operands of some precision.
 
     Raises:
-      InputError: no product has this name, or it is not available here.
+      InputError: no product has this name, it is not available here, or it does
+        not know the precision.
     """
-    if name in PRODUCTS:
-        return PRODUCTS[name]
-    if name == "csr":
+    if name == "csr" and name not in PRODUCTS:
         csr_library.require()  # raises, and says how to get it
-    raise InputError(f"unknown kernel {name!r}: choose one of {', '.join(PRODUCTS)}")
+    if name not in PRODUCTS:
+        raise InputError(f"unknown kernel {name!r}: choose one of {', '.join(PRODUCTS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "f32":
+        return PRODUCTS[name]
+    if name != "dense":
+        raise InputError(
+            f"the {name} kernel computes in f32 only: choose the dense kernel for precision {precision}"
+        )
+    return DENSE_PRODUCTS[precision]
 
 
 def fused_layer(product: Product) -> Layer | None:
@@ -51,6 +64,7 @@ def fused_layer(product: Product) -> Layer | None:
 
 
 __all__ = [
+    "PRECISIONS",
     "PRODUCTS",
     "Layer",
     "Product",

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,26 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.files import cache_folder
 from jaxnet.kernels import PRODUCTS, Product, csr_library
 from jaxnet.masks import allocate, draw_topologies
 from jaxnet.types import Array
 
 _REPEATS = 5
 _MEASURED_SEEDS = 16  # beyond that, time grows in proportion for both kernels
-
-
-def cache_folder() -> Path:
-    """The folder for what jaxnet may forget.
-
-    ``JAXNET_CACHE_DIR``, else ``jaxnet`` in ``XDG_CACHE_HOME``, else in the
-    platform's cache folder.
-    """
-    if own := os.environ.get("JAXNET_CACHE_DIR"):
-        return Path(own)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "jaxnet"
-    home = Path.home()
-    return (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / "jaxnet"
 
 
 def choices_file() -> Path:

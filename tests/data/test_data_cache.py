@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data.arrays import make_arrays
-from jaxnet.data.cache import cache_root, cached
+from jaxnet.data.cache import cached
 from jaxnet.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -163,17 +163,3 @@ def test_two_processes_at_once(tmp_path):
         assert writer.communicate(timeout=120)[1] == ""
         assert writer.returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"set{i}-v1" for i in range(20))
-
-
-def test_cache_folder_by_argument_then_environment_then_home(tmp_path, monkeypatch):
-    for name in ("JAXNET_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_root(None) == tmp_path / ".cache" / "jaxnet"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the XDG rules
-    assert cache_root(None) == tmp_path / ".cache" / "jaxnet"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_root(None) == tmp_path / "xdg" / "jaxnet"
-    monkeypatch.setenv("JAXNET_CACHE_DIR", str(tmp_path / "own"))
-    assert cache_root(None) == tmp_path / "own"
-    assert cache_root("here") == Path("here")

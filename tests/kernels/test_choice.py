@@ -117,19 +117,6 @@ def test_a_real_measurement_chooses_the_smaller_time() -> None:
     assert found["seconds"][chosen] == min(found["seconds"].values())
 
 
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert choice.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("JAXNET_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert choice.cache_folder() == tmp_path / "xdg" / "jaxnet"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("sys.platform", "linux")
-    assert choice.cache_folder() == tmp_path / ".cache" / "jaxnet"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert choice.cache_folder() == tmp_path / "Library" / "Caches" / "jaxnet"
-
-
 def test_info_shows_and_clears_the_choices(measured: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     info.main(["--kernel-choices"])
     assert capsys.readouterr().out == "no kernel choices remembered\n"

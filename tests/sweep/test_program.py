@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet.kernels import product
 from jaxnet.sweep import Family, Plan, Program, default_budget, make_run, run_chunks
 from tests.sweep import small
 
@@ -67,7 +69,7 @@ def compile_small(**changes: Any) -> Program:
     options = {"num_seeds": small.NUM_SEEDS, "chunk": small.NUM_SEEDS} | changes
     return Program(
         small.FAMILY,
-        small.config("dense"),
+        options.pop("config", small.config("dense")),
         options.pop("num_seeds"),
         small.splits(),
         key_data=jax.random.key(small.KEY_DATA),
@@ -190,8 +192,17 @@ def test_eight_devices_give_the_rows_of_one(run_python):
             np.testing.assert_allclose(found[: small.NUM_SEEDS], expected, rtol=0, atol=atol, err_msg=name)
 
 
-def test_the_program_lowers_for_cuda_without_a_gpu():
-    run = jax.vmap(make_run(small.FAMILY, small.config("dense")), in_axes=(0, None, 0, None, None, None))
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("f32", "precision = [HIGHEST, HIGHEST]"),
+        ("tf32", "tf32, accumulation_type = f32"),
+        ("bf16", "xbf16>, "),
+    ],
+)
+def test_the_program_lowers_for_cuda_without_a_gpu(precision, words):
+    config = small.config("dense", product=product("dense", precision))
+    run = jax.vmap(make_run(small.FAMILY, config), in_axes=(0, None, 0, None, None, None))
 
     def from_numbers(seeds, member, *splits):  # exported programs take no typed keys
         keys = jax.vmap(jax.random.key)(seeds)
@@ -202,6 +213,23 @@ def test_the_program_lowers_for_cuda_without_a_gpu():
     )
     assert exported.platforms == ("cuda",)
     assert exported.out_avals[0].shape == (4,)
+    dots = [line for line in exported.mlir_module().splitlines() if "stablehlo.dot_general" in line]
+    assert len(dots) >= 5 and all(words in dot for dot in dots), "in training, validation and extrema"
+    # the first layer of all seeds reads the one batch that they share
+    units, samples = small.FAMILY.sizes[1], small.config("dense").batch_size
+    shared = re.compile(rf"tensor<4x{units}x{small.FEATURES}x\w+>, tensor<{small.FEATURES}x{samples}x\w+>")
+    assert any(shared.search(dot) and "batching_dims" not in dot for dot in dots)
+
+
+def test_bf16_learns_as_f32_does():
+    program = compile_small(config=small.config("dense", product=product("dense", "bf16")))
+    found, expected = small.train_all(program), small.trained("dense", small.NUM_SEEDS)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found.params)} == {"float32"}
+    small.assert_same(found.structure, expected.structure)
+    weights = [np.concatenate([p.weight.ravel() for p in t.params.scaffold]) for t in (found, expected)]
+    assert 0 < np.abs(weights[0] - weights[1]).max() < 0.1  # Adam moves a weight by 0.01 a step, 12 steps
+    np.testing.assert_allclose(found.row.loss, expected.row.loss, rtol=0.02)
+    assert abs(found.row.accuracy - expected.row.accuracy).mean() < 0.05
 
 
 @csr
