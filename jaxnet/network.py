@@ -255,7 +255,7 @@ def release_masks(structure: Structure) -> Structure:
 
 
 def count_nonzeros(params: Params, structure: Structure) -> dict[str, Int[Array, ""]]:
-    """Counts what exists: ``scaffold``, ``bias``, ``patch``, ``skip`` (if there is a bank of them), ``total``.
+    """Counts what exists: ``scaffold``, ``bias``, ``patch``, ``skip`` (if it has a bank), and ``total``.
 
     A sparse layer counts its topology. A masked-dense layer counts the weights
     that are not exactly zero, so that weights which came to life where there

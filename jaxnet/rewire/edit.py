@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.network import Connectivity, Structure
-from jaxnet.topology import Topology, topology_from_flat, topology_mask
+from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Bool, Int, Key
 
 T = TypeVar("T")
@@ -162,15 +162,6 @@ def with_room(params_and_more: T, structure: Structure, extra: tuple[int, ...]) 
     return follow(params_and_more, structure, new), new
 
 
-def grow_random(
-    topology: Topology, number: Int[Array, ""] | int, at_most: int, *, key_rewire: Key
-) -> Topology:
-    """Adds ``number`` weights (at most ``at_most``, static) at random places, as far as slots are free."""
-    score = random_score(topology.shape, key=key_rewire)
-    number = jnp.minimum(number, topology.capacity - topology.num_nonzeros)
-    return edited(topology, topology.exists, *largest(score, ~topology_mask(topology), number, at_most))
-
-
 def _sparse(connectivity: Connectivity) -> Topology:
     if not isinstance(connectivity, Topology):
         raise TypeError("rewiring needs a scaffold in the sparse representation")
@@ -181,7 +172,6 @@ __all__ = [
     "carry",
     "edited",
     "follow",
-    "grow_random",
     "is_new",
     "largest",
     "origin",

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxnet import losses
 from jaxnet.network import Params, Structure, forward, release_masks, to_masked_network
-from jaxnet.rewire.edit import edited, follow, is_new, largest, random_score, smallest, topologies
+from jaxnet.rewire.apply import RewireInfo, apply_edit
+from jaxnet.rewire.edit import edited, largest, random_score, smallest, topologies
 from jaxnet.topology import Topology, topology_mask
 from jaxnet.train import Task
 from jaxnet.types import Array, Features, Float, Int, Key, Labels, PyTree, Scalar, Weight
@@ -65,13 +64,6 @@ class ExchangeRules:
             return jnp.full((), self.fraction)
         share = jnp.clip(jnp.asarray(step, jnp.float32) / self.until, 0.0, 1.0)
         return self.fraction / 2 * (1 + jnp.cos(jnp.pi * share))
-
-
-class RewireInfo(flax.struct.PyTreeNode):
-    """What an edit did: weights that are new and weights that are gone, ``(layer,)`` each."""
-
-    grown: Int[Array, "layer"]
-    dropped: Int[Array, "layer"]
 
 
 def dense_gradients(
@@ -182,35 +174,3 @@ def rewire_network(
         for t, layer, score in zip(old, params.scaffold, scores, strict=True)
     )
     return apply_edit(params, structure, opt_state, structure.replace(connectivity=new))
-
-
-def apply_edit(
-    params: Params,
-    structure: Structure,
-    opt_state: PyTree,
-    new: Structure,
-    value: Callable[[int, Topology], Array] | None = None,
-) -> tuple[Params, Structure, PyTree, RewireInfo]:
-    """Moves values and moments to the topologies of ``new``.
-
-    Args:
-      params: the values.
-      structure: they belong to.
-      opt_state: its moments follow; those of new weights are zero.
-      new: the structure after the edit.
-      value: ``(layer, topology) -> (capacity,)``, values of new weights; zero by default.
-    """
-    params, opt_state = follow((params, opt_state), structure, new)
-    pairs = list(zip(topologies(structure), topologies(new), strict=True))
-    fresh = [is_new(a, b) for a, b in pairs]
-    if value is not None:
-        layers = [
-            layer.replace(weight=jnp.where(mask, value(number, b), layer.weight))
-            for number, (layer, mask, (_, b)) in enumerate(zip(params.scaffold, fresh, pairs, strict=True))
-        ]
-        params = params.replace(scaffold=tuple(layers))
-    info = RewireInfo(
-        grown=jnp.stack([jnp.sum(mask, dtype=jnp.int32) for mask in fresh]),
-        dropped=jnp.stack([jnp.sum(is_new(b, a), dtype=jnp.int32) for a, b in pairs]),
-    )
-    return params, new, opt_state, info
