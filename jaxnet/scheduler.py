@@ -200,9 +200,7 @@ def step(
     seen = state.seen + fine.astype(jnp.int32)
     earlier, later = jnp.var(norms[: config.window]), jnp.var(norms[config.window :])
     # a product, not a ratio: the earlier variance may be zero
-    spike = (
-        fine & (seen >= 2 * config.window) & (jnp.abs(later - earlier) > config.spike_threshold * earlier)
-    )
+    spike = fine & (seen >= 2 * config.window) & (jnp.abs(later - earlier) > config.spike_threshold * earlier)
 
     grown = state.growths > 0
     resting = grown & (epoch - state.last_growth <= config.rest_epochs)
