@@ -30,7 +30,7 @@ from jaxnet.masks import (
     draw_topologies,
 )
 from jaxnet.patches import PatchBank, PatchParams, PatchRules, add_patches, apply_patches, slot_sizes
-from jaxnet.types import Array, Features, Float, Int, Key, Logits
+from jaxnet.types import Array, Features, Float, Int, Key, Logits, Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,13 @@ class Params(flax.struct.PyTreeNode):
     Attributes:
       scaffold: one entry per layer.
       patches: values of the patches; an empty tuple before patches are added.
+      skips: values of the skip connections into each layer, or None; an empty
+        tuple before a bank of them is added.
     """
 
     scaffold: tuple[LayerParams, ...]
     patches: PatchParams = ()
+    skips: tuple[Values | None, ...] = ()
 
 
 class Structure(flax.struct.PyTreeNode):
@@ -88,10 +91,14 @@ class Structure(flax.struct.PyTreeNode):
     Attributes:
       connectivity: one entry per layer; its type decides the representation.
       bank: the patches, or None.
+      skips: for each layer the weights it has from the hidden layers of
+        :func:`skip_sources`, one after the other, or None; an empty tuple
+        before a bank of them is added.
     """
 
     connectivity: tuple[Connectivity, ...]
     bank: PatchBank | None = None
+    skips: tuple[Topology | None, ...] = ()
 
 
 class Activations(flax.struct.PyTreeNode):
@@ -123,6 +130,21 @@ def init_params(spec: NetworkSpec, topologies: Sequence[Topology], *, key_init: 
     )
 
 
+SKIP_REACH = 3
+"""How many layers ahead a skip connection leads at most; the next layer is no skip."""
+
+
+def skip_sources(layer: int) -> range:
+    """The hidden layers that skip connections into ``layer`` come from, counted from 0.
+
+    Layer ``t`` reads hidden layer ``t - 1``; a skip comes from one or two before it.
+
+    >>> list(skip_sources(3)), list(skip_sources(1))
+    ([0, 1], [])
+    """
+    return range(max(0, layer - SKIP_REACH), max(0, layer - 1))
+
+
 def forward(
     spec: NetworkSpec,
     params: Params,
@@ -146,30 +168,27 @@ def forward(
       Logits ``(classes, batch)`` and the activations of the hidden layers.
     """
     last = len(params.scaffold) - 1
-    pre_below, post_below = x, x
-    pres: list[Features] = []
-    posts: list[Features] = []
+    pres, posts = [x], [x]  # of all layers so far, the input first
     for t, (layer, connectivity) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
         name = "identity" if t == last else spec.activation
-        pre, post = linear_activated(layer, connectivity, post_below, product, name)
+        pre, post = linear_activated(layer, connectivity, posts[-1], product, name)
         if structure.bank is not None:
             added = apply_patches(
-                params.patches,
-                structure.bank,
-                t,
-                pre_below,
-                post_below,
-                product,
-                key_forward=key_forward,
+                params.patches, structure.bank, t, pres, posts, product, key_forward=key_forward
             )
             if added is not None:
                 pre = pre + added
                 post = ACTIVATIONS[name](pre)
-        if t < last:
-            pres.append(pre)
-            posts.append(post)
-        pre_below, post_below = pre, post
-    return post, Activations(tuple(pres), tuple(posts))
+        if structure.skips:
+            skips, values = structure.skips[t], params.skips[t]
+            if skips is not None and values is not None:
+                # posts begins with the network's input
+                sources = jnp.concatenate([posts[s + 1] for s in skip_sources(t)])
+                pre = pre + product(values, skips, sources)
+                post = ACTIVATIONS[name](pre)
+        pres.append(pre)
+        posts.append(post)
+    return posts[-1], Activations(tuple(pres[1:-1]), tuple(posts[1:-1]))
 
 
 def apply(
@@ -186,6 +205,18 @@ def apply(
     return logits.T, activations
 
 
+def sparse(structure: Structure) -> list[Topology]:
+    """The topology of every layer.
+
+    Raises:
+      TypeError: a layer is in the masked-dense representation.
+    """
+    topologies = [c for c in structure.connectivity if isinstance(c, Topology)]
+    if len(topologies) < len(structure.connectivity):
+        raise TypeError("only a network in the sparse representation can grow or get patches")
+    return topologies
+
+
 def with_patches(
     params: Params,
     structure: Structure,
@@ -193,18 +224,20 @@ def with_patches(
     rules: PatchRules,
     *,
     key_patch: Key,
+    silent: bool = False,
 ) -> tuple[Params, Structure]:
-    """Adds a bank of patches to a scaffold in the sparse representation.
+    """Adds patches to a scaffold in the sparse representation, beside those that it may have.
+
+    ``silent`` patches start with outgoing values of zero; see :func:`jaxnet.patches.add_patches`.
 
     Raises:
       TypeError: the scaffold is in the masked-dense representation.
+      ValueError: the patches that are there are of another kind or are applied in another way.
     """
-    topologies = []
-    for c in structure.connectivity:
-        if not isinstance(c, Topology):
-            raise TypeError("patches are added to a scaffold in the sparse representation")
-        topologies.append(c)
-    bank, patches = add_patches(extrema, topologies, rules, key_patch=key_patch)
+    onto = None if structure.bank is None else (structure.bank, params.patches)
+    bank, patches = add_patches(
+        extrema, sparse(structure), rules, key_patch=key_patch, onto=onto, silent=silent
+    )
     return params.replace(patches=patches), structure.replace(bank=bank)
 
 
@@ -227,7 +260,7 @@ def release_masks(structure: Structure) -> Structure:
 
 
 def count_nonzeros(params: Params, structure: Structure) -> dict[str, Int[Array, ""]]:
-    """Counts what exists: ``scaffold``, ``bias``, ``patch`` and their ``total``.
+    """Counts what exists: ``scaffold``, ``bias``, ``patch``, ``skip`` (if it has a bank), and ``total``.
 
     A sparse layer counts its topology. A masked-dense layer counts the weights
     that are not exactly zero, so that weights which came to life where there
@@ -243,4 +276,8 @@ def count_nonzeros(params: Params, structure: Structure) -> dict[str, Int[Array,
     patch = jnp.zeros((), jnp.int32)
     if structure.bank is not None:
         patch += jnp.sum(slot_sizes(structure.bank, params.patches), dtype=jnp.int32)
-    return {"scaffold": scaffold, "bias": bias, "patch": patch, "total": scaffold + bias + patch}
+    counts = {"scaffold": scaffold, "bias": bias, "patch": patch}
+    if structure.skips:
+        skip = [t.num_nonzeros for t in structure.skips if t is not None]
+        counts["skip"] = sum(skip, jnp.zeros((), jnp.int32))
+    return counts | {"total": sum(counts.values(), jnp.zeros((), jnp.int32))}
