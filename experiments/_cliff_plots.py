@@ -47,7 +47,7 @@ def draw_epochs(axes: Any, summary: dict[str, Any], rows: list[dict[str, Any]]) 
 def draw_final(axes: Any, summary: dict[str, Any]) -> None:
     """Test accuracy at the end: every seed a dot, the mean a line, how many were rescued."""
     arms: Mapping[str, Any] = summary["arms"]
-    for number, (name, arm) in enumerate(arms.items()):
+    for number, arm in enumerate(arms.values()):
         y = len(arms) - 1 - number
         accuracy = np.sort([100 * s["accuracy"] for s in arm["seeds"]])
         jitter = 0.25 * np.sin(2.4 * np.arange(len(accuracy)))

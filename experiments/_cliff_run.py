@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._cliff_arms import GROW, SCHEDULER, Memory, Treatment
 from experiments._cliff_plots import PLOTS
 from experiments._population import (
     Clock,
@@ -23,12 +26,11 @@ from experiments._population import (
 )
 from experiments._runtime import resolve_kernel
 from experiments.cliff_rescue import ARMS, Arm
-from jaxnet import data, extrema, network, optim, rewire, train, trees
+from jaxnet import data, network, optim, scheduler, trees
 from jaxnet.errors import InputError
-from jaxnet.extrema import Extrema
 from jaxnet.kernels import product
 from jaxnet.masks import allocate
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.network import NetworkSpec, Structure
 from jaxnet.provenance import provenance
 from jaxnet.records import MAY_DIFFER, RunFolder
 from jaxnet.statistics import aggregate, paired_difference, paired_rates, success_rate
@@ -38,43 +40,7 @@ from jaxnet.types import Array, Key, PyTree
 if TYPE_CHECKING:
     from experiments.cliff_rescue import Config
 
-_MASK, _INIT, _GROW = 0, 1, 2  # purposes of a seed's key
 PHASE = "train"
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How many weights there are at the start, how many a growth adds, how many slots there must be.
-
-    Attributes:
-      start: weights of each layer of a network with the uniform allocation.
-      step: of each layer, what ``random`` adds at a growth: a fraction of ``start``, in
-        the hidden layers only.
-      capacity: slots of each layer, enough for every arm.
-      skips: slots of each bank of skip connections.
-    """
-
-    start: tuple[int, ...]
-    step: tuple[int, ...]
-    capacity: tuple[int, ...]
-    skips: int
-
-    @classmethod
-    def of(cls, config: Config, spec: NetworkSpec) -> Sizes:
-        """The numbers of a configuration."""
-        start = allocate(spec.sizes, spec.density)
-        step = (*(max(1, int(config.grow_fraction * n)) for n in start[:-1]), 0)
-        times = (config.epochs - 1) // config.grow_every
-        arms = [ARMS[name] for name in config.arms]
-        capacity = []
-        for layer, (num_in, num_out) in enumerate(zip(spec.sizes[:-1], spec.sizes[1:], strict=True)):
-            slots = [allocate(spec.sizes, spec.density, arm.allocation)[layer] for arm in arms]
-            if any(arm.grow in ("random", "skips") for arm in arms):
-                slots.append(start[layer] + times * step[layer])
-            if layer == len(start) - 1 and any(arm.grow == "output" for arm in arms):
-                slots.append(start[layer] + times * sum(step))
-            capacity.append(min(max(slots), num_in * num_out))
-        return cls(start, step, tuple(capacity), times * sum(step))
 
 
 class CliffRun:
@@ -85,9 +51,9 @@ class CliffRun:
         # static first: the others are compared with it
         self.arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
         self.spec = make_spec(config, dataset)
-        self.sizes = Sizes.of(config, self.spec)
         self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
         self.optimizer = optim.dual_rate_adam(config.lr, 0.0)
+        self.treatment = Treatment(config, self.task, self.optimizer)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
         self.keys = seed_keys(self.seeds)
         self.clock = Clock()
@@ -95,70 +61,7 @@ class CliffRun:
         self.train = make_split(dataset, "train")
         self.watch = make_split(dataset, "test" if seed else "val")
         self.shown = self.watch if seed else self.train  # the samples that show the extrema
-        self._edit: Any = None
-
-    # The pieces, for one network; vmap gives all seeds.
-
-    def init_one(self, arm: Arm, key: Key) -> tuple[TrainState, Structure]:
-        """A network before training, with room for what its arm and the others add."""
-        spec = dataclasses.replace(self.spec, allocation=arm.allocation)
-        params, structure = network.init(
-            spec, key_mask=jax.random.fold_in(key, _MASK), key_init=jax.random.fold_in(key, _INIT)
-        )
-        extra = tuple(
-            slots - topology.capacity
-            for slots, topology in zip(self.sizes.capacity, structure.connectivity, strict=True)
-        )
-        params, structure = rewire.with_room(params, structure, extra)
-        if any(arm.grow == "skips" for arm in self.arms.values()):
-            params, structure = rewire.with_skips(params, structure, self.sizes.skips)
-        return train.init_state(params, self.optimizer.init(params)), structure
-
-    def grow_one(
-        self, arm: Arm, state: TrainState, structure: Structure, split: Split, key: Key
-    ) -> tuple[TrainState, Structure]:
-        """One growth of a network."""
-        args = (state.params, structure, state.opt_state)
-        step = self.sizes.step
-        if arm.grow == "none":
-            return state, structure
-        if arm.grow == "random":
-            done = rewire.grow_random(*args, step, step, key_rewire=key)[:3]
-        elif arm.grow == "output":
-            counts = (*(0 for _ in step[:-1]), sum(step))
-            done = rewire.grow_random(*args, counts, counts, key_rewire=key)[:3]
-        else:
-            stats = train.collect_stats(self.task, state.params, structure, split)
-            found = tuple(extrema.detect(s, self.config.detector) for s in stats)
-            if arm.grow == "clone":
-                done = rewire.clone_and_prune(*args, found, step, key_rewire=key)[:3]
-            else:
-                done = self.grow_skips(*args, found, key)
-        params, structure, opt_state = done
-        # best_params stay: they belong to an earlier topology, and only their accuracy is reported
-        return state.replace(params=params, opt_state=opt_state), structure
-
-    def grow_skips(
-        self, params: Params, structure: Structure, opt_state: PyTree, found: tuple[Extrema, ...], key: Key
-    ) -> tuple[Params, Structure, PyTree]:
-        """Skip connections as far as they can be routed, the rest at random into the hidden layers."""
-        step, total = self.sizes.step, sum(self.sizes.step)
-        *grown, added = rewire.route_skips(
-            params,
-            structure,
-            opt_state,
-            found,
-            total,
-            total,
-            max_incoming=self.config.max_incoming,
-            key_rewire=jax.random.fold_in(key, 0),
-        )
-        counts, left = [], total - added
-        for most in step:
-            counts.append(jnp.minimum(left, most))
-            left = left - counts[-1]
-        key = jax.random.fold_in(key, 1)
-        return rewire.grow_random(*cast(Any, grown), counts, step, key_rewire=key)[:3]
+        self.programs: dict[str, Any] = {}
 
     # All networks.
 
@@ -167,45 +70,92 @@ class CliffRun:
         n = len(self.seeds)
         return jax.tree.map(lambda leaf: leaf[number * n : (number + 1) * n], tree)
 
-    def init_all(self, keys: Key) -> tuple[TrainState, Structure]:
+    def init_all(self, keys: Key) -> tuple[TrainState, Memory]:
         """All networks before training; a seed has the same start in every arm of one allocation."""
-        parts = [jax.vmap(lambda key, arm=arm: self.init_one(arm, key))(keys) for arm in self.arms.values()]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        parts = [jax.vmap(partial(self.treatment.init_one, arm))(keys) for arm in self.arms.values()]
+        state, structure = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        accounts = None
+        if any(arm.scheduled for arm in self.arms.values()):
+            accounts = jax.vmap(lambda _: scheduler.init_scheduler(SCHEDULER))(
+                jnp.arange(len(parts[0][0].epoch))
+            )
+        return state, Memory(structure, accounts)
 
     def grow_all(
-        self, state: TrainState, structure: Structure, split: Split, keys: Key, epoch: Array
+        self,
+        state: TrainState,
+        structure: Structure,
+        split: Split,
+        keys: Key,
+        epoch: Array,
+        now: Array,
+        *,
+        scheduled: bool,
     ) -> tuple[TrainState, Structure]:
-        """One growth of all networks, each in its arm's way."""
+        """A growth of all networks, or of those of scheduled arms, each in its arm's way.
 
-        def one(arm: Arm, state: TrainState, structure: Structure, key: Key) -> tuple[TrainState, Structure]:
-            key = jax.random.fold_in(jax.random.fold_in(key, _GROW), epoch)
-            return self.grow_one(arm, state, structure, split, key)
+        Args:
+          state: of all networks.
+          structure: of all networks.
+          split: samples that show the extrema.
+          keys: ``(seed,)``.
+          epoch: epochs done.
+          now: ``(seed,)``, which seeds grow.
+          scheduled: which arms are treated; the others stay as they are.
+        """
 
-        parts = [
-            jax.vmap(lambda s, c, k, arm=arm: one(arm, s, c, k))(*self.of_arm((state, structure), i), keys)
-            for i, arm in enumerate(self.arms.values())
-        ]
+        def one(
+            arm: Arm, state: TrainState, structure: Structure, key: Key, now: Array
+        ) -> tuple[TrainState, Structure]:
+            if arm.scheduled != scheduled:
+                return state, structure
+            key = jax.random.fold_in(jax.random.fold_in(key, GROW), epoch)
+            grown = self.treatment.grow_one(arm, state, structure, split, key)
+            return trees.where(now, grown, (state, structure))
+
+        parts = []
+        for number, arm in enumerate(self.arms.values()):
+            of_arm, its_structure = self.of_arm((state, structure), number)
+            parts.append(jax.vmap(partial(one, arm))(of_arm, its_structure, keys, now))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def edit(
-        self, epoch: int, state: TrainState, structure: Structure, extra: PyTree, result: EpochResult
-    ) -> tuple[TrainState, Structure, PyTree]:
-        """Between two epochs: every ``--grow-every`` epochs, a growth."""
-        if epoch % self.config.grow_every == 0:
-            args = (state, structure, self.shown, self.keys, jnp.asarray(epoch, jnp.int32))
-            if self._edit is None:
-                self._edit = self.clock.compiled(self.grow_all, *args)
-            state, structure = self._edit(*args)
-        return state, structure, structure
+        self, epoch: int, state: TrainState, structure: Structure, memory: Memory, result: EpochResult
+    ) -> tuple[TrainState, Structure, Memory]:
+        """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
+        number = jnp.asarray(epoch, jnp.int32)
+        everyone = jnp.ones(len(self.seeds), bool)
+        if epoch % self.config.grow_every == 0 and any(
+            arm.grow != "none" and not arm.scheduled for arm in self.arms.values()
+        ):
+            args = (state, structure, self.shown, self.keys, number, everyone)
+            state, structure = self.program(partial(self.grow_all, scheduled=False), "grow", *args)
+        accounts = memory.accounts
+        if accounts is not None:
+            place = next(i for i, arm in enumerate(self.arms.values()) if arm.scheduled)
+            norms = self.of_arm(result.info.gradient_norms, place)
+            # the scheduler counts epochs from 0
+            see = jax.vmap(self.treatment.consult, in_axes=(0, 0, None))
+            accounts, now = self.program(see, "consult", accounts, norms, number - 1)
+            if bool(np.any(np.asarray(now))):
+                args = (state, structure, self.shown, self.keys, number, now)
+                state, structure = self.program(partial(self.grow_all, scheduled=True), "scheduled", *args)
+        return state, structure, Memory(structure, accounts)
+
+    def program(self, function: Callable[..., Any], name: str, *args: Any) -> Any:
+        """Runs ``function``, compiled at its first call."""
+        if name not in self.programs:
+            self.programs[name] = self.clock.compiled(function, *args)
+        return self.programs[name](*args)
 
     # The run.
 
     def run(self) -> dict[str, Any]:
         """Trains, grows and writes the summary; continues where a run stopped."""
         self.folder.write_json("provenance.json", self.provenance())
-        start, structure = self.clock.compiled(self.init_all, self.keys)(self.keys)
-        at = load_progress(self.folder, {PHASE: lambda: (start, structure)}, self.clock)
-        _, epoch, state, structure = at or (PHASE, 0, start, structure)
+        start, memory = self.clock.compiled(self.init_all, self.keys)(self.keys)
+        at = load_progress(self.folder, {PHASE: lambda: (start, memory)}, self.clock)
+        _, epoch, state, memory = at or (PHASE, 0, start, memory)
         phase = Phase(
             name=PHASE,
             epochs=self.config.epochs,
@@ -217,22 +167,23 @@ class CliffRun:
             key_data=jax.random.key(self.config.data_seed),
             arms=tuple(self.arms),
             edit=self.edit,
+            gradient_norms=memory.accounts is not None,
         )
-        state, structure, _ = run_phase(
+        state, structure, memory = run_phase(
             phase,
             state,
-            structure,
+            memory.structure,
             self.seeds,
             self.folder,
             self.clock,
             first_epoch=epoch,
-            extra=structure,
+            extra=memory,
         )
-        summary = self.summarise(state, structure)
+        summary = self.summarise(state, structure, memory)
         self.folder.write_json("summary.json", summary)
         return summary
 
-    def summarise(self, state: TrainState, structure: Structure) -> dict[str, Any]:
+    def summarise(self, state: TrainState, structure: Structure, memory: Memory) -> dict[str, Any]:
         """Everything ``summary.json`` holds."""
         if self.config.protocol == "seed":
             accuracy = np.asarray(state.best_accuracy)
@@ -249,6 +200,9 @@ class CliffRun:
                 seed_entry(seed, trees.take(of_arm, i), self.config.target, self.spec)
                 for i, seed in enumerate(self.seeds)
             ]
+            if self.arms[name].scheduled and memory.accounts is not None:
+                for entry, times in zip(seeds, np.asarray(memory.accounts.growths), strict=True):
+                    entry["growths"] = int(times)
             arms[name] = {**arm_entry(seeds, arms.get("static")), "seeds": seeds}
         return {
             "experiment": "cliff_rescue",
@@ -256,7 +210,7 @@ class CliffRun:
             "sizes": list(self.spec.sizes),
             "kernel": self.config.kernel,
             "target": self.config.target,
-            "start": list(self.sizes.start),
+            "start": list(self.treatment.sizes.start),
             "provenance": self.provenance(),
             "arms": arms,
             "timing": self.clock.as_dict(),

@@ -108,7 +108,7 @@ def write_document(
         "",
         *_verdict(comparisons),
         *_headline(headline),
-        *_provenance(first),
+        *provenance_lines(first),
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -247,7 +247,8 @@ def _headline(runs: Summaries) -> list[str]:
     ]
 
 
-def _provenance(summary: dict[str, Any]) -> list[str]:
+def provenance_lines(summary: dict[str, Any]) -> list[str]:
+    """Device, versions and data of a run."""
     p = summary["provenance"]
     versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items() if v)
     return [

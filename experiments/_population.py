@@ -149,6 +149,7 @@ class Phase:
       edit: changes the networks under fixed shapes between two epochs, as
         ``edit(epochs done, state, structure, extra, result)``; returns the first three anew.
         What it returns as ``extra`` is kept in the checkpoints: the structure must be in it.
+      gradient_norms: ``edit`` wants the norm of every gradient.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Phase:
     patience: int | None = None
     arms: tuple[str, ...] = ()
     edit: Edit | None = None
+    gradient_norms: bool = False
 
 
 def run_phase(
@@ -196,7 +198,7 @@ def run_phase(
             structure,
             extra,
         )  # a run continued after the epoch in which its last seed stopped has nothing to do
-    train_epoch = make_epoch(phase.task, phase.optimizer)
+    train_epoch = make_epoch(phase.task, phase.optimizer, gradient_norms=phase.gradient_norms)
 
     def epoch(
         state: TrainState, structure: Structure, train: Split, watch: Split, key: Key, number: jax.Array

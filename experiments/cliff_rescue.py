@@ -29,16 +29,19 @@ class Arm:
         (as far as they can be routed, the rest at random), ``random`` (into each hidden
         layer) or ``output`` (at random into the output layer).
       allocation: how the density is shared out over the layers at the start.
+      scheduled: the growth scheduler says when, instead of ``--grow-every``.
     """
 
     grow: Literal["none", "clone", "skips", "random", "output"]
     allocation: str = "uniform"
+    scheduled: bool = False
 
 
 ARMS: dict[str, Arm] = {
     "static": Arm("none"),
     "clone-and-prune": Arm("clone"),
     "skips": Arm("skips"),
+    "scheduler": Arm("skips", scheduled=True),
     "random": Arm("random"),
     "random-output": Arm("output"),
     "static-erdos-renyi": Arm("none", "erdos-renyi"),
