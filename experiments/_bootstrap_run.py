@@ -232,9 +232,10 @@ class BootstrapRun:
             watch=self.watch,
             watch_name="validation" if self.watch_part == "val" else "test",
             key_data=jax.random.fold_in(jax.random.key(self.config.data_seed), number),
+            arms=stage.arms,
         )
         extra = {"structure": structure, "done": done}
-        return run_phase(
+        state, _, _ = run_phase(
             phase,
             state,
             structure,
@@ -243,8 +244,8 @@ class BootstrapRun:
             self.clock,
             first_epoch=epoch,
             extra=extra,
-            arms=stage.arms,
         )
+        return state
 
     def task(self, stage: Stage) -> Task:
         """What training and evaluation need to know."""

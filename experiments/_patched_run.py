@@ -18,6 +18,7 @@ from experiments._population import (
     load,
     load_progress,
     make_split,
+    network_spec,
     run_phase,
     save_progress,
     seed_keys,
@@ -205,7 +206,7 @@ class PatchedRun:
         )
         return run_phase(
             phase, state, structure, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=extra
-        )
+        )[0]
 
     def like_patch_phase(self, start: TrainState, structure: Structure) -> tuple[TrainState, PyTree]:
         """Shapes of the state and the extras of the patch phase, without computing them."""
@@ -369,14 +370,11 @@ def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> Networ
     Raises:
       InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
     """
-    ends = (dataset.num_features, dataset.num_classes)
-    sizes = config.sizes or (ends[0], 256, 128, ends[1])
-    if (sizes[0], sizes[-1]) != ends:
-        raise InputError(
-            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
-            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
-        )
-    try:
-        return NetworkSpec(sizes, config.density, config.activation, config.allocation, setting.init)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return network_spec(
+        dataset,
+        config.sizes,
+        density=config.density,
+        activation=config.activation,
+        allocation=config.allocation,
+        init=setting.init,
+    )

@@ -8,8 +8,9 @@ are on disk.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import flax.struct
@@ -22,7 +23,7 @@ from experiments._cli import Progress
 from jaxnet import checkpoint, data
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
-from jaxnet.network import Params, Structure
+from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.records import RunFolder
 from jaxnet.train import EpochInfo, Evaluation, Split, Task, TrainState, evaluate, make_epoch, track_best
 from jaxnet.types import Key, PyTree
@@ -89,6 +90,30 @@ def make_split(dataset: Dataset, part: Literal["train", "val", "test"], limit: i
     return Split(jnp.asarray(x), jnp.asarray(y), jnp.asarray(dataset.mean), jnp.asarray(dataset.std))
 
 
+def network_spec(dataset: Dataset, sizes: tuple[int, ...] | None, **fields: Any) -> NetworkSpec:
+    """The network for a data set; two hidden layers of 256 and 128 units if no sizes are given.
+
+    Args:
+      dataset: decides the first and the last size.
+      sizes: as given by ``--sizes``.
+      fields: the other fields of the specification.
+
+    Raises:
+      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
+    """
+    ends = (dataset.num_features, dataset.num_classes)
+    sizes = sizes or (ends[0], 256, 128, ends[1])
+    if (sizes[0], sizes[-1]) != ends:
+        raise InputError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
+            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
+        )
+    try:
+        return NetworkSpec(sizes, **fields)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def seed_keys(seeds: range) -> Key:
     """``(seed,)`` keys; the key of a seed depends on its number only."""
     return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
@@ -102,12 +127,15 @@ class EpochResult:
     evaluation: Evaluation
 
 
+Edit = Callable[[int, TrainState, Structure, PyTree, EpochResult], tuple[TrainState, Structure, PyTree]]
+
+
 @dataclasses.dataclass
 class Phase:
     """A number of epochs with one optimiser.
 
     Attributes:
-      name: part of rows and checkpoint names.
+      name: ``scaffold`` or ``patch``; part of rows and checkpoint names.
       epochs: how many.
       task: what training needs to know.
       optimizer: of both groups.
@@ -116,6 +144,12 @@ class Phase:
       watch_name: ``validation`` or ``test``; part of rows.
       key_data: order of the samples, common to all seeds.
       patience: epochs without a new best before a seed stops; None for never.
+      arms: where networks of several arms are trained side by side, the arms' names: the
+        networks are all seeds of the first arm, then all of the second, and so on.
+      edit: changes the networks under fixed shapes between two epochs, as
+        ``edit(epochs done, state, structure, extra, result)``; returns the first three anew.
+        What it returns as ``extra`` is kept in the checkpoints: the structure must be in it.
+      gradient_norms: ``edit`` wants the norm of every gradient.
     """
 
     name: str
@@ -127,6 +161,9 @@ class Phase:
     watch_name: str
     key_data: Key
     patience: int | None = None
+    arms: tuple[str, ...] = ()
+    edit: Edit | None = None
+    gradient_norms: bool = False
 
 
 def run_phase(
@@ -139,8 +176,7 @@ def run_phase(
     *,
     first_epoch: int = 0,
     extra: PyTree = None,
-    arms: Sequence[str] = (),
-) -> TrainState:
+) -> tuple[TrainState, Structure, PyTree]:
     """Trains all seeds for the epochs of ``phase`` that are still to do.
 
     Args:
@@ -152,17 +188,14 @@ def run_phase(
       clock: adds up the time.
       first_epoch: epochs done before (of a continued run).
       extra: kept in the checkpoints beside the state.
-      arms: of a comparison trained as one batch: the networks are all seeds of
-        the first arm, then all of the second, ...; without, one network per seed.
 
     Returns:
-      The state after the last epoch.
+      State, structure and ``extra`` after the last epoch.
     """
     if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
-        return state  # a run continued after the epoch in which its last seed stopped has nothing to do
-    train_epoch = make_epoch(phase.task, phase.optimizer)
-    names: list[dict[str, Any]] = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
-    names = names or [{"seed": seed} for seed in seeds]
+        # a run continued after the epoch in which its last seed stopped has nothing to do
+        return state, structure, extra
+    train_epoch = make_epoch(phase.task, phase.optimizer, gradient_norms=phase.gradient_norms)
 
     def epoch(
         state: TrainState, structure: Structure, train: Split, watch: Split, key: Key, number: jax.Array
@@ -178,19 +211,22 @@ def run_phase(
 
     together = jax.vmap(epoch, in_axes=(0, 0, None, None, None, None))
     number = jnp.asarray(first_epoch, jnp.int32)
-    args = (structure, phase.train, phase.watch, phase.key_data)
-    program = clock.compiled(together, state, *args, number, donate=(0,))
-    with Progress(phase.epochs, f"{phase.name}, {len(names)} {'networks' if arms else 'seeds'}") as progress:
+    args = (phase.train, phase.watch, phase.key_data)
+    program = clock.compiled(together, state, structure, *args, number, donate=(0,))
+    networks = f"{len(phase.arms) * len(seeds)} networks" if phase.arms else f"{len(seeds)} seeds"
+    with Progress(phase.epochs, f"{phase.name}, {networks}") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
-            state, result = program(state, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(_rows(phase, done + 1, names, result))
+            state, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
+            length = folder.append_rows(_rows(phase, done + 1, seeds, result))
+            if phase.edit is not None and done + 1 < phase.epochs:
+                state, structure, extra = phase.edit(done + 1, state, structure, extra, result)
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
             progress.advance(note=f"median {np.median(accuracy):.4f}")
             if bool(np.all(np.asarray(state.stopped))):
                 break
-    return state
+    return state, structure, extra
 
 
 def save_progress(
@@ -246,13 +282,12 @@ def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure,
     return np.asarray(clock.compiled(together, params, structure, split)(params, structure, split))
 
 
-def _rows(
-    phase: Phase, epoch: int, names: Sequence[dict[str, Any]], result: EpochResult
-) -> list[dict[str, Any]]:
+def _rows(phase: Phase, epoch: int, seeds: range, result: EpochResult) -> list[dict[str, Any]]:
     host = jax.tree.map(np.asarray, result)
     return [
         {
-            **name,
+            **({} if arm is None else {"arm": arm}),
+            "seed": seed,
             "phase": phase.name,
             "epoch": epoch,
             "train_loss": float(host.info.loss[i]),
@@ -261,5 +296,5 @@ def _rows(
             "loss": float(host.evaluation.loss[i]),
             "accuracy": float(host.evaluation.accuracy[i]),
         }
-        for i, name in enumerate(names)
+        for i, (arm, seed) in enumerate(itertools.product(phase.arms or (None,), seeds))
     ]

@@ -96,10 +96,17 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class EpochInfo(flax.struct.PyTreeNode):
-    """What is observed in an epoch: mean training loss (nats) and training accuracy."""
+    """What is observed in an epoch.
+
+    Attributes:
+      loss: mean training loss (nats).
+      accuracy: training accuracy.
+      gradient_norms: ``(step,)``, Euclidean norm of every gradient, where it was asked for.
+    """
 
     loss: Scalar
     accuracy: Scalar
+    gradient_norms: Float[Array, "step"] | None = None
 
 
 class Evaluation(flax.struct.PyTreeNode):
@@ -138,13 +145,14 @@ def epoch_batches(size: int, batch_size: int, key: Key | None) -> tuple[Array, A
 
 
 def make_epoch(
-    task: Task, optimizer: optax.GradientTransformation
+    task: Task, optimizer: optax.GradientTransformation, *, gradient_norms: bool = False
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]:
     """Builds ``epoch(state, structure, split, key_data, number) -> (state, info)`` for one network.
 
     The order of the samples depends on ``fold_in(key_data, number)`` only, with
     ``number`` that of the epoch: where both are unbatched under vmap, all
     networks see the same batches, which are then gathered once for all.
+    ``gradient_norms`` has the info hold the norm of every gradient.
     """
 
     def epoch(
@@ -176,16 +184,17 @@ def make_epoch(
             with jax.numpy_dtype_promotion("standard"):
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
-            return (params, opt_state, loss_sum + loss * jnp.sum(w), correct + hits), None
+            norm = optax.tree.norm(grads) if gradient_norms else None
+            return (params, opt_state, loss_sum + loss * jnp.sum(w), correct + hits), norm
 
         zero = jnp.zeros(())
         steps = jnp.arange(index.shape[0])
-        (params, opt_state, loss_sum, correct), _ = jax.lax.scan(
+        (params, opt_state, loss_sum, correct), norms = jax.lax.scan(
             step, (state.params, state.opt_state, zero, zero), (index, weight, steps)
         )
         trained = state.replace(params=params, opt_state=opt_state, epoch=state.epoch + 1)
         new = where(state.stopped, state, trained)
-        return new, EpochInfo(loss_sum / split.size, correct / split.size)
+        return new, EpochInfo(loss_sum / split.size, correct / split.size, norms)
 
     return epoch
 
