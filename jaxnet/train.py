@@ -8,12 +8,13 @@ stored, batches are gathered, normalised and turned features first there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnet import extrema, losses
@@ -107,6 +108,29 @@ class Evaluation(flax.struct.PyTreeNode):
 
     loss: Scalar
     accuracy: Scalar
+
+
+class EpochResult(flax.struct.PyTreeNode):
+    """What a watched epoch gave, for one network or, with a leading axis, for many."""
+
+    info: EpochInfo
+    evaluation: Evaluation
+
+    def rows(self, seeds: Sequence[int], split: str, **common: Any) -> list[dict[str, Any]]:
+        """A row of results per seed; ``common`` entries come after the seed."""
+        host = jax.tree.map(np.asarray, self)
+        return [
+            {
+                "seed": seed,
+                **common,
+                "train_loss": float(host.info.loss[i]),
+                "train_accuracy": float(host.info.accuracy[i]),
+                "split": split,
+                "loss": float(host.evaluation.loss[i]),
+                "accuracy": float(host.evaluation.accuracy[i]),
+            }
+            for i, seed in enumerate(seeds)
+        ]
 
 
 def init_state(params: Params, opt_state: PyTree) -> TrainState:
@@ -225,6 +249,38 @@ def evaluate(
     zero = jnp.zeros(())
     (loss, correct), _ = jax.lax.scan(step, (zero, zero), (index, weight, jnp.arange(index.shape[0])))
     return Evaluation(loss / split.size, correct / split.size)
+
+
+def make_watched_epoch(
+    task: Task, optimizer: optax.GradientTransformation, patience: int | None = None
+) -> Callable[
+    [TrainState, Structure, Split, Split, Key, Int[Array, ""]], tuple[TrainState, EpochResult]
+]:
+    """Builds an epoch that evaluates and notes the best, for one network.
+
+    ``epoch(state, structure, train, watch, key_data, number) -> (state, result)``:
+    trains as :func:`make_epoch`, evaluates on ``watch`` and calls :func:`track_best`.
+    The info of a stopped network is NaN: what it was trained was thrown away.
+    """
+    train_epoch = make_epoch(task, optimizer)
+
+    def epoch(
+        state: TrainState,
+        structure: Structure,
+        train: Split,
+        watch: Split,
+        key_data: Key,
+        number: Int[Array, ""],
+    ) -> tuple[TrainState, EpochResult]:
+        stopped = state.stopped
+        state, info = train_epoch(state, structure, train, key_data, number)
+        info = jax.tree.map(lambda value: jnp.where(stopped, jnp.nan, value), info)
+        # not 0 or 1: those give the two keys that train_epoch splits off
+        key_eval = jax.random.fold_in(jax.random.fold_in(key_data, number), 2)
+        result = evaluate(task, state.params, structure, watch, key_forward=key_eval)
+        return track_best(state, result.accuracy, patience), EpochResult(info, result)
+
+    return epoch
 
 
 def collect_stats(
