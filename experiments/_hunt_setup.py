@@ -17,8 +17,8 @@ from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
+from jaxnet.masks import drawable_density
 from jaxnet.sweep import DrawRules, Member, Program, SweepConfig, Trained, make_member
-from jaxnet.sweep.winner import drawable_density
 from jaxnet.train import Split
 from jaxnet.types import Key
 

@@ -16,6 +16,7 @@ from jaxnet.topology import (
     Connectivity,
     DenseMask,
     Topology,
+    join_topologies,
     topology_from_flat,
     topology_from_mask,
     topology_mask,
@@ -34,6 +35,9 @@ __all__ = [
     "constant_fan_in_topology",
     "draw_padded_topology",
     "draw_topologies",
+    "drawable_density",
+    "free_topology",
+    "join_topologies",
     "topology_from_flat",
     "topology_from_mask",
     "topology_mask",
@@ -71,6 +75,20 @@ def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> T
     else:
         flat, exists = _first_distinct(size, nnz, key_mask)
     return topology_from_flat(flat, exists, (num_out, num_in))
+
+
+def free_topology(taken: Bool[Array, "out in"], nnz: int, *, key_mask: Key) -> Topology:
+    """Draws ``nnz`` of the positions that are not taken, all equally likely.
+
+    Costs a sort of the whole matrix. Where fewer positions are free, all of them
+    are drawn and the slots left over are padding.
+    """
+    num_out, num_in = taken.shape
+    _check_size(num_out, num_in)
+    bits = jax.random.bits(key_mask, (taken.size,), jnp.uint32)
+    every = jnp.arange(taken.size, dtype=jnp.int32)
+    late, _, flat = jax.lax.sort((taken.ravel().astype(jnp.int32), bits, every), num_keys=3)
+    return topology_from_flat(flat[:nnz], late[:nnz] == 0, (num_out, num_in))
 
 
 def draw_padded_topology(
@@ -189,6 +207,12 @@ def allocate(sizes: Sequence[int], density: float, allocation: str = "uniform") 
                 f"density {density} leaves the {i}x{o} layer without any weight: raise the density"
             )
     return tuple(counts)
+
+
+def drawable_density(sizes: Sequence[int], density: float) -> float:
+    """``density``, or the lowest above it at which exact counts give every layer a weight."""
+    smallest = min(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    return density if int(density * smallest) >= 1 else min(1.0, (1 + 1e-9) / smallest)
 
 
 def draw_topologies(

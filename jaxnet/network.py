@@ -146,30 +146,20 @@ def forward(
       Logits ``(classes, batch)`` and the activations of the hidden layers.
     """
     last = len(params.scaffold) - 1
-    pre_below, post_below = x, x
-    pres: list[Features] = []
-    posts: list[Features] = []
+    pres, posts = [x], [x]  # of all layers so far, the input first
     for t, (layer, connectivity) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
         name = "identity" if t == last else spec.activation
-        pre, post = linear_activated(layer, connectivity, post_below, product, name)
+        pre, post = linear_activated(layer, connectivity, posts[-1], product, name)
         if structure.bank is not None:
             added = apply_patches(
-                params.patches,
-                structure.bank,
-                t,
-                pre_below,
-                post_below,
-                product,
-                key_forward=key_forward,
+                params.patches, structure.bank, t, pres, posts, product, key_forward=key_forward
             )
             if added is not None:
                 pre = pre + added
                 post = ACTIVATIONS[name](pre)
-        if t < last:
-            pres.append(pre)
-            posts.append(post)
-        pre_below, post_below = pre, post
-    return post, Activations(tuple(pres), tuple(posts))
+        pres.append(pre)
+        posts.append(post)
+    return posts[-1], Activations(tuple(pres[1:-1]), tuple(posts[1:-1]))
 
 
 def apply(
@@ -186,6 +176,18 @@ def apply(
     return logits.T, activations
 
 
+def sparse(structure: Structure) -> list[Topology]:
+    """The topology of every layer.
+
+    Raises:
+      TypeError: a layer is in the masked-dense representation.
+    """
+    topologies = [c for c in structure.connectivity if isinstance(c, Topology)]
+    if len(topologies) < len(structure.connectivity):
+        raise TypeError("only a network in the sparse representation can grow or get patches")
+    return topologies
+
+
 def with_patches(
     params: Params,
     structure: Structure,
@@ -193,18 +195,20 @@ def with_patches(
     rules: PatchRules,
     *,
     key_patch: Key,
+    silent: bool = False,
 ) -> tuple[Params, Structure]:
-    """Adds a bank of patches to a scaffold in the sparse representation.
+    """Adds patches to a scaffold in the sparse representation, beside those that it may have.
+
+    ``silent`` patches start with outgoing values of zero; see :func:`jaxnet.patches.add_patches`.
 
     Raises:
       TypeError: the scaffold is in the masked-dense representation.
+      ValueError: the patches that are there are of another kind or are applied in another way.
     """
-    topologies = []
-    for c in structure.connectivity:
-        if not isinstance(c, Topology):
-            raise TypeError("patches are added to a scaffold in the sparse representation")
-        topologies.append(c)
-    bank, patches = add_patches(extrema, topologies, rules, key_patch=key_patch)
+    onto = None if structure.bank is None else (structure.bank, params.patches)
+    bank, patches = add_patches(
+        extrema, sparse(structure), rules, key_patch=key_patch, onto=onto, silent=silent
+    )
     return params.replace(patches=patches), structure.replace(bank=bank)
 
 

@@ -9,6 +9,7 @@ entry per weight (values, gradients, optimiser moments) has the topology's
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import flax.struct
 import jax.numpy as jnp
@@ -102,6 +103,27 @@ def topology_from_flat(
     cols = jnp.where(present, flat % num_in, 0)
     row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32)).astype(jnp.int32)
     return Topology(rows.astype(jnp.int32), cols.astype(jnp.int32), row_ptr, shape)
+
+
+def join_topologies(
+    parts: Sequence[tuple[Topology, int, int]], shape: tuple[int, int]
+) -> tuple[Topology, Int[Array, "nnz"]]:
+    """Lays topologies into one of ``shape``, each moved down and to the right.
+
+    Args:
+      parts: ``(topology, rows down, columns right)`` each; no position may be taken twice.
+      shape: ``(out, in)``.
+
+    Returns:
+      The topology, its capacity that of all parts together with the padding at
+      the end, and for each of its slots its place among the slots of the parts
+      laid end to end.
+    """
+    size = shape[0] * shape[1]
+    flat = jnp.concatenate([(t.rows + down) * shape[1] + t.cols + right for t, down, right in parts])
+    exists = jnp.concatenate([t.exists for t, _, _ in parts])
+    order = jnp.argsort(jnp.where(exists, flat, size)).astype(jnp.int32)
+    return topology_from_flat(flat, exists, shape), order
 
 
 def topology_from_mask(mask: np.ndarray) -> Topology:

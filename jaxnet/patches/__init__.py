@@ -19,6 +19,15 @@ from jaxnet.patches.dense import (
     make_dense_patches,
     merge_layer,
 )
+from jaxnet.patches.extend import (
+    as_wide,
+    check_same_use,
+    extend_layer,
+    insert_bank_layer,
+    silenced,
+    taken_below,
+    widen_bank,
+)
 from jaxnet.patches.mlp import MlpLayerParams, MlpParams, apply_mlp_patches, make_mlp_patches, mlp_sizes
 from jaxnet.types import Array, Bool, Features, Float, Int, Key, Scalar
 
@@ -27,57 +36,97 @@ PatchParams = tuple[MlpLayerParams | DensePatchParams | None, ...]
 
 
 def add_patches(
-    extrema: Sequence[Extrema], topologies: Sequence[Topology], rules: PatchRules, *, key_patch: Key
+    extrema: Sequence[Extrema],
+    topologies: Sequence[Topology],
+    rules: PatchRules,
+    *,
+    key_patch: Key,
+    onto: tuple[PatchBank, PatchParams] | None = None,
+    silent: bool = False,
 ) -> tuple[PatchBank, PatchParams]:
-    """Builds a bank of patches for one network.
+    """Builds a bank of patches for one network, or adds to the one that is there.
+
+    The new patches get slots of their own, as many as in a bank made afresh
+    (whatever the number of extrema); those that are there keep their places and
+    values. A small network of a new ``mlp`` patch has as many inputs and outputs
+    as those that feed the same layer already. A removed patch keeps its slot.
 
     Args:
       extrema: of each hidden layer.
       topologies: of each layer of the scaffold.
       rules: how patches are chosen and built.
       key_patch: PRNG key for places, connections and values.
+      onto: the patches that are there.
+      silent: the outgoing values of the new patches start at zero, so that the
+        function is unchanged: ``w2`` and ``b2`` of ``mlp`` patches, which the first
+        gradients reach, and all weights of ``dense`` ones. (A low ``dense`` patch
+        at a unit that is dead on every sample then never gets a gradient.)
 
     Returns:
       The bank and the values of its patches.
+
+    Raises:
+      ValueError: the patches that are there are of another kind or are applied in another way.
     """
     sizes = [topologies[0].shape[1], *(t.shape[0] for t in topologies)]
     layers: list[LayerPatches | None] = []
     values: list[MlpLayerParams | DensePatchParams | None] = []
+    if onto is not None:
+        check_same_use(onto[0].rules, rules)
     for t, (high, low) in enumerate(slot_counts(sizes, rules)):
+        there = None if onto is None else onto[0].layers[t]
+        old = None if onto is None else onto[1][t]
         if high + low == 0:
-            layers.append(None)
-            values.append(None)
+            layers.append(there)
+            values.append(old)
             continue
         key_place, key_make = (jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1))
         unit, active = place(extrema, t, (high, low), rules, key_place=key_place)
         made: tuple[LayerPatches, MlpLayerParams | DensePatchParams]
         if rules.kind == "mlp":
-            made = make_mlp_patches(unit, active, high, topologies[t].shape, rules, key_patch=key_make)
+            fitting = rules if there is None else as_wide(rules, there)
+            made = make_mlp_patches(unit, active, high, topologies[t].shape, fitting, key_patch=key_make)
         else:
-            made = make_dense_patches(unit, active, high, topologies[t], rules, key_patch=key_make)
+            taken = None if there is None else taken_below(there, sizes, t)
+            made = make_dense_patches(
+                unit, active, high, topologies[t], rules, key_patch=key_make, taken=taken
+            )
+        if silent:
+            made = made[0], silenced(made[1])
+        if there is not None and old is not None:
+            made = extend_layer((there, old), made, sizes, t)
         layers.append(made[0])
         values.append(made[1])
-    return PatchBank(tuple(layers), rules), tuple(values)
+    return PatchBank(tuple(layers), rules if onto is None else onto[0].rules), tuple(values)
 
 
 def apply_patches(
     params: PatchParams,
     bank: PatchBank,
     layer: int,
-    pre_below: Features,
-    post_below: Features,
+    pres: Sequence[Features],
+    posts: Sequence[Features],
     product: Product,
     *,
     key_forward: Key | None = None,
 ) -> Features | None:
-    """What patches add to the pre-activations of ``layer``: ``(out, batch)``, or None without patches."""
+    """What patches add to the pre-activations of ``layer``: ``(out, batch)``, or None without patches.
+
+    ``pres`` and ``posts`` are the activations of all layers below, the network's input first.
+    """
     patches, values = bank.layers[layer], params[layer]
     if patches is None or values is None:
         return None
+    pre, post = (_side_by_side([side[-d] for d in patches.reads]) for side in (pres, posts))
     if isinstance(values, DensePatchParams):
-        return apply_dense_patches(values, patches, post_below, product)
+        return apply_dense_patches(values, patches, post, product)
     key = None if key_forward is None else jax.random.fold_in(key_forward, layer)
-    return apply_mlp_patches(values, patches, bank.rules, pre_below, post_below, product, key_forward=key)
+    widths = [posts[-d].shape[0] for d in patches.reads]
+    return apply_mlp_patches(values, patches, bank.rules, pre, post, product, key_forward=key, widths=widths)
+
+
+def _side_by_side(parts: Sequence[Features]) -> Features:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def active_slots(bank: PatchBank) -> Bool[Array, "slot"]:
@@ -134,13 +183,16 @@ def merge_patches(
     """Makes all active ``dense`` patches part of the scaffold; the function is unchanged.
 
     Raises:
-      ValueError: the bank holds ``mlp`` patches, which no scaffold weight can stand for.
+      ValueError: the bank holds ``mlp`` patches or patches that span an inserted
+        layer, which no scaffold weight can stand for.
     """
     if bank.rules.kind != "dense":
         raise ValueError("only dense patches can be merged into the scaffold")
     layers, merged = [], []
     for layer, topology, values, patches in zip(scaffold, topologies, params, bank.layers, strict=True):
         if isinstance(values, DensePatchParams) and patches is not None:
+            if patches.reads != (1,):
+                raise ValueError("a patch that spans an inserted layer cannot be merged into the scaffold")
             layer, topology = merge_layer(layer, topology, values, patches)
         layers.append(layer)
         merged.append(topology)
@@ -213,9 +265,11 @@ __all__ = [
     "apply_patches",
     "contributions",
     "gain_per_weight",
+    "insert_bank_layer",
     "keep_patches",
     "merge_patches",
     "redundancy",
     "remove_patches",
     "slot_sizes",
+    "widen_bank",
 ]

@@ -98,6 +98,9 @@ class LayerPatches(flax.struct.PyTreeNode):
       order: ``(capacity,)`` int32, for each weight of the second small layers its
         place among the values of all slots laid end to end.
       num_high: static, the first ``num_high`` slots are high patches.
+      reads: static, the layers that the patches read from, as distances: 1 is the
+        layer below, 2 the one below that (where a layer was inserted between a
+        patch and its extremum). ``in`` is the units of all of them, in this order.
     """
 
     unit: Int[Array, "slot"]
@@ -108,6 +111,7 @@ class LayerPatches(flax.struct.PyTreeNode):
     owner: Int[Array, "nnz"] | None = None
     order: Int[Array, "nnz"] | None = None
     num_high: int = flax.struct.field(pytree_node=False, default=0)
+    reads: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(1,))
 
 
 class PatchBank(flax.struct.PyTreeNode):

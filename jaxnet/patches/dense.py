@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxnet.kernels import Product
 from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology, topology_from_flat, topology_mask
+from jaxnet.masks import Topology, join_topologies, topology_from_flat, topology_mask
 from jaxnet.patches.bank import LayerPatches, PatchRules, draw_distinct
 from jaxnet.types import Array, Bool, Features, Int, Key, Values
 
@@ -38,6 +38,7 @@ def make_dense_patches(
     rules: PatchRules,
     *,
     key_patch: Key,
+    taken: Bool[Array, "out in"] | None = None,
 ) -> tuple[LayerPatches, DensePatchParams]:
     """Builds the ``dense`` patches that feed one layer.
 
@@ -52,7 +53,8 @@ def make_dense_patches(
     num_out, num_in = scaffold.shape
     num_low = unit.shape[0] - num_high
     key_targets, key_sources, key_values = jax.random.split(key_patch, 3)
-    taken = topology_mask(scaffold)
+    present = topology_mask(scaffold)
+    taken = present if taken is None else taken | present
     flat, exists, owner = [], [], []
     slots = jnp.arange(unit.shape[0], dtype=jnp.int32)
     width_low = max(1, round(rules.patch_density * num_in))
@@ -110,11 +112,8 @@ def merge_layer(
     assert patches.topology is not None and patches.owner is not None
     added = patches.topology
     alive: Bool[Array, "nnz"] = added.exists & patches.active[patches.owner]
-    num_in = topology.shape[1]
-    flat = jnp.concatenate([t.rows * num_in + t.cols for t in (topology, added)])
-    exists = jnp.concatenate([topology.exists, alive])
-    values = jnp.concatenate([layer.weight, params.weight])
-    order = jnp.argsort(jnp.where(exists, flat, topology.shape[0] * num_in))
-    merged = topology_from_flat(flat, exists, topology.shape)
-    weight = jnp.where(merged.exists, values[order], 0.0)
-    return LayerParams(weight, layer.bias), merged
+    # a row outside the layer makes a slot padding
+    added = added.replace(rows=jnp.where(alive, added.rows, added.shape[0]))
+    merged, order = join_topologies([(topology, 0, 0), (added, 0, 0)], topology.shape)
+    values = jnp.concatenate([layer.weight, params.weight])[order]
+    return LayerParams(jnp.where(merged.exists, values, 0.0), layer.bias), merged

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.kernels import Product
 from jaxnet.masks import Topology, topology_from_flat
@@ -79,7 +80,7 @@ def make_mlp_patches(
         low = _init(values[4:], active[num_high:], num_sources, rules.hidden)
     rows = [] if targets is None else [targets]
     rows += [] if sources is None else [unit[num_high:, None]]
-    topology, order = _output_topology(rows, rules.hidden, num_out)
+    topology, order = output_topology(rows, rules.hidden, num_out)
     patches = LayerPatches(
         unit, active, targets=targets, sources=sources, topology=topology, order=order, num_high=num_high
     )
@@ -95,6 +96,7 @@ def apply_mlp_patches(
     product: Product,
     *,
     key_forward: Key | None = None,
+    widths: Sequence[int] | None = None,
 ) -> Features:
     """What the ``mlp`` patches add to the pre-activations of their layer.
 
@@ -110,6 +112,8 @@ def apply_mlp_patches(
       product: the sparse product.
       key_forward: with ``rules.redraw_inputs``, the key from which this forward
         pass draws the inputs of low patches; without it the stored inputs serve.
+      widths: units of each layer that the patches read from, where there are
+        several: inputs are drawn within the layer that holds the stored ones.
 
     Returns:
       ``(out, batch)``.
@@ -129,7 +133,11 @@ def apply_mlp_patches(
     if params.low is not None and patches.sources is not None:
         sources, num_in = patches.sources, post_below.shape[0]
         if rules.redraw_inputs and key_forward is not None:
-            drawn, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], key=key_forward)
+            elsewhere = None
+            if widths is not None and len(widths) > 1:
+                layer = jnp.asarray(np.repeat(np.arange(len(widths)), widths))
+                elsewhere = layer != layer[sources[:, :1]]
+            drawn, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], elsewhere, key=key_forward)
             sources = jnp.sort(drawn, axis=1)
         first = product(params.low.w1.ravel(), _input_topology(sources, rules.hidden, num_in), post_below)
         hidden.append(first + params.low.b1.reshape(-1, 1))
@@ -166,7 +174,7 @@ def _input_topology(sources: Int[Array, "slot input"], hidden: int, num_in: int)
     return Topology(rows, cols, row_ptr, (units, num_in))
 
 
-def _output_topology(
+def output_topology(
     rows: Sequence[Int[Array, "slot output"]], hidden: int, num_out: int
 ) -> tuple[Topology, Int[Array, "nnz"]]:
     """Second small layers of all slots, high ones first, as one sparse layer.

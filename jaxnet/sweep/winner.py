@@ -20,7 +20,7 @@ from jaxnet import checkpoint
 from jaxnet.errors import InputError
 from jaxnet.files import disk_errors
 from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology
+from jaxnet.masks import Topology, drawable_density
 from jaxnet.network import NetworkSpec, Params, Structure
 
 
@@ -199,12 +199,6 @@ def winner_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: this is no winner of a hunt: give a folder listed under winners in summary.json"
         ) from None
     return dict(meta)
-
-
-def drawable_density(sizes: Sequence[int], density: float) -> float:
-    """``density``, or the lowest above it at which exact counts give every layer a weight."""
-    smallest = min(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-    return density if int(density * smallest) >= 1 else min(1.0, (1 + 1e-9) / smallest)
 
 
 def _name(path: Path) -> str:
