@@ -30,7 +30,7 @@ from jaxnet.masks import (
     draw_topologies,
 )
 from jaxnet.patches import PatchBank, PatchParams, PatchRules, add_patches, apply_patches, slot_sizes
-from jaxnet.types import Array, Features, Float, Int, Key, Logits
+from jaxnet.types import Array, Features, Float, Int, Key, Logits, Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,13 @@ class Params(flax.struct.PyTreeNode):
     Attributes:
       scaffold: one entry per layer.
       patches: values of the patches; an empty tuple before patches are added.
+      skips: values of the skip connections into each layer, or None; an empty
+        tuple before a bank of them is added.
     """
 
     scaffold: tuple[LayerParams, ...]
     patches: PatchParams = ()
+    skips: tuple[Values | None, ...] = ()
 
 
 class Structure(flax.struct.PyTreeNode):
@@ -88,10 +91,14 @@ class Structure(flax.struct.PyTreeNode):
     Attributes:
       connectivity: one entry per layer; its type decides the representation.
       bank: the patches, or None.
+      skips: for each layer the weights it has from the hidden layers of
+        :func:`skip_sources`, one after the other, or None; an empty tuple
+        before a bank of them is added.
     """
 
     connectivity: tuple[Connectivity, ...]
     bank: PatchBank | None = None
+    skips: tuple[Topology | None, ...] = ()
 
 
 class Activations(flax.struct.PyTreeNode):
@@ -121,6 +128,21 @@ def init_params(spec: NetworkSpec, topologies: Sequence[Topology], *, key_init: 
             for t, k in zip(topologies, keys, strict=True)
         )
     )
+
+
+SKIP_REACH = 3
+"""How many layers ahead a skip connection leads at most; the next layer is no skip."""
+
+
+def skip_sources(layer: int) -> range:
+    """The hidden layers that skip connections into ``layer`` come from, counted from 0.
+
+    Layer ``t`` reads hidden layer ``t - 1``; a skip comes from one or two before it.
+
+    >>> list(skip_sources(3)), list(skip_sources(1))
+    ([0, 1], [])
+    """
+    return range(max(0, layer - SKIP_REACH), max(0, layer - 1))
 
 
 def forward(
@@ -156,6 +178,13 @@ def forward(
             )
             if added is not None:
                 pre = pre + added
+                post = ACTIVATIONS[name](pre)
+        if structure.skips:
+            skips, values = structure.skips[t], params.skips[t]
+            if skips is not None and values is not None:
+                # posts begins with the network's input
+                sources = jnp.concatenate([posts[s + 1] for s in skip_sources(t)])
+                pre = pre + product(values, skips, sources)
                 post = ACTIVATIONS[name](pre)
         pres.append(pre)
         posts.append(post)
@@ -231,7 +260,7 @@ def release_masks(structure: Structure) -> Structure:
 
 
 def count_nonzeros(params: Params, structure: Structure) -> dict[str, Int[Array, ""]]:
-    """Counts what exists: ``scaffold``, ``bias``, ``patch`` and their ``total``.
+    """Counts what exists: ``scaffold``, ``bias``, ``patch``, ``skip`` (if it has a bank), and ``total``.
 
     A sparse layer counts its topology. A masked-dense layer counts the weights
     that are not exactly zero, so that weights which came to life where there
@@ -247,4 +276,8 @@ def count_nonzeros(params: Params, structure: Structure) -> dict[str, Int[Array,
     patch = jnp.zeros((), jnp.int32)
     if structure.bank is not None:
         patch += jnp.sum(slot_sizes(structure.bank, params.patches), dtype=jnp.int32)
-    return {"scaffold": scaffold, "bias": bias, "patch": patch, "total": scaffold + bias + patch}
+    counts = {"scaffold": scaffold, "bias": bias, "patch": patch}
+    if structure.skips:
+        skip = [t.num_nonzeros for t in structure.skips if t is not None]
+        counts["skip"] = sum(skip, jnp.zeros((), jnp.int32))
+    return counts | {"total": sum(counts.values(), jnp.zeros((), jnp.int32))}

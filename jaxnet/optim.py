@@ -1,7 +1,7 @@
 """Optimisers with a learning rate per group, by ``optax.multi_transform``.
 
-The groups are ``scaffold`` and ``patch``: the two fields of
-:class:`jaxnet.network.Params`. Both labels are there before the first patch is,
+The groups are ``scaffold`` (to which skip connections belong) and ``patch``,
+after the fields of :class:`jaxnet.network.Params`. Both labels are there before the first patch is,
 so that adding patches leaves the scaffold's optimiser state where it was.
 """
 
@@ -26,6 +26,7 @@ def label_params(params: Params) -> Params:
     return Params(
         scaffold=jax.tree.map(lambda _: "scaffold", params.scaffold),
         patches=jax.tree.map(lambda _: "patch", params.patches),
+        skips=jax.tree.map(lambda _: "scaffold", params.skips),
     )
 
 

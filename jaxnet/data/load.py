@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.cache import cached
+from jaxnet.data.cliff import load_cliff
 from jaxnet.data.dataset import Dataset
 from jaxnet.data.digits import load_digits
 from jaxnet.data.files import load_idx_folder, load_npz
@@ -19,7 +20,7 @@ from jaxnet.data.split import stratified_split
 from jaxnet.data.tfds_source import SOURCES, content_key, decode, find_prepared
 from jaxnet.errors import InputError
 
-NAMES = ("digits", *SOURCES)
+NAMES = ("digits", "cliff", *SOURCES)
 """The data sets known by name."""
 
 DEFAULT_VALIDATION_FRACTION = 1 / 6
@@ -37,7 +38,7 @@ def load(
 ) -> Dataset:
     """Loads a data set: the same images in the same places, every time.
 
-    ``digits`` comes with scikit-learn. The other names are read from what
+    ``digits`` comes with scikit-learn, ``cliff`` is made here. The other names are read from what
     tensorflow-datasets has prepared (nothing is ever downloaded), and their
     decoded images are cached. A path to a ``.npz`` file with ``x_train``,
     ``y_train``, ``x_test`` and ``y_test``, or to a folder with the four IDX
@@ -71,6 +72,8 @@ def load(
     name = str(os.fspath(name))
     if name == "digits":
         arrays = load_digits()
+    elif name == "cliff":
+        arrays = load_cliff()
     elif name in SOURCES:
         arrays = _from_prepared(name, data_dir, cache_dir)
     else:
