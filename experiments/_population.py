@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -125,8 +125,10 @@ def run_phase(
     with Progress(phase.epochs, f"{phase.name}, {len(seeds)} seeds") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
-            state, result = program(state, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(result.rows(seeds, phase.watch_name, phase=phase.name, epoch=done + 1))
+            state, _, result = program(state, *args, jnp.asarray(done, jnp.int32))
+            length = folder.append_rows(
+                result.rows(seeds, phase.watch_name, phase=phase.name, epoch=done + 1)
+            )
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
             progress.advance(note=f"median {np.median(accuracy):.4f}")

@@ -118,7 +118,10 @@ def by_ratio(layers: Sequence[LayerCount], rules: DecisionRules) -> tuple[bool, 
     """Grow where more than ``min_ratio`` of all hidden units are extrema: the original's code."""
     found, units = sum(c.extrema for c in layers), sum(c.units for c in layers)
     grow = found > rules.min_ratio * units
-    return grow, f"{found} extrema in {units} hidden units, {'above' if grow else 'not above'} {rules.min_ratio}"
+    return (
+        grow,
+        f"{found} extrema in {units} hidden units, {'above' if grow else 'not above'} {rules.min_ratio}",
+    )
 
 
 def by_count(layers: Sequence[LayerCount], rules: DecisionRules) -> tuple[bool, str]:

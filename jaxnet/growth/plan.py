@@ -18,16 +18,19 @@ from jaxnet.growth.decisions import Decision, DecisionRules
 from jaxnet.growth.operators import RULES, add_patches, insert_layer, widen
 from jaxnet.growth.state import carry_over
 from jaxnet.kernels import Product, dense_product
-from jaxnet.masks import allocate
+from jaxnet.masks import allocate, drawable_density
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.patches import PatchRules, active_slots
-from jaxnet.rewire import ExchangeRules
+from jaxnet.rewire import ExchangeRules, rewire_network
 from jaxnet.train import Split, Task
 from jaxnet.types import Int, Key, PyTree
 
 SELECTIONS = ("best", "last")
 SCHEDULES = ("constant", "cosine")
 _MASK, _INIT, _PATCH, _DRAW = 0, 1, 2, 3  # purposes of a network's key
+REWIRED = 0.3
+"""Share of the weights that move where rewiring stands in for growth."""
+
 _GROWTH = 4  # and of the key of its n-th change
 
 
@@ -61,7 +64,7 @@ class GrowthPlan:
     """
 
     spec: NetworkSpec
-    decisions: DecisionRules = DecisionRules()
+    decisions: DecisionRules = dataclasses.field(default_factory=DecisionRules)
     operator: str = "preserve"
     added: int | None = None
     patches: PatchRules | None = None
@@ -110,7 +113,7 @@ class GrowthPlan:
         return Task(spec, self.batch_size, product=self.product)
 
     def optimizer(self, samples: int) -> optax.GradientTransformation:
-        """Adam with a rate per group; a cosine schedule starts anew every ``epochs`` epochs of ``samples``."""
+        """Adam with a rate per group; a cosine schedule starts anew after ``epochs`` times ``samples``."""
         period = self.epochs * -(-samples // self.batch_size)
 
         def rate(lr: float) -> Any:
@@ -118,7 +121,9 @@ class GrowthPlan:
                 return lr
             return lambda count: lr / 2 * (1 + jnp.cos(jnp.pi * (count % period) / period))
 
-        return optim.grouped({"scaffold": optax.adam(rate(self.lr)), "patch": optax.adam(rate(self.lr_patch))})
+        return optim.grouped(
+            {"scaffold": optax.adam(rate(self.lr)), "patch": optax.adam(rate(self.lr_patch))}
+        )
 
 
 class Network(flax.struct.PyTreeNode):
@@ -202,11 +207,32 @@ def grow(
             _, params, structure = change(params, structure, key)
         return params, structure
 
+    if decision.change == "rewire":
+        return _rewired(plan, spec, optimizer, network_, key)
     params, structure = both(network_.params)
     if plan.fresh_optimizer:
         return Network(params, structure, optimizer.init(params))
     state = carry_over(network_.opt_state, optimizer, network_.params, lambda values: both(values)[0])
     return Network(params, structure, state)
+
+
+def _rewired(
+    plan: GrowthPlan, spec: NetworkSpec, optimizer: optax.GradientTransformation, network_: Network, key: Key
+) -> Network:
+    """The control that adds nothing: the weakest weights of every layer move to random places (SET)."""
+    rules = ExchangeRules("random", fraction=REWIRED)
+    nothing = jnp.zeros((spec.sizes[0], 1)), jnp.zeros(1, jnp.int32)  # gradients are not read
+    params, structure, state, _ = rewire_network(
+        plan.task(spec),
+        rules,
+        network_.params,
+        network_.structure,
+        network_.opt_state,
+        0,
+        *nothing,
+        key_rewire=jax.random.fold_in(key, _MASK),
+    )
+    return Network(params, structure, optimizer.init(params) if plan.fresh_optimizer else state)
 
 
 def grown_spec(spec: NetworkSpec, decision: Decision) -> NetworkSpec:
@@ -218,7 +244,8 @@ def grown_spec(spec: NetworkSpec, decision: Decision) -> NetworkSpec:
     elif decision.change == "widen":
         assert decision.layer is not None
         sizes[decision.layer + 1] += decision.size
-    return dataclasses.replace(spec, sizes=tuple(sizes))
+    density = drawable_density(sizes, spec.density)
+    return dataclasses.replace(spec, sizes=tuple(sizes), density=density, allocation="uniform")
 
 
 def scaffold_change(
@@ -281,8 +308,9 @@ def new_weights(plan: GrowthPlan, below: int, size: int, above: int) -> tuple[in
         return max(1, int(density * below * size)), max(1, int(density * size * above))
     if plan.added > full:
         raise ValueError(f"{size} units between {below} and {above} have no room for {plan.added} weights")
-    into, out = allocate((below, size, above), (plan.added + 0.5) / max(full, plan.added + 1), plan.spec.allocation)
-    return into, plan.added - into if into + out < plan.added else out
+    density = min(1.0, (plan.added + 0.5) / full)  # so that int(density * full) is what is wanted
+    into, _ = allocate((below, size, above), density, plan.spec.allocation)
+    return into, plan.added - into
 
 
 __all__ = [

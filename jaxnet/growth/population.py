@@ -23,7 +23,6 @@ from jaxnet.growth.decisions import Decision, LayerCount, decide
 from jaxnet.growth.journal import Journal
 from jaxnet.growth.plan import GrowthPlan, Measured, Network, grow, grown_spec, measure, start_network
 from jaxnet.growth.training import (
-    GroupState,
     Judged,
     make_group_epoch,
     outcome,
@@ -258,7 +257,9 @@ class Population:
             state, result = program(state, *args, jnp.int32(done))
             if self.journal is not None:
                 seeds = [m.seed for m in group]
-                self.journal.rows(result.rows(seeds, data.watch_name, iteration=iteration + 1, epoch=done + 1))
+                self.journal.rows(
+                    result.rows(seeds, data.watch_name, iteration=iteration + 1, epoch=done + 1)
+                )
                 self.journal.save(self.members, state, iteration, done + 1)
             if self.on_epoch is not None:
                 self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])
