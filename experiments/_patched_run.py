@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import jax
 import numpy as np
 
+from experiments import _runtime
 from experiments._patched_plots import PLOTS
 from experiments._patched_summary import aggregate_seeds, patch_entries, seed_entry
 from experiments._population import (
@@ -29,7 +30,7 @@ from jaxnet.extrema import Extrema
 from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.provenance import provenance
-from jaxnet.records import MAY_DIFFER, RunFolder
+from jaxnet.records import RunFolder
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Key, PyTree
 
@@ -331,19 +332,8 @@ def run(
 
 
 def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
-    """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`.
-
-    Where the data lie does not change the results; which data they are does.
-    """
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    return RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, "data_dir"),
-        owns=PLOTS,
-    )
+    """Opens the folder of a run."""
+    return _runtime.open_folder(config, dataset, PLOTS)
 
 
 def prepare(config: Config, dataset: data.Dataset) -> Config:
@@ -364,19 +354,5 @@ def prepare(config: Config, dataset: data.Dataset) -> Config:
 
 
 def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> NetworkSpec:
-    """The network for a data set.
-
-    Raises:
-      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
-    """
-    ends = (dataset.num_features, dataset.num_classes)
-    sizes = config.sizes or (ends[0], 256, 128, ends[1])
-    if (sizes[0], sizes[-1]) != ends:
-        raise InputError(
-            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
-            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
-        )
-    try:
-        return NetworkSpec(sizes, config.density, config.activation, config.allocation, setting.init)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    """The network for a data set; see :func:`experiments._runtime.make_spec`."""
+    return _runtime.make_spec(config, dataset, setting.init, (256, 128))

@@ -151,7 +151,7 @@ def worst_layer(layers: Sequence[LayerCount]) -> int:
 
 
 def change_size(extrema: int, rules: DecisionRules) -> int:
-    """Units of a change at a layer with so many extrema: ``min(per_extremum * extrema, max_size)``, at least 1."""
+    """Units of a change where there are so many extrema: at most ``max_size``, at least 1."""
     if rules.size is not None:
         return rules.size
     return max(1, min(rules.per_extremum * extrema, rules.max_size))
