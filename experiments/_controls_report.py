@@ -43,13 +43,13 @@ class Comparison:
         return "no difference shown"
 
 
-def compare(arms: Summaries, questions: Sequence[tuple[str, str, str]]) -> list[Comparison]:
-    """Paired differences of the final test accuracy."""
+def compare(
+    arms: Summaries, questions: Sequence[tuple[str, str, str]], value: str = "patched_accuracy"
+) -> list[Comparison]:
+    """Paired differences of the final test accuracy, the entry ``value`` of every seed."""
     comparisons = []
     for title, first, second in questions:
-        a, b = (
-            np.array([100 * s["patched_accuracy"] for s in arms[name]["seeds"]]) for name in (first, second)
-        )
+        a, b = (np.array([100 * s[value] for s in arms[name]["seeds"]]) for name in (first, second))
         d = paired_difference(a, b)
         low, high = d["ci95"] or (float("nan"), float("nan"))
         mean = float("nan") if d["mean"] is None else d["mean"]
@@ -108,7 +108,7 @@ def write_document(
         "",
         *_verdict(comparisons),
         *_headline(headline),
-        *_provenance(first),
+        *provenance_lines(first),
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -165,13 +165,14 @@ def _arm_row(name: str, summary: dict[str, Any]) -> str:
     a = summary["aggregate"]
     weights = a["nonzeros.scaffold"]["mean"] + a["nonzeros.patch"]["mean"]
     return (
-        f"| {name} | {_mean(a['scaffold_accuracy'])} | {_mean(a['patched_accuracy'])} | "
+        f"| {name} | {mean_interval(a['scaffold_accuracy'])} | {mean_interval(a['patched_accuracy'])} | "
         f"{100 * a['gain']['mean']:+.2f} | {a['num_patches']['mean']:.1f} | {weights:.0f} | "
         f"{100 * a['density']['mean']:.2f} |"
     )
 
 
-def _mean(aggregate: dict[str, Any]) -> str:
+def mean_interval(aggregate: dict[str, Any]) -> str:
+    """Mean and interval in per cent."""
     low, high = aggregate["ci95"] or (float("nan"), float("nan"))
     return f"{100 * aggregate['mean']:.2f} ({100 * low:.2f} .. {100 * high:.2f})"
 
@@ -230,7 +231,7 @@ def _headline(runs: Summaries) -> list[str]:
     for name, summary in runs.items():
         a = summary["aggregate"]
         lines.append(
-            f"| {name} | {_mean(a['scaffold_accuracy'])} | {_mean(a['patched_accuracy'])} | "
+            f"| {name} | {mean_interval(a['scaffold_accuracy'])} | {mean_interval(a['patched_accuracy'])} | "
             f"{100 * np.mean(summary['first_patch_accuracy']):.2f} | "
             f"{a['extrema_high']['mean']:.1f} / {a['extrema_low']['mean']:.1f} | "
             f"{a['num_patches']['mean']:.1f} ({a['nonzeros.patch']['mean']:.0f}) | "
@@ -247,7 +248,8 @@ def _headline(runs: Summaries) -> list[str]:
     ]
 
 
-def _provenance(summary: dict[str, Any]) -> list[str]:
+def provenance_lines(summary: dict[str, Any]) -> list[str]:
+    """The last section of a document: device, versions, data."""
     p = summary["provenance"]
     versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items() if v)
     return [

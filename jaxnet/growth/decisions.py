@@ -18,8 +18,8 @@ Change = Literal["insert", "widen", "rewire", "none"]
 """What happens to the scaffold: a layer behind another one, more units in a layer, as many
 weights moved elsewhere (nothing is added), nothing."""
 
-Place = Literal["worst", "random", "last"]
-"""Where: at the layer with most extrema, at a layer drawn at random, at the last hidden layer."""
+Place = Literal["worst", "least", "random", "last"]
+"""Where: at the layer with most or fewest extrema, at one drawn at random, at the last hidden layer."""
 
 PLACES: tuple[str, ...] = get_args(Place)
 CHANGES: tuple[str, ...] = get_args(Change)
@@ -184,6 +184,9 @@ def decide(layers: Sequence[LayerCount], rules: DecisionRules, *, draw: int = 0)
     if rules.place == "random":
         layer = random.Random(draw).randrange(len(layers))
         where = f"layer {layer + 1} drawn at random"
+    elif rules.place == "least":
+        layer = min(range(len(layers)), key=lambda k: (layers[k].extrema, k))
+        where = f"layer {layer + 1} has fewest ({layers[layer].extrema})"
     elif rules.place == "last":
         layer = len(layers) - 1
         where = f"layer {layer + 1} is the last"
