@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments._patched_plots import plt, save_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,13 @@ def draw_comparisons(axes: Any, comparisons: Sequence[Comparison]) -> None:
     axes.set_xlabel("difference in test accuracy (points), paired over seeds, 95 % interval")
     axes.margins(x=0.12)
     axes.grid(alpha=0.3, axis="x")
+
+
+def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Saves the forest plot as a picture of its own."""
+    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
+    draw_comparisons(axes, comparisons)
+    save_figure(figure, path)
 
 
 def mean_and_interval(aggregate: Mapping[str, Any]) -> str:

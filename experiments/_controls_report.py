@@ -12,11 +12,10 @@ from experiments._comparisons import (
     Comparison,
     comparison,
     comparison_table,
-    draw_comparisons,
     mean_and_interval,
     provenance_lines,
+    save_comparisons,
 )
-from experiments._patched_plots import plt, save_figure
 from jaxnet.files import disk_errors
 from jaxnet.statistics import paired_difference
 
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
 Summaries = Mapping[str, dict[str, Any]]
 
 
-def compare(arms: Summaries, questions: Sequence[tuple[str, str, str]]) -> list[Comparison]:
-    """Paired differences of the final test accuracy."""
+def compare(
+    arms: Summaries, questions: Sequence[tuple[str, str, str]], value: str = "patched_accuracy"
+) -> list[Comparison]:
+    """Paired differences of the final test accuracy, the entry ``value`` of every seed."""
     comparisons = []
     for title, first, second in questions:
-        a, b = (
-            np.array([100 * s["patched_accuracy"] for s in arms[name]["seeds"]]) for name in (first, second)
-        )
+        a, b = (np.array([100 * s[value] for s in arms[name]["seeds"]]) for name in (first, second))
         comparisons.append(comparison(title, first, second, paired_difference(a, b)))
     return comparisons
 
@@ -42,9 +41,7 @@ def write_document(
 ) -> None:
     """Writes the Markdown file and the plot beside it."""
     picture = path.with_suffix(".png")
-    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
-    draw_comparisons(axes, comparisons)
-    save_figure(figure, picture)
+    save_comparisons(comparisons, picture)
     command = (
         f"python -m experiments.patched_density_controls --dataset {config.dataset} "
         f"--num-seeds {config.num_seeds} --doc {path.as_posix()}"

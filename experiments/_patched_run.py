@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import jax
 import numpy as np
 
+from experiments import _runtime
 from experiments._patched_plots import PLOTS
 from experiments._patched_summary import aggregate_seeds, patch_entries, seed_entry
 from experiments._population import (
@@ -30,7 +31,7 @@ from jaxnet.extrema import Extrema
 from jaxnet.kernels import product
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.provenance import provenance
-from jaxnet.records import MAY_DIFFER, RunFolder
+from jaxnet.records import RunFolder
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Key, PyTree
 
@@ -332,19 +333,8 @@ def run(
 
 
 def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
-    """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`.
-
-    Where the data lie does not change the results; which data they are does.
-    """
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    return RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, "data_dir"),
-        owns=PLOTS,
-    )
+    """Opens the folder of a run."""
+    return _runtime.open_folder(config, dataset, PLOTS)
 
 
 def prepare(config: Config, dataset: data.Dataset) -> Config:

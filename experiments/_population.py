@@ -8,12 +8,9 @@ are on disk.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,40 +21,10 @@ from jaxnet import checkpoint, data
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
 from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.programs import Clock
 from jaxnet.records import RunFolder
-from jaxnet.train import EpochInfo, Evaluation, Split, Task, TrainState, evaluate, make_epoch, track_best
+from jaxnet.train import EpochResult, Split, Task, TrainState, evaluate, make_watched_epoch
 from jaxnet.types import Key, PyTree
-
-
-@dataclasses.dataclass
-class Clock:
-    """Seconds spent compiling and running, over all parts of a continued run."""
-
-    compile_seconds: float = 0.0
-    run_seconds: float = 0.0
-
-    def add(self, seconds: dict[str, Any]) -> None:
-        """Adds what :meth:`as_dict` gave in an earlier part of the run; other entries are ignored."""
-        self.compile_seconds += float(seconds["compile_seconds"])
-        self.run_seconds += float(seconds["run_seconds"])
-
-    def as_dict(self) -> dict[str, float]:
-        """For ``summary.json`` and checkpoints."""
-        return dataclasses.asdict(self)
-
-    def compiled(self, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
-        """Compiles ``function`` for ``args`` ahead of time; returns it as a timed callable."""
-        start = time.perf_counter()
-        program = jax.jit(function, donate_argnums=donate).lower(*args).compile()
-        self.compile_seconds += time.perf_counter() - start
-
-        def run(*args: Any) -> Any:
-            start = time.perf_counter()
-            result = jax.block_until_ready(program(*args))
-            self.run_seconds += time.perf_counter() - start
-            return result
-
-        return run
 
 
 class DataChoice(Protocol):
@@ -90,19 +57,22 @@ def make_split(dataset: Dataset, part: Literal["train", "val", "test"], limit: i
     return Split(jnp.asarray(x), jnp.asarray(y), jnp.asarray(dataset.mean), jnp.asarray(dataset.std))
 
 
-def network_spec(dataset: Dataset, sizes: tuple[int, ...] | None, **fields: Any) -> NetworkSpec:
-    """The network for a data set; two hidden layers of 256 and 128 units if no sizes are given.
+def network_spec(
+    dataset: Dataset, sizes: tuple[int, ...] | None, hidden: tuple[int, ...] = (256, 128), **fields: Any
+) -> NetworkSpec:
+    """The network for a data set.
 
     Args:
       dataset: decides the first and the last size.
       sizes: as given by ``--sizes``.
+      hidden: units of the hidden layers if no sizes are given.
       fields: the other fields of the specification.
 
     Raises:
       InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
     """
     ends = (dataset.num_features, dataset.num_classes)
-    sizes = sizes or (ends[0], 256, 128, ends[1])
+    sizes = sizes or (ends[0], *hidden, ends[1])
     if (sizes[0], sizes[-1]) != ends:
         raise InputError(
             f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
@@ -117,14 +87,6 @@ def network_spec(dataset: Dataset, sizes: tuple[int, ...] | None, **fields: Any)
 def seed_keys(seeds: range) -> Key:
     """``(seed,)`` keys; the key of a seed depends on its number only."""
     return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
-
-
-@flax.struct.dataclass
-class EpochResult:
-    """What one epoch of all seeds gave; leaves ``(seed,)``."""
-
-    info: EpochInfo
-    evaluation: Evaluation
 
 
 Edit = Callable[[int, TrainState, Structure, PyTree, EpochResult], tuple[TrainState, Structure, PyTree]]
@@ -195,20 +157,9 @@ def run_phase(
     if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
         # a run continued after the epoch in which its last seed stopped has nothing to do
         return state, structure, extra
-    train_epoch = make_epoch(phase.task, phase.optimizer, gradient_norms=phase.gradient_norms)
-
-    def epoch(
-        state: TrainState, structure: Structure, train: Split, watch: Split, key: Key, number: jax.Array
-    ) -> tuple[TrainState, EpochResult]:
-        stopped = state.stopped
-        state, info = train_epoch(state, structure, train, key, number)
-        # what a stopped seed was trained in vain was thrown away: no number rather than a wrong one
-        info = jax.tree.map(lambda value: jnp.where(stopped, jnp.nan, value), info)
-        # not 0 or 1: those give the two keys that train_epoch splits off
-        key_eval = jax.random.fold_in(jax.random.fold_in(key, number), 2)
-        result = evaluate(phase.task, state.params, structure, watch, key_forward=key_eval)
-        return track_best(state, result.accuracy, phase.patience), EpochResult(info, result)
-
+    epoch = make_watched_epoch(
+        phase.task, phase.optimizer, phase.patience, gradient_norms=phase.gradient_norms
+    )
     together = jax.vmap(epoch, in_axes=(0, 0, None, None, None, None))
     number = jnp.asarray(first_epoch, jnp.int32)
     args = (phase.train, phase.watch, phase.key_data)
@@ -217,8 +168,9 @@ def run_phase(
     with Progress(phase.epochs, f"{phase.name}, {networks}") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
-            state, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(_rows(phase, done + 1, seeds, result))
+            state, _, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
+            rows = result.rows(seeds, phase.watch_name, arms=phase.arms, phase=phase.name, epoch=done + 1)
+            length = folder.append_rows(rows)
             if phase.edit is not None and done + 1 < phase.epochs:
                 state, structure, extra = phase.edit(done + 1, state, structure, extra, result)
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
@@ -280,21 +232,3 @@ def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure,
 
     together = jax.vmap(one, in_axes=(0, 0, None))
     return np.asarray(clock.compiled(together, params, structure, split)(params, structure, split))
-
-
-def _rows(phase: Phase, epoch: int, seeds: range, result: EpochResult) -> list[dict[str, Any]]:
-    host = jax.tree.map(np.asarray, result)
-    return [
-        {
-            **({} if arm is None else {"arm": arm}),
-            "seed": seed,
-            "phase": phase.name,
-            "epoch": epoch,
-            "train_loss": float(host.info.loss[i]),
-            "train_accuracy": float(host.info.accuracy[i]),
-            "split": phase.watch_name,
-            "loss": float(host.evaluation.loss[i]),
-            "accuracy": float(host.evaluation.accuracy[i]),
-        }
-        for i, (arm, seed) in enumerate(itertools.product(phase.arms or (None,), seeds))
-    ]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from jaxnet.data import Dataset
 from jaxnet.files import cache_folder, read_json
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.network import NetworkSpec
-from jaxnet.records import CONFIG
+from jaxnet.records import CONFIG, MAY_DIFFER, RunFolder
 
 
 def use_compilation_cache() -> None:
@@ -43,6 +47,22 @@ def resolve_kernel(
         kernel = choose(spec.sizes, spec.density, batch_size, num_seeds, spec.allocation)
     product(kernel)
     return kernel
+
+
+def open_folder(config: Any, dataset: Dataset, owns: Sequence[str]) -> RunFolder:
+    """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`.
+
+    Where the data lie does not change the results; which data they are does.
+    """
+    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    return RunFolder.open(
+        config.out,
+        flags,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        may_differ=(*MAY_DIFFER, "data_dir"),
+        owns=owns,
+    )
 
 
 def _stored_kernel(path: Path) -> str | None:

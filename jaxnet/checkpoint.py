@@ -162,12 +162,9 @@ def restore(folder: str | os.PathLike[str], name: str, like: Tree) -> tuple[Tree
         damaged, or its structure, a shape or a type is not that of ``like``.
     """
     folder = Path(folder)
-    found = [c for c in checkpoints(folder) if c.name == name]
-    if not found:
-        names = ", ".join(dict.fromkeys(c.name for c in checkpoints(folder))) or "there is none"
-        raise InputError(f"{folder}: no checkpoint {name!r}: choose one of those there ({names})")
-    path = found[-1].path
-    ways = _way_out(folder, found[-1])
+    found = _newest(folder, name)
+    path = found.path
+    ways = _way_out(folder, found)
     manifest = _read_manifest(path, ways)
     expected = jax.tree_util.tree_leaves_with_path(like)
     _check_leaves(path, manifest["leaves"], [_describe(*leaf) for leaf in expected])
@@ -180,6 +177,27 @@ def restore(folder: str | os.PathLike[str], name: str, like: Tree) -> tuple[Tree
         for i, ((_, wanted), facts) in enumerate(zip(expected, manifest["leaves"], strict=True))
     ]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves), manifest["meta"]
+
+
+def read_meta(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """The ``meta`` of the newest checkpoint called ``name``, without its arrays.
+
+    For trees whose shape only the meta tells; :func:`restore` checks the files.
+
+    Raises:
+      InputError: there is no such checkpoint, or its manifest is damaged.
+    """
+    found = _newest(Path(folder), name)
+    meta: dict[str, Any] = _read_manifest(found.path, _way_out(Path(folder), found))["meta"]
+    return meta
+
+
+def _newest(folder: Path, name: str) -> Checkpoint:
+    found = [c for c in checkpoints(folder) if c.name == name]
+    if not found:
+        names = ", ".join(dict.fromkeys(c.name for c in checkpoints(folder))) or "there is none"
+        raise InputError(f"{folder}: no checkpoint {name!r}: choose one of those there ({names})")
+    return found[-1]
 
 
 def _is_key(leaf: Any) -> bool:

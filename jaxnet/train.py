@@ -8,12 +8,13 @@ stored, batches are gathered, normalised and turned features first there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnet import extrema, losses
@@ -116,6 +117,39 @@ class Evaluation(flax.struct.PyTreeNode):
     accuracy: Scalar
 
 
+class EpochResult(flax.struct.PyTreeNode):
+    """What a watched epoch gave, for one network or, with a leading axis, for many."""
+
+    info: EpochInfo
+    evaluation: Evaluation
+
+    def rows(
+        self, seeds: Sequence[int], split: str, *, arms: Sequence[str] = (), **common: Any
+    ) -> list[dict[str, Any]]:
+        """A row of results per network.
+
+        Args:
+          seeds: of the networks.
+          split: name of the samples that were evaluated.
+          arms: where the networks are all seeds of one arm, then all of the next, the arms' names.
+          common: entries that all rows have; they come after the seed.
+        """
+        host = jax.tree.map(np.asarray, self)
+        names = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
+        return [
+            {
+                **name,
+                **common,
+                "train_loss": float(host.info.loss[i]),
+                "train_accuracy": float(host.info.accuracy[i]),
+                "split": split,
+                "loss": float(host.evaluation.loss[i]),
+                "accuracy": float(host.evaluation.accuracy[i]),
+            }
+            for i, name in enumerate(names or [{"seed": seed} for seed in seeds])
+        ]
+
+
 def init_state(params: Params, opt_state: PyTree) -> TrainState:
     """The state before the first epoch."""
     zero = jnp.zeros((), jnp.int32)
@@ -144,6 +178,14 @@ def epoch_batches(size: int, batch_size: int, key: Key | None) -> tuple[Array, A
     return index, weight
 
 
+Edit = Callable[
+    [Params, Structure, PyTree, Int[Array, ""], Features, Int[Array, "batch"], Key],
+    tuple[Params, Structure, PyTree],
+]
+"""A change of which weights exist between two steps, under fixed shapes:
+``edit(params, structure, opt_state, step, x, y, key) -> (params, structure, opt_state)``."""
+
+
 def make_epoch(
     task: Task, optimizer: optax.GradientTransformation, *, gradient_norms: bool = False
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]:
@@ -154,29 +196,52 @@ def make_epoch(
     networks see the same batches, which are then gathered once for all.
     ``gradient_norms`` has the info hold the norm of every gradient.
     """
+    editing = make_editing_epoch(task, optimizer, None, gradient_norms=gradient_norms)
 
     def epoch(
         state: TrainState, structure: Structure, split: Split, key_data: Key, number: Int[Array, ""]
     ) -> tuple[TrainState, EpochInfo]:
+        state, _, info = editing(state, structure, split, key_data, number)
+        return state, info
+
+    return epoch
+
+
+def make_editing_epoch(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    edit: Edit | None,
+    *,
+    gradient_norms: bool = False,
+) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, Structure, EpochInfo]]:
+    """As :func:`make_epoch`, with an edit before every step; the structure is returned too.
+
+    The step passed to ``edit`` counts from that of epoch 0.
+    """
+
+    def epoch(
+        state: TrainState, structure: Structure, split: Split, key_data: Key, number: Int[Array, ""]
+    ) -> tuple[TrainState, Structure, EpochInfo]:
         key_order, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
         index, weight = epoch_batches(split.size, task.batch_size, key_order)
+        # what no edit changes is not carried through the scan
+        carried = structure if edit is not None else None
 
         def step(
-            carry: tuple[Params, PyTree, Scalar, Scalar], batch: tuple[Array, Array, Array]
+            carry: tuple[Params, PyTree, Structure | None, Scalar, Scalar],
+            batch: tuple[Array, Array, Array],
         ) -> tuple[Any, None]:
-            params, opt_state, loss_sum, correct = carry
-            rows, w, number = batch
+            params, opt_state, edited, loss_sum, correct = carry
+            rows, w, number_in_epoch = batch
             x, y = split.batch(rows)
+            key_step = jax.random.fold_in(key_forward, number_in_epoch)
+            if edit is not None and edited is not None:
+                step_number = number * index.shape[0] + number_in_epoch
+                params, edited, opt_state = edit(params, edited, opt_state, step_number, x, y, key_step)
+            there = structure if edited is None else edited
 
             def loss_fn(p: Params) -> tuple[Scalar, Scalar]:
-                logits, _ = forward(
-                    task.spec,
-                    p,
-                    structure,
-                    x,
-                    product=task.product,
-                    key_forward=jax.random.fold_in(key_forward, number),
-                )
+                logits, _ = forward(task.spec, p, there, x, product=task.product, key_forward=key_step)
                 return losses.cross_entropy(logits, y, w), losses.num_correct(logits, y, w)
 
             (loss, hits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -185,16 +250,18 @@ def make_epoch(
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
             norm = optax.tree.norm(grads) if gradient_norms else None
-            return (params, opt_state, loss_sum + loss * jnp.sum(w), correct + hits), norm
+            return (params, opt_state, edited, loss_sum + loss * jnp.sum(w), correct + hits), norm
 
         zero = jnp.zeros(())
         steps = jnp.arange(index.shape[0])
-        (params, opt_state, loss_sum, correct), norms = jax.lax.scan(
-            step, (state.params, state.opt_state, zero, zero), (index, weight, steps)
+        (params, opt_state, edited, loss_sum, correct), norms = jax.lax.scan(
+            step, (state.params, state.opt_state, carried, zero, zero), (index, weight, steps)
         )
         trained = state.replace(params=params, opt_state=opt_state, epoch=state.epoch + 1)
         new = where(state.stopped, state, trained)
-        return new, EpochInfo(loss_sum / split.size, correct / split.size, norms)
+        if edited is not None:
+            structure = where(state.stopped, structure, edited)
+        return new, structure, EpochInfo(loss_sum / split.size, correct / split.size, norms)
 
     return epoch
 
@@ -234,6 +301,43 @@ def evaluate(
     zero = jnp.zeros(())
     (loss, correct), _ = jax.lax.scan(step, (zero, zero), (index, weight, jnp.arange(index.shape[0])))
     return Evaluation(loss / split.size, correct / split.size)
+
+
+def make_watched_epoch(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    patience: int | None = None,
+    edit: Edit | None = None,
+    *,
+    gradient_norms: bool = False,
+) -> Callable[
+    [TrainState, Structure, Split, Split, Key, Int[Array, ""]], tuple[TrainState, Structure, EpochResult]
+]:
+    """Builds an epoch that evaluates and notes the best, for one network.
+
+    ``epoch(state, structure, train, watch, key_data, number) -> (state, structure, result)``:
+    trains as :func:`make_editing_epoch`, evaluates on ``watch``, calls :func:`track_best`.
+    The info of a stopped network is NaN: what it was trained was thrown away.
+    """
+    train_epoch = make_editing_epoch(task, optimizer, edit, gradient_norms=gradient_norms)
+
+    def epoch(
+        state: TrainState,
+        structure: Structure,
+        train: Split,
+        watch: Split,
+        key_data: Key,
+        number: Int[Array, ""],
+    ) -> tuple[TrainState, Structure, EpochResult]:
+        stopped = state.stopped
+        state, structure, info = train_epoch(state, structure, train, key_data, number)
+        info = jax.tree.map(lambda value: jnp.where(stopped, jnp.nan, value), info)
+        # not 0 or 1: those give the two keys that the training splits off
+        key_eval = jax.random.fold_in(jax.random.fold_in(key_data, number), 2)
+        result = evaluate(task, state.params, structure, watch, key_forward=key_eval)
+        return track_best(state, result.accuracy, patience), structure, EpochResult(info, result)
+
+    return epoch
 
 
 def collect_stats(

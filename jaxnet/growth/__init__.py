@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from jaxnet.growth.budget import Budget, Target
+from jaxnet.growth.decisions import Decision, DecisionRules, LayerCount, decide
 from jaxnet.growth.operators import RULES, add_patches, insert_layer, widen
+from jaxnet.growth.plan import GrowthPlan, Network
+from jaxnet.growth.population import GrowthData, Member, grow_until
 from jaxnet.growth.state import carry_over
 
-__all__ = ["RULES", "add_patches", "carry_over", "insert_layer", "widen"]
+__all__ = [
+    "RULES",
+    "Budget",
+    "Decision",
+    "DecisionRules",
+    "GrowthData",
+    "GrowthPlan",
+    "LayerCount",
+    "Member",
+    "Network",
+    "Target",
+    "add_patches",
+    "carry_over",
+    "decide",
+    "grow_until",
+    "insert_layer",
+    "widen",
+]

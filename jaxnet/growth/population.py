@@ -1,0 +1,363 @@
+"""Networks that grow until they do well enough, many at once.
+
+In every iteration networks of equal shape are stacked and trained by one
+compiled program, compiled once per shape; the number of networks in a stack is
+padded to few sizes, so that groups of changing size share programs. What
+happens to a network depends on its own key alone, and on nothing that is in the
+stack beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.growth.budget import Budget, Target
+from jaxnet.growth.decisions import Decision, LayerCount, decide
+from jaxnet.growth.journal import Journal
+from jaxnet.growth.plan import GrowthPlan, Measured, Network, grow, grown_spec, measure, start_network
+from jaxnet.growth.training import (
+    Judged,
+    make_group_epoch,
+    outcome,
+    padded,
+    stack_host,
+    start_state,
+    take_host,
+)
+from jaxnet.network import NetworkSpec
+from jaxnet.programs import Clock, Programs
+from jaxnet.records import RunFolder
+from jaxnet.train import Split
+from jaxnet.trees import count
+from jaxnet.types import Key, PyTree
+
+_ONCE = {"xla_backend_optimization_level": 0}  # what runs once compiles in half the time
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthData:
+    """Samples and their order.
+
+    Attributes:
+      train: samples to train on.
+      watch: evaluated after every epoch; the target is about these.
+      extrema: whose activations are watched.
+      key_data: order of the samples, common to all networks.
+      watch_name: what ``watch`` is called in rows of results.
+    """
+
+    train: Split
+    watch: Split
+    extrema: Split
+    key_data: Key
+    watch_name: str = "validation"
+
+
+@dataclasses.dataclass
+class Member:
+    """One network of a population, on the host.
+
+    Attributes:
+      seed: its number.
+      spec: its sizes.
+      network: values, structure, optimiser state.
+      history: an entry per iteration.
+      stop: why it stopped, or None.
+    """
+
+    seed: int
+    spec: NetworkSpec
+    network: Network
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stop: str | None = None
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What was done to it so far, without the reasons: its shapes follow from that."""
+        told = (h["decision"] for h in self.history if h["decision"] is not None)
+        return tuple(dataclasses.replace(Decision(**d), reason="") for d in told)
+
+
+def grow_until(
+    plan: GrowthPlan,
+    data: GrowthData,
+    target: Target,
+    budget: Budget,
+    seeds: Sequence[int],
+    *,
+    folder: RunFolder | None = None,
+    clock: Clock | None = None,
+    on_epoch: Callable[[int, int, np.ndarray], None] | None = None,
+    on_iteration: Callable[[Member], None] | None = None,
+) -> list[Member]:
+    """Grows networks until each reaches the target or there is a reason to stop.
+
+    Trains to convergence, looks for extrema, decides, changes, and again. A seed
+    is one network; grown alone it equals its row in a population.
+
+    Args:
+      plan: how to train and change.
+      data: what to train on and to judge by.
+      target: when a network does well enough.
+      budget: what it may cost.
+      seeds: numbers of the networks; a number determines masks, values and changes.
+      folder: an open run folder. Rows and checkpoints go there after every epoch;
+        killed at any moment, the run continues from it to the same result, bit for bit.
+      clock: adds up the time.
+      on_epoch: called with iteration and epoch, counted from 1, and the
+        accuracies of the networks trained together.
+      on_iteration: called with every network after its iteration.
+
+    Returns:
+      A member per seed: the network, its history and why it stopped: ``target``,
+      ``budget: iterations``, ``budget: non-zeros``, ``budget: seconds``,
+      ``diminishing returns`` or ``no extrema``.
+
+    Raises:
+      InputError: the network at the start is beyond the budget, or the folder
+        holds a checkpoint that does not fit.
+    """
+    budget.check_start(plan)
+    population = Population(plan, data, target, budget, folder, clock or Clock())
+    population.on_epoch, population.on_iteration = on_epoch, on_iteration
+    begun = population.start(seeds)
+    while groups := population.groups():
+        population.iterate(groups[0], begun)
+        begun = None
+    return population.members
+
+
+class Population:
+    """Networks growing together; :func:`grow_until` says what it does."""
+
+    on_epoch: Callable[[int, int, np.ndarray], None] | None = None
+    on_iteration: Callable[[Member], None] | None = None
+
+    def __init__(
+        self,
+        plan: GrowthPlan,
+        data: GrowthData,
+        target: Target,
+        budget: Budget,
+        folder: RunFolder | None,
+        clock: Clock,
+    ) -> None:
+        self.plan, self.data, self.target, self.budget = plan, data, target, budget
+        self.journal = None if folder is None else Journal(folder, clock)
+        self.clock, self.programs = clock, Programs(clock)
+        self.optimizer = plan.optimizer(data.train.size)
+        self.members: list[Member] = []
+        self._shapes: dict[tuple[Decision, ...], tuple[NetworkSpec, Network]] = {}
+
+    def start(self, seeds: Sequence[int]) -> tuple[PyTree, int] | None:
+        """Makes the networks, or reads them back; returns a group that was in the middle of an iteration."""
+        told = None if self.journal is None else self.journal.read(seeds)
+        if told is None:
+            keys = _keys(seeds)
+            program = self.programs.get("start", lambda: jax.vmap(self.start_one), keys)
+            networks = program(keys)
+            self.members = [
+                Member(seed, self.plan.spec, take_host(networks, i)) for i, seed in enumerate(seeds)
+            ]
+            return None
+        assert self.journal is not None
+        for seed, (history, stop) in zip(seeds, told, strict=True):
+            member = Member(seed, self.plan.spec, None, history, stop)  # type: ignore[arg-type]
+            member.spec, member.network = self.shapes(member.decisions)
+            self.members.append(member)
+        begun = self.journal.epoch > 0
+        running = self.start_group(self.groups()[0]) if begun else None
+        networks, running = self.journal.restore([m.network for m in self.members], running)
+        for member, network in zip(self.members, networks, strict=True):
+            member.network = network
+        return (running, self.journal.epoch) if begun else None
+
+    def start_one(self, key: Key) -> Network:
+        """A network before its first iteration."""
+        return start_network(self.plan, self.optimizer, key)
+
+    def shapes(self, decisions: tuple[Decision, ...]) -> tuple[NetworkSpec, Network]:
+        """Sizes and shapes of a network after some decisions, without computing it."""
+        if decisions not in self._shapes:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            if decisions:
+                spec, before = self.shapes(decisions[:-1])
+                look = functools.partial(measure, self.plan, spec)
+                found = jax.eval_shape(look, before, self.data.extrema).found
+                change = self.change_one(spec, decisions[-1])
+                number = jax.ShapeDtypeStruct((), jnp.int32)
+                after = jax.eval_shape(change, before, found, key, number)
+                self._shapes[decisions] = grown_spec(spec, decisions[-1]), after
+            else:
+                self._shapes[decisions] = self.plan.spec, jax.eval_shape(self.start_one, key)
+        return self._shapes[decisions]
+
+    def groups(self) -> list[list[Member]]:
+        """Networks that are still to be trained in the present iteration, by shape."""
+        alive = [m for m in self.members if m.stop is None]
+        now = min((len(m.history) for m in alive), default=0)
+        groups: dict[Any, list[Member]] = {}
+        for member in alive:
+            if len(member.history) == now:
+                groups.setdefault((member.spec.sizes, _shape(member.network)), []).append(member)
+        return list(groups.values())
+
+    def iterate(self, group: list[Member], begun: tuple[PyTree, int] | None = None) -> None:
+        """One iteration of networks of equal shape: train, measure, decide, change."""
+        iteration, spec = len(group[0].history), group[0].spec
+        state, first = begun or (self.start_group(group), 0)
+        state = self.train(group, state, first)
+        judged, networks = outcome(self.plan, state)
+        look = lambda: jax.vmap(functools.partial(measure, self.plan, spec), in_axes=(0, None))  # noqa: E731
+        args = (networks, self.data.extrema)
+        measured = self.programs.get(("measure", spec), look, *args)(*args)
+        decisions = []
+        for i, member in enumerate(group):
+            member.history.append(_entry(member, take_host(judged, i), take_host(measured, i)))
+            decisions.append(self.consider(member))
+            member.history[-1]["decision"] = None if decisions[i] is None else decisions[i].as_dict()
+        self.change(group, decisions, networks, measured, iteration)
+        if self.journal is not None:
+            self.journal.save(self.members, None, iteration, 0)
+        if self.on_iteration is not None:
+            for member in group:
+                self.on_iteration(member)
+
+    def start_group(self, group: list[Member]) -> PyTree:
+        """The stacked state of a group before its first epoch, filled up with networks already stopped."""
+        networks = padded([m.network for m in group])
+        if isinstance(jax.tree.leaves(networks[0])[0], jax.ShapeDtypeStruct):  # of a run to be continued
+            networks = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), networks)
+        stopped = np.arange(len(networks)) >= len(group)
+        # on the host, so that no two leaves share memory that is donated
+        states = [start_state(n, s) for n, s in zip(networks, stopped, strict=True)]
+        return stack_host(states)
+
+    def train(self, group: list[Member], state: PyTree, first: int) -> PyTree:
+        """Trains a group for the epochs of an iteration that are still to do."""
+        plan, data, spec, iteration = self.plan, self.data, group[0].spec, len(group[0].history)
+        if first >= plan.epochs or np.all(state.train.stopped):
+            return state
+
+        def make() -> Callable[..., Any]:
+            epoch = make_group_epoch(plan, plan.task(spec), self.optimizer)
+            return jax.vmap(epoch, in_axes=(0, None, None, None, None))
+
+        args = (data.train, data.watch, jax.random.fold_in(data.key_data, iteration))
+        state = jax.tree.map(jnp.asarray, state)
+        program = self.programs.get(("epoch", spec), make, state, *args, jnp.int32(first), donate=(0,))
+        for done in range(first, plan.epochs):
+            state, result = program(state, *args, jnp.int32(done))
+            if self.journal is not None:
+                seeds = [m.seed for m in group]
+                self.journal.rows(
+                    result.rows(seeds, data.watch_name, iteration=iteration + 1, epoch=done + 1)
+                )
+                self.journal.save(self.members, state, iteration, done + 1)
+            if self.on_epoch is not None:
+                self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])
+            if np.all(state.train.stopped):
+                break
+        return state
+
+    def consider(self, member: Member) -> Decision | None:
+        """Decides about a network; where it stops, notes why and returns None."""
+        budget, history, rules = self.budget, member.history, self.plan.decisions
+        last = history[-1]
+        counts = zip(member.spec.sizes[1:-1], last["extrema_high"], last["extrema_low"], strict=True)
+        layers = [LayerCount(*c) for c in counts]
+        seconds = sum(self.clock.as_dict().values())
+        accuracies = [h["accuracy"] for h in history]
+        member.stop = budget.stop_reason(self.target, accuracies, self.data.watch.size, seconds)
+        if member.stop is None and rules.needs_extrema and not any(c.extrema for c in layers):
+            member.stop = "no extrema"
+        if member.stop is not None:
+            return None
+        # a draw of the network's own, the same whatever grows beside it
+        draw = int(jax.random.bits(jax.random.fold_in(_key(member.seed), len(history))))
+        decision = decide(layers, rules, draw=draw)
+        if budget.nonzeros is not None:
+            _, after = self.shapes((*member.decisions, dataclasses.replace(decision, reason="")))
+            # capacities: patches that stay inactive count too, so that no change can lead beyond
+            if _capacity(after) > budget.nonzeros:
+                member.stop = "budget: non-zeros"
+                return None
+        return decision
+
+    def change_one(self, spec: NetworkSpec, decision: Decision) -> Callable[..., Network]:
+        """What carries a decision out: ``(network, found, key, iteration) -> network``."""
+        return functools.partial(grow, self.plan, spec, self.optimizer, decision)
+
+    def change(
+        self,
+        group: list[Member],
+        decisions: Sequence[Decision | None],
+        networks: Network,
+        measured: Measured,
+        iteration: int,
+    ) -> None:
+        """Carries the decisions of a group out; equal ones by one program."""
+        alike: dict[Decision | None, list[int]] = {}
+        for i, decision in enumerate(decisions):
+            what = None if decision is None else dataclasses.replace(decision, reason="")
+            alike.setdefault(what, []).append(i)
+        spec = group[0].spec
+        for what, places in alike.items():
+            if what is None:
+                for i in places:
+                    group[i].network = take_host(networks, i)
+                continue
+            index = padded(places)
+            args = (
+                take_host(networks, index),
+                take_host(measured.found, index),
+                _keys([group[i].seed for i in index]),
+                jnp.int32(iteration),
+            )
+            one = self.change_one(spec, what)
+            together = lambda one=one: jax.vmap(one, in_axes=(0, 0, 0, None))  # noqa: E731
+            grown = self.programs.get(("grow", spec, what), together, *args, options=_ONCE)(*args)
+            for place, i in enumerate(places):
+                group[i].network, group[i].spec = take_host(grown, place), grown_spec(spec, what)
+
+
+def _entry(member: Member, judged: Judged, measured: Measured) -> dict[str, Any]:
+    """What is told of an iteration; the decision comes later."""
+    return {
+        "iteration": len(member.history) + 1,
+        "architecture": list(member.spec.sizes),
+        "accuracy": float(judged.accuracy),
+        "best_epoch": int(judged.best_epoch),
+        "epochs": int(judged.epochs),
+        "extrema_high": [int(e.high.sum()) for e in measured.found],
+        "extrema_low": [int(e.low.sum()) for e in measured.found],
+        "patches": int(measured.patches),
+        "nonzeros": {name: int(value) for name, value in measured.nonzeros.items()},
+        "decision": None,
+    }
+
+
+def _capacity(network: Network) -> int:
+    """Weights of a network and all values of its patches, from its shapes."""
+    layers = network.params.scaffold
+    return sum(count(layer.weight) for layer in layers) + count(network.params.patches)
+
+
+def _shape(network: Network) -> Any:
+    leaves, structure = jax.tree.flatten(network)
+    return structure, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
+
+
+def _key(seed: int) -> Key:
+    return jax.random.key(np.uint32(seed))
+
+
+def _keys(seeds: Sequence[int]) -> Key:
+    return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))

@@ -1,0 +1,91 @@
+"""Compiled programs and what they cost: a clock, and a cache by shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds spent compiling and running, over all parts of a continued run."""
+
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+
+    def add(self, seconds: dict[str, Any]) -> None:
+        """Adds what :meth:`as_dict` gave in an earlier part of the run; other entries are ignored."""
+        self.compile_seconds += float(seconds["compile_seconds"])
+        self.run_seconds += float(seconds["run_seconds"])
+
+    def as_dict(self) -> dict[str, float]:
+        """For ``summary.json`` and checkpoints."""
+        return {"compile_seconds": self.compile_seconds, "run_seconds": self.run_seconds}
+
+    def compiled(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Compiles ``function`` for ``args`` ahead of time; returns it as a timed callable."""
+        start = time.perf_counter()
+        lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+        program = lowered.compile(compiler_options=options)
+        self.compile_seconds += time.perf_counter() - start
+
+        def run(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = jax.block_until_ready(program(*args))
+            self.run_seconds += time.perf_counter() - start
+            return result
+
+        return run
+
+
+class Programs:
+    """Compiles every function once per name and shape of its arguments.
+
+    Attributes:
+      clock: adds up the time.
+      compiled: how many programs were compiled.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._known: dict[Hashable, Any] = {}
+
+    @property
+    def compiled(self) -> int:
+        """How many programs were compiled."""
+        return len(self._known)
+
+    def get(
+        self,
+        name: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        *args: Any,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """The program ``name`` for arguments like ``args``; a timed callable.
+
+        Args:
+          name: together with the shapes of the arguments it must say all that
+            the function depends on.
+          make: builds the function; called where it is not known yet.
+          args: arrays, or what has their shapes.
+          donate: arguments whose memory the program may use for its results.
+          options: of the compiler.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((jax.numpy.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves)
+        key = (name, structure, shapes)
+        if key not in self._known:
+            self._known[key] = self.clock.compiled(make(), *args, donate=donate, options=options)
+        return self._known[key]
