@@ -179,7 +179,7 @@ def run_phase(
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
             state, result = program(state, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(_rows(phase, done + 1, seeds, result))
+            length = folder.append_rows(epoch_rows(phase.name, done + 1, seeds, phase.watch_name, result))
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
             progress.advance(note=f"median {np.median(accuracy):.4f}")
@@ -231,26 +231,28 @@ def load_progress(
     return meta["phase"], int(meta["epoch"]), tree["state"], tree["extra"]
 
 
-def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure, split: Split) -> np.ndarray:
-    """Accuracy of every seed on a split, ``(seed,)``."""
+def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure, split: Split) -> Evaluation:
+    """Loss and accuracy of every seed on a split, ``(seed,)``."""
 
-    def one(params: Params, structure: Structure, split: Split) -> jax.Array:
-        return evaluate(task, params, structure, split).accuracy
+    def one(params: Params, structure: Structure, split: Split) -> Evaluation:
+        return evaluate(task, params, structure, split)
 
     together = jax.vmap(one, in_axes=(0, 0, None))
-    return np.asarray(clock.compiled(together, params, structure, split)(params, structure, split))
+    evaluation: Evaluation = clock.compiled(together, params, structure, split)(params, structure, split)
+    return evaluation
 
 
-def _rows(phase: Phase, epoch: int, seeds: range, result: EpochResult) -> list[dict[str, Any]]:
+def epoch_rows(phase: str, epoch: int, seeds: range, split: str, result: EpochResult) -> list[dict[str, Any]]:
+    """Rows of one epoch, a seed each; ``split`` names what the seeds were evaluated on."""
     host = jax.tree.map(np.asarray, result)
     return [
         {
             "seed": seed,
-            "phase": phase.name,
+            "phase": phase,
             "epoch": epoch,
             "train_loss": float(host.info.loss[i]),
             "train_accuracy": float(host.info.accuracy[i]),
-            "split": phase.watch_name,
+            "split": split,
             "loss": float(host.evaluation.loss[i]),
             "accuracy": float(host.evaluation.accuracy[i]),
         }
