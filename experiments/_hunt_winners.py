@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments._hunt_kept import CRITERIA, Kept, Network, Row
 from experiments._hunt_plan import network_id
@@ -108,14 +109,14 @@ def accuracies(networks: Sequence[Network], split: Split) -> list[float]:
     """Accuracy of every network, exact fractions; one compilation per architecture."""
     found = []
     for network in networks:
-        layers = tuple((jnp.asarray(matrix.toarray()), jnp.asarray(b)) for matrix, b in to_scipy(*network))
+        layers = tuple((matrix.toarray(), bias) for matrix, bias in to_scipy(*network))
         correct = _count_correct(layers, split)
         found.append(round(float(correct)) / split.size)
     return found
 
 
 @jax.jit
-def _count_correct(layers: tuple[tuple[Array, Array], ...], split: Split) -> Scalar:
+def _count_correct(layers: tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...], split: Split) -> Scalar:
     act = activation(ACTIVATION)
 
     def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
