@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments._hunt_kept import CRITERIA, Kept, Network, Row
 from experiments._hunt_plan import network_id
@@ -23,7 +22,7 @@ from jaxnet.losses import num_correct
 from jaxnet.records import SUMMARY
 from jaxnet.sweep import save_winner, sort_units, to_scipy
 from jaxnet.train import Split, epoch_batches
-from jaxnet.types import Array, Scalar
+from jaxnet.types import Array, PyTree, Scalar
 
 WINNERS = "winners"
 
@@ -116,7 +115,8 @@ def accuracies(networks: Sequence[Network], split: Split) -> list[float]:
 
 
 @jax.jit
-def _count_correct(layers: tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...], split: Split) -> Scalar:
+def _count_correct(layers: PyTree, split: Split) -> Scalar:
+    # layers: matrix (out, in) and bias (out,) of each
     act = activation(ACTIVATION)
 
     def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
