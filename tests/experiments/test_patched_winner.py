@@ -35,6 +35,7 @@ OURS: dict[str, Any] = {
     "scaffold_epochs": None,
     "num_seeds": 2,
     "patch_epochs": 2,
+    "detect_on": "post",  # as the hunt does
 }
 """Changes of the small run that leave all to the winner."""
 
@@ -67,6 +68,7 @@ def test_the_scaffold_is_the_winner(hunted: Hunted, from_winner: Finished) -> No
         assert seed["scaffold_accuracy"] == pytest.approx(winner["test_accuracy"], abs=1e-6)
         assert seed["nonzeros"]["scaffold"] == winner["nonzeros"]
         assert seed["nonzeros"]["bias"] == winner["biases"]
+        assert (seed["extrema_high"], seed["extrema_low"]) == ([winner["high"]], [winner["low"]])
     summary = from_winner.summary
     assert summary["sizes"] == [64, 24, 10]
     assert summary["config"]["density"] == winner["density"]
