@@ -31,8 +31,9 @@ demo: $(RUN_STAMP)  ## Train scaffolds and patches on the digits; results go to 
 test: check  ## Style, types, import directions, then the tests
 	$(PYTEST)
 
+# Compiled as users' programs are; the others leave LLVM's passes out (tests/conftest.py).
 test-slow: $(DEV_STAMP)  ## The tests marked slow
-	$(PYTEST) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(PYTEST) -m slow
 
 check: lint types imports  ## Style, types and import directions only
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments._bootstrap_report import PLOTS
 from experiments._bootstrap_summary import summarise
@@ -257,7 +258,9 @@ class BootstrapRun:
         accuracy = state.best_accuracy
         if self.watch_part != "test":
             test = make_split(self.dataset, "test")
-            tested = evaluate_all(self.clock, self.task(stage), state.best_params, structure, test)
+            tested = np.asarray(
+                evaluate_all(self.clock, self.task(stage), state.best_params, structure, test).accuracy
+            )
             accuracy = jnp.asarray(tested)
         layers = [c.num_nonzeros for c in structure.connectivity]
         return Result(accuracy, state.best_accuracy, state.best_epoch, jnp.stack(layers, axis=1))

@@ -189,7 +189,7 @@ class CliffRun:
             accuracy = np.asarray(state.best_accuracy)
         else:
             test = make_split(self.dataset, "test")
-            accuracy = evaluate_all(self.clock, self.task, state.params, structure, test)
+            accuracy = np.asarray(evaluate_all(self.clock, self.task, state.params, structure, test).accuracy)
         count = self.clock.compiled(jax.vmap(network.count_nonzeros), state.params, structure)
         counts = jax.tree.map(np.asarray, count(state.params, structure))
         layers = np.stack([np.asarray(c.num_nonzeros) for c in structure.connectivity], axis=1)

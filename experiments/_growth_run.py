@@ -190,7 +190,7 @@ def test_accuracy(plan: GrowthPlan, members: list[Member], dataset: Dataset, clo
     for places in groups.values():
         stack = stack_host([members[i].network for i in places])
         task = plan.task(members[places[0]].spec)
-        found = evaluate_all(clock, task, stack.params, stack.structure, test)
+        found = np.asarray(evaluate_all(clock, task, stack.params, stack.structure, test).accuracy)
         for i, value in zip(places, found, strict=True):
             accuracy[i] = float(value)
     return accuracy

@@ -116,9 +116,13 @@ def find_row(rows: Sequence[Row], config: ReplayConfig, out: Path) -> Row:
     if not found:
         seeds = [row["seed"] for row in rows]
         there = f"seeds {min(seeds)} to {max(seeds)}" if seeds else "no row at all"
-        names = ", ".join(sorted({row["architecture"] for row in rows})[:6])
+        names = "; ".join(
+            f"{k} {_some({str(row[k]) for row in rows})}"
+            for k in ("architecture", "density", "stage")
+            if rows
+        )
         raise InputError(
-            f"{out}: no row of {asked}: the table holds {there}" + (f" of {names}" if names else "")
+            f"{out}: no row of {asked}: the table holds {there}" + (f"; {names}" if names else "")
         )
     if len(found) > 1:
         many = [k for k in ("architecture", "density", "stage") if len({row[k] for row in found}) > 1]

@@ -22,7 +22,7 @@ from jaxnet.losses import num_correct
 from jaxnet.records import SUMMARY
 from jaxnet.sweep import save_winner, sort_units, to_scipy
 from jaxnet.train import Split, epoch_batches
-from jaxnet.types import Array, Scalar
+from jaxnet.types import Array, PyTree, Scalar
 
 WINNERS = "winners"
 
@@ -108,14 +108,15 @@ def accuracies(networks: Sequence[Network], split: Split) -> list[float]:
     """Accuracy of every network, exact fractions; one compilation per architecture."""
     found = []
     for network in networks:
-        layers = tuple((jnp.asarray(matrix.toarray()), jnp.asarray(b)) for matrix, b in to_scipy(*network))
+        layers = tuple((matrix.toarray(), bias) for matrix, bias in to_scipy(*network))
         correct = _count_correct(layers, split)
         found.append(round(float(correct)) / split.size)
     return found
 
 
 @jax.jit
-def _count_correct(layers: tuple[tuple[Array, Array], ...], split: Split) -> Scalar:
+def _count_correct(layers: PyTree, split: Split) -> Scalar:
+    # layers: matrix (out, in) and bias (out,) of each
     act = activation(ACTIVATION)
 
     def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:

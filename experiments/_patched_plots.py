@@ -47,7 +47,9 @@ def draw_accuracy(summary: dict[str, Any], rows: list[dict[str, Any]], path: Pat
         x = epochs + shift
         axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         axes.fill_between(x, q1, q3, color=color, alpha=0.3, lw=0)
-        axes.plot(x, median, color=color, lw=2, label=f"{phase} phase (median, middle half, range)")
+        marker = "o" if len(x) == 1 else None  # a line of one point is not seen
+        label = f"{phase} phase (median, middle half, range)"
+        axes.plot(x, median, color=color, lw=2, marker=marker, label=label)
         if shift:
             axes.axvline(shift + 0.5, color="0.6", lw=1, ls="--")
         shift += int(epochs[-1])

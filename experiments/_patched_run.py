@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import _runtime
 from experiments._patched_plots import PLOTS
 from experiments._patched_summary import aggregate_seeds, patch_entries, seed_entry
+from experiments._patched_winner import adopt, read_winner
 from experiments._population import (
     Clock,
     Phase,
@@ -25,6 +27,7 @@ from experiments._population import (
     seed_keys,
 )
 from experiments._runtime import resolve_kernel
+from experiments.patched_density import FRESH
 from jaxnet import data, extrema, network, optim, patches, train
 from jaxnet.errors import InputError
 from jaxnet.extrema import Extrema
@@ -100,6 +103,7 @@ class PatchedRun:
         self.setting = Setting.of(config)
         self.dataset = dataset if dataset is not None else load(config)
         self.spec = make_spec(config, self.dataset, self.setting)
+        self.winner = read_winner(config.from_checkpoint) if config.from_checkpoint is not None else None
         self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
         self.rules = patches.PatchRules(
             kind=config.patch_kind,
@@ -117,6 +121,8 @@ class PatchedRun:
         self.clock = Clock()
         self.train = make_split(self.dataset, "train")
         self.watch = make_split(self.dataset, self.setting.watch)
+        self.watch_name = "validation" if self.setting.watch == "val" else "test"
+        assert config.lr is not None, "settled by prepare"
         self.optimizers = {
             "scaffold": optim.dual_rate_adam(config.lr, config.lr_patch),
             "patch": optim.dual_rate_adam(config.lr_scaffold, config.lr_patch),
@@ -125,12 +131,15 @@ class PatchedRun:
     # The pieces, for one network; vmap gives all seeds.
 
     def init_one(self, key: Key) -> tuple[TrainState, Structure]:
-        """A scaffold before training."""
-        params, structure = network.init(
-            self.spec,
-            key_mask=jax.random.fold_in(key, _MASK),
-            key_init=jax.random.fold_in(key, _INIT),
-        )
+        """A scaffold before training, or the trained one of ``--from-checkpoint``, whatever the key."""
+        if self.winner is not None:
+            params, structure = self.winner.params, self.winner.structure
+        else:
+            params, structure = network.init(
+                self.spec,
+                key_mask=jax.random.fold_in(key, _MASK),
+                key_init=jax.random.fold_in(key, _INIT),
+            )
         return train.init_state(params, self.optimizers["scaffold"].init(params)), structure
 
     def patch_one(
@@ -173,8 +182,10 @@ class PatchedRun:
         )
         phase, epoch, state, extra = at or ("scaffold", 0, start, None)
         if phase == "scaffold":
+            if at is None and self.winner is not None:
+                given = self.trained_scaffolds(start, structure)
             if at is None and given is not None:
-                state, epoch = given.state, self.config.scaffold_epochs
+                state, epoch = given.state, self.scaffold_epochs
                 length = self.folder.append_rows(given.rows)
                 save_progress(self.folder, "scaffold", epoch, state, None, self.clock, length)
             state = self.phase("scaffold", _SCAFFOLD_ORDER, state, structure, epoch, None)
@@ -189,6 +200,20 @@ class PatchedRun:
         rows = [row for row in self.folder.read_rows() if row["phase"] == "scaffold"]
         return Outcome(summary, Scaffolds(scaffold, rows))
 
+    @property
+    def scaffold_epochs(self) -> int:
+        """Epochs before patches."""
+        assert self.config.scaffold_epochs is not None, "settled by prepare"
+        return self.config.scaffold_epochs
+
+    def trained_scaffolds(self, start: TrainState, structure: Structure) -> Scaffolds:
+        """What no epoch is trained on: rows of epoch 0, the state itself the best."""
+        evaluation = evaluate_all(self.clock, self.task, start.params, structure, self.watch)
+        state = jax.vmap(train.track_best)(start, evaluation.accuracy)
+        nothing = jnp.full(len(self.seeds), jnp.nan)
+        result = train.EpochResult(train.EpochInfo(nothing, nothing), evaluation)
+        return Scaffolds(state, result.rows(self.seeds, self.watch_name, phase="scaffold", epoch=0))
+
     def phase(
         self, name: str, order: int, state: TrainState, structure: Structure, epoch: int, extra: PyTree
     ) -> TrainState:
@@ -196,12 +221,12 @@ class PatchedRun:
         config = self.config
         phase = Phase(
             name=name,
-            epochs=config.scaffold_epochs if name == "scaffold" else config.patch_epochs,
+            epochs=self.scaffold_epochs if name == "scaffold" else config.patch_epochs,
             task=self.task,
             optimizer=self.optimizers[name],
             train=self.train,
             watch=self.watch,
-            watch_name="validation" if self.setting.watch == "val" else "test",
+            watch_name=self.watch_name,
             key_data=jax.random.fold_in(self.key_data, order),
             patience=config.patience,
         )
@@ -249,10 +274,10 @@ class PatchedRun:
         else:
             test = make_split(self.dataset, "test")
             final = state.best_params
-            scaffold_accuracy = evaluate_all(
-                self.clock, self.task, self.scaffold_params(scaffold), structure, test
+            scaffold_accuracy, patched_accuracy = (
+                np.asarray(evaluate_all(self.clock, self.task, params, s, test).accuracy)
+                for params, s in ((self.scaffold_params(scaffold), structure), (final, patched))
             )
-            patched_accuracy = evaluate_all(self.clock, self.task, final, patched, test)
         count = self.clock.compiled(jax.vmap(network.count_nonzeros), final, patched)
         counts = jax.tree.map(np.asarray, count(final, patched))
         lost, together = self.measure_patches(final, patched)
@@ -306,8 +331,9 @@ class PatchedRun:
         return lost, measured(patches.redundancy) if self.config.redundancy else None
 
     def provenance(self) -> dict[str, Any]:
-        """Code, versions, device, time, and which data."""
-        return {**provenance(), "dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
+        """Code, versions, device, time, which data, and which trained scaffold."""
+        facts = {"dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
+        return {**provenance(), **facts, **({"checkpoint": self.winner.facts()} if self.winner else {})}
 
 
 def run(
@@ -333,17 +359,23 @@ def run(
 
 
 def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
-    """Opens the folder of a run."""
-    return _runtime.open_folder(config, dataset, PLOTS)
+    """Opens the folder of a run; where a trained scaffold lies does not change the results."""
+    unknown = ("checkpoint_fingerprint",) if config.checkpoint_fingerprint is None else ()
+    return _runtime.open_folder(config, dataset, PLOTS, may_differ=("from_checkpoint",), leave_out=unknown)
 
 
 def prepare(config: Config, dataset: data.Dataset) -> Config:
-    """Checks what can be checked before anything is written, and settles ``--kernel auto``.
+    """Checks what can be checked before anything is written, and settles what is ``auto``.
 
     Raises:
       InputError: the sizes or the density do not fit the data, there are no
-        samples to evaluate on, or the kernel is not available.
+        samples to evaluate on, the kernel is not available, or the scaffold of
+        ``--from-checkpoint`` does not fit.
     """
+    if config.from_checkpoint is not None:
+        config = adopt(config, read_winner(config.from_checkpoint), dataset)
+    unsaid = {name: value for name, value in FRESH.items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, **unsaid)
     spec = make_spec(config, dataset, Setting.of(config))
     part = "validation" if config.protocol == "clean" else "test"
     if not len(dataset.y_val if config.protocol == "clean" else dataset.y_test):
@@ -360,6 +392,7 @@ def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> Networ
     Raises:
       InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
     """
+    assert config.density is not None and config.activation is not None and config.allocation is not None
     return network_spec(
         dataset,
         config.sizes,

@@ -23,7 +23,7 @@ from jaxnet.errors import InputError
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.programs import Clock
 from jaxnet.records import RunFolder
-from jaxnet.train import EpochResult, Split, Task, TrainState, evaluate, make_watched_epoch
+from jaxnet.train import EpochResult, Evaluation, Split, Task, TrainState, evaluate, make_watched_epoch
 from jaxnet.types import Key, PyTree
 
 
@@ -224,11 +224,12 @@ def load_progress(
     return meta["phase"], int(meta["epoch"]), tree["state"], tree["extra"]
 
 
-def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure, split: Split) -> np.ndarray:
-    """Accuracy of every seed on a split, ``(seed,)``."""
+def evaluate_all(clock: Clock, task: Task, params: Params, structure: Structure, split: Split) -> Evaluation:
+    """Loss and accuracy of every seed on a split, ``(seed,)``."""
 
-    def one(params: Params, structure: Structure, split: Split) -> jax.Array:
-        return evaluate(task, params, structure, split).accuracy
+    def one(params: Params, structure: Structure, split: Split) -> Evaluation:
+        return evaluate(task, params, structure, split)
 
     together = jax.vmap(one, in_axes=(0, 0, None))
-    return np.asarray(clock.compiled(together, params, structure, split)(params, structure, split))
+    evaluation: Evaluation = clock.compiled(together, params, structure, split)(params, structure, split)
+    return evaluation

@@ -49,18 +49,33 @@ def resolve_kernel(
     return kernel
 
 
-def open_folder(config: Any, dataset: Dataset, owns: Sequence[str]) -> RunFolder:
+def open_folder(
+    config: Any,
+    dataset: Dataset,
+    owns: Sequence[str],
+    *,
+    may_differ: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+) -> RunFolder:
     """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`.
 
     Where the data lie does not change the results; which data they are does.
+
+    Args:
+      config: the flags.
+      dataset: the data.
+      owns: files that the run draws besides its records.
+      may_differ: flags that a continued run may change, besides the usual ones.
+      leave_out: flags that are not to be stored.
     """
     flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    flags = {name: value for name, value in flags.items() if name not in leave_out}
     return RunFolder.open(
         config.out,
         flags,
         resume=config.resume,
         overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, "data_dir"),
+        may_differ=(*MAY_DIFFER, "data_dir", *may_differ),
         owns=owns,
     )
 

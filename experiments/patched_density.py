@@ -25,6 +25,16 @@ def option(default: Any, help: str, unit: str | None = None, **more: Any) -> Any
     return field(default=default, metadata=metadata if unit is None else {**metadata, "unit": unit})
 
 
+FRESH: dict[str, Any] = {
+    "density": 0.02,
+    "allocation": "uniform",
+    "activation": "relu",
+    "scaffold_epochs": 20,
+    "lr": 1e-3,
+}
+"""Of a scaffold trained here, where a flag does not say otherwise."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Sparse scaffold, extrema, dense patches, dual learning rates, for many seeds at once."""
@@ -41,21 +51,33 @@ class Config:
     sizes: tuple[int, ...] | None = option(
         None, "units per layer; auto: features of the data,256,128,classes", none="auto"
     )
-    density: float = option(0.02, "fraction of the scaffold's weights that exist", "in (0, 1]")
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] = option(
-        "uniform", "how the density is shared out over the layers"
+    density: float | None = option(
+        None, "fraction of the scaffold's weights that exist; auto: 0.02", "in (0, 1]", none="auto"
+    )
+    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = option(
+        None, "how the density is shared out over the layers; auto: uniform", none="auto"
     )
     init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
         None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
     )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("relu", "of the hidden layers")
+    activation: Literal["relu", "tanh", "sigmoid", "gelu"] | None = option(
+        None, "of the hidden layers; auto: relu", none="auto"
+    )
+    from_checkpoint: str | None = option(
+        None,
+        "folder of a hunt's winner (OUT/winners/...): patch this trained scaffold instead of fresh ones; "
+        "what is auto comes from it, and the seeds differ in their patches only",
+    )
+    checkpoint_fingerprint: str | None = option(None, "of that scaffold", cli=False)
     num_seeds: int = option(8, "networks trained at once")
     seed: int = option(0, "number of the first seed; a seed decides masks, weights and patches")
     data_seed: int = option(0, "decides the order of the samples, common to all seeds")
-    scaffold_epochs: int = option(20, "epochs without patches", "epochs")
+    scaffold_epochs: int | None = option(
+        None, "epochs without patches; auto: 20, or 0 with --from-checkpoint", "epochs", none="auto"
+    )
     patch_epochs: int = option(30, "epochs with patches", "epochs")
     batch_size: int = option(64, "samples per step", "samples")
-    lr: float = option(1e-3, "Adam's learning rate before patches")
+    lr: float | None = option(None, "Adam's learning rate before patches; auto: 0.001", none="auto")
     lr_scaffold: float = option(1e-4, "of the scaffold after patches; 0 freezes it")
     lr_patch: float = option(5e-4, "of the patches; equal to --lr-scaffold it is the control")
     patience: int | None = option(
@@ -94,13 +116,13 @@ class Config:
         """Raises InputError for a value out of range, whatever the data."""
         for flag in ("density", "patch_density"):
             value = getattr(self, flag)
-            if not 0 < value <= 1:
+            if value is not None and not 0 < value <= 1:
                 raise InputError(f"--{flag.replace('_', '-')} must be above 0 and at most 1: {value}")
         for flag, least in (
             ("num_seeds", 1),
             ("seed", 0),
             ("data_seed", 0),
-            ("scaffold_epochs", 1),
+            ("scaffold_epochs", 1 if self.from_checkpoint is None else 0),
             ("patch_epochs", 0),
             ("batch_size", 1),
             ("max_patches", 0),
@@ -114,7 +136,7 @@ class Config:
             raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
         for flag in ("lr", "lr_scaffold", "lr_patch"):
             value = getattr(self, flag)
-            if not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and value >= 0):
                 raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
         if self.lr == 0:
             raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")

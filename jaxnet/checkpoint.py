@@ -143,7 +143,9 @@ def checkpoints(folder: str | os.PathLike[str]) -> list[Checkpoint]:
     return sorted(found)
 
 
-def restore(folder: str | os.PathLike[str], name: str, like: Tree) -> tuple[Tree, dict[str, Any]]:
+def restore(
+    folder: str | os.PathLike[str], name: str, like: Tree, *, way_out: str | None = None
+) -> tuple[Tree, dict[str, Any]]:
     """Reads the newest checkpoint called ``name``, bit for bit as it was saved.
 
     Args:
@@ -153,6 +155,8 @@ def restore(folder: str | os.PathLike[str], name: str, like: Tree) -> tuple[Tree
         leaves are arrays or ``jax.ShapeDtypeStruct``. The kind of leaf decides
         the kind restored: NumPy array, Python number, JAX array (placed as the
         array in ``like``).
+      way_out: what an error advises where the checkpoint is damaged; for a run,
+        whose older checkpoint can be continued from, None says so.
 
     Returns:
       The pytree and the ``meta`` that was saved with it.
@@ -164,7 +168,7 @@ def restore(folder: str | os.PathLike[str], name: str, like: Tree) -> tuple[Tree
     folder = Path(folder)
     found = _newest(folder, name)
     path = found.path
-    ways = _way_out(folder, found)
+    ways = way_out or _way_out(folder, found)
     manifest = _read_manifest(path, ways)
     expected = jax.tree_util.tree_leaves_with_path(like)
     _check_leaves(path, manifest["leaves"], [_describe(*leaf) for leaf in expected])

@@ -135,7 +135,7 @@ class EpochResult(flax.struct.PyTreeNode):
           common: entries that all rows have; they come after the seed.
         """
         host = jax.tree.map(np.asarray, self)
-        names = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
+        names: list[dict[str, Any]] = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
         return [
             {
                 **name,

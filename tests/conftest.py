@@ -14,6 +14,9 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 # A compile cache on disk (experiments turn one on) would let one run of the tests change the next.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# As in JAX's own tests: most tests compile much and compute little, and LLVM's passes are half of that.
+# `make test-slow` runs with all optimisations, as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ["MPLBACKEND"] = "agg"
 # Decoded images and kernel choices: not in the user's own cache, but kept from run to run.
 os.environ.setdefault(

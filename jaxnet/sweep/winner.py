@@ -175,7 +175,9 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
         topologies.append(Topology(slots, slots, row_ptr, (num_out, num_in)))
         layers.append(LayerParams(jnp.zeros(nnz), jnp.zeros(num_out)))
     like: dict[str, Any] = {"params": Params(tuple(layers)), "structure": Structure(tuple(topologies))}
-    tree, _ = checkpoint.restore(path.parent, _name(path), like)
+    tree, _ = checkpoint.restore(
+        path.parent, _name(path), like, way_out="the hunt writes its winners anew with --resume"
+    )
     density = drawable_density(sizes, meta["density"])
     spec = NetworkSpec(sizes, density, meta["activation"], init=meta["init"])
     return spec, tree["params"], tree["structure"]
@@ -188,9 +190,11 @@ def winner_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
       InputError: there is no winner at ``path``, or its manifest is damaged.
     """
     path = Path(path)
-    with disk_errors(path / checkpoint.MANIFEST, "read"):
-        data = (path / checkpoint.MANIFEST).read_bytes()
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such folder: give one listed under winners in summary.json")
     try:
+        with disk_errors(path / checkpoint.MANIFEST, "read"):
+            data = (path / checkpoint.MANIFEST).read_bytes() if (path / checkpoint.MANIFEST).exists() else b""
         meta = json.loads(data)["meta"]
         if meta["kind"] != "sweep winner":
             raise KeyError

@@ -134,7 +134,10 @@ def test_replay_gives_the_row(hunted: Hunted, xla_cache: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"seed": 99}, "no row of seed 99: the table holds seeds 0 to 6 of 64-24-10"),
+        (
+            {"seed": 99},
+            "no row of seed 99: the table holds seeds 0 to 6; architecture 64-24-10; density 0.1|0.3; stage",
+        ),
         ({"seed": 1}, "2 rows of seed 1: say which by --density 0.1|0.3"),
         ({"seed": 1, "architecture": "64-10"}, "no row of seed 1, architecture 64-10"),
     ],

@@ -1,0 +1,139 @@
+"""The winner of a hunt as the scaffold of ``experiments.patched_density`` (``--from-checkpoint``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxnet.data import Dataset
+from jaxnet.errors import InputError
+from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.sweep import load_winner, winner_meta
+
+if TYPE_CHECKING:
+    from experiments.patched_density import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """A trained scaffold.
+
+    Attributes:
+      path: its folder.
+      spec: the network.
+      params: trained values.
+      structure: without patches.
+      meta: what the hunt knows of it.
+    """
+
+    path: Path
+    spec: NetworkSpec
+    params: Params
+    structure: Structure
+    meta: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, a hash of the network: the same wherever the same network lies."""
+        digest = hashlib.sha256(repr(self.spec).encode())
+        for leaf in jax.tree.leaves((self.params, self.structure)):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """For provenance: which network this is, and what the hunt read of it."""
+        known = {name: self.meta.get(name) for name in ("row", "test_accuracy", "sorted")}
+        return {"path": str(self.path), "fingerprint": self.fingerprint(), **known}
+
+
+def read_winner(path: str) -> Winner:
+    """Reads a winner.
+
+    Raises:
+      InputError: there is none at ``path``, or it is damaged.
+    """
+    if not path.strip():
+        raise InputError("--from-checkpoint must name a folder: it is empty")
+    meta = winner_meta(path)
+    return Winner(Path(path), *load_winner(path), meta)
+
+
+def adopt(config: Config, winner: Winner, dataset: Dataset) -> Config:
+    """The configuration of a run that patches ``winner``: what is not given comes from it.
+
+    Raises:
+      InputError: a flag contradicts the winner or has no meaning with it, or it
+        was trained on other samples.
+    """
+    _check_data(config, winner, dataset)
+    spec = winner.spec
+    if len(spec.sizes) < 3:
+        raise InputError(f"{winner.path}: a network without hidden layers has no extrema to patch")
+    asked = winner.meta["density"]  # the spec's may be above it: see load_winner
+    for flag, theirs in (
+        ("sizes", spec.sizes),
+        ("density", asked),
+        ("allocation", spec.allocation),
+        ("init", spec.init),
+        ("activation", spec.activation),
+    ):
+        ours = getattr(config, flag)
+        if ours is not None and ours != theirs:
+            shown = [",".join(map(str, v)) if isinstance(v, tuple) else v for v in (ours, theirs)]
+            raise InputError(
+                f"--{flag} {shown[0]} contradicts the checkpoint {winner.path}, which has {shown[1]}: "
+                f"leave --{flag} out"
+            )
+    for flag in ("scaffold_epochs", "lr"):
+        if getattr(config, flag):  # 0 epochs are what is done
+            raise InputError(
+                f"--{flag.replace('_', '-')} has no meaning with --from-checkpoint: its scaffold is trained; "
+                "leave it out"
+            )
+    if config.max_patches == 0 and config.num_seeds > 1:
+        raise InputError(
+            "--max-patches 0 leaves nothing to draw, so all seeds would be one network: give --num-seeds 1"
+        )
+    return dataclasses.replace(
+        config,
+        checkpoint_fingerprint=winner.fingerprint(),
+        sizes=spec.sizes,
+        density=spec.density,
+        allocation=spec.allocation,  # type: ignore[arg-type]
+        init=spec.init,  # type: ignore[arg-type]
+        activation=spec.activation,  # type: ignore[arg-type]
+        scaffold_epochs=0,
+    )
+
+
+def _check_data(config: Config, winner: Winner, dataset: Dataset) -> None:
+    """The fingerprint tells images, labels and which of them are validation samples."""
+    meta = winner.meta
+    if meta.get("data_fingerprint") == dataset.fingerprint:
+        sizes, classes = winner.spec.sizes, dataset.num_classes
+        if sizes[-1] > classes:
+            raise InputError(
+                f"{winner.path} has {sizes[-1]} outputs for the {classes} classes of {dataset.name}: "
+                f"give a winner of an architecture that ends with {classes}"
+            )
+        return
+    if not meta.get("data_fingerprint"):
+        raise InputError(f"{winner.path} does not say what it was trained on: give a winner of a hunt")
+    row = meta.get("row") or {}
+    hunted = {"test": "seed", "validation": "clean"}.get(row.get("split", ""), config.protocol)
+    if meta.get("dataset") == dataset.name and hunted != config.protocol:
+        # not even the other way round: training on another part is another experiment
+        raise InputError(
+            f"{winner.path} was trained under --protocol {hunted}, which splits the samples otherwise: "
+            f"give --protocol {hunted}"
+        )
+    raise InputError(
+        f"{winner.path} was trained on other data ({meta.get('dataset')}, fingerprint "
+        f"{meta['data_fingerprint']}) than --dataset gives ({dataset.name}, {dataset.fingerprint}): "
+        "give the data of the hunt"
+    )
