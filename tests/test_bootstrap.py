@@ -19,15 +19,13 @@ from jaxnet.masks import draw_topologies, topology_from_mask, topology_mask, val
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.topology import Topology
 
-SMALL = NetworkSpec((30, 6), 0.3)
-MEDIUM = NetworkSpec((30, 16, 6), 0.1, init="dense-fan-in")
-FINE = NetworkSpec((30, 40, 16, 6), 0.05, init="dense-fan-in")
+SMALL = NetworkSpec((30, 6, 4), 0.3, init="dense-fan-in")
+LARGE = NetworkSpec((30, 16, 6, 4), 0.1, init="dense-fan-in")
 RULES = BootstrapRules(features=(6, 3))
 
 
 def topologies(structure: Structure) -> list[Topology]:
-    assert all(isinstance(c, Topology) for c in structure.connectivity)
-    return list(structure.connectivity)  # type: ignore[arg-type]
+    return [c for c in structure.connectivity if isinstance(c, Topology)]
 
 
 def from_matrix(matrix: np.ndarray) -> tuple[LayerParams, Topology]:
@@ -98,81 +96,71 @@ def by_loops(
     return first, second
 
 
-def seed_of(key: jax.Array) -> tuple[Params, Structure]:
-    """A trained network's stand-in; its weights are rounded, so that some are equal."""
-    mask, init = jax.random.split(key)
-    params, structure = network.init(SMALL, key_mask=mask, key_init=init)
-    (layer,) = params.scaffold
-    weight = jnp.round(8 * layer.weight) / 8
-    layer = layer.replace(weight=jnp.where(weight == 0, 0.0, weight))  # no -0.0, which sorts below 0.0
-    return Params((layer,)), structure
+def small_network(key: jax.Array) -> tuple[Params, Structure]:
+    """A trained network's stand-in; its first weights are rounded, so that some are equal."""
+    params, structure = network.init(SMALL, key_mask=key, key_init=key)
+    first, *rest = params.scaffold
+    weight = jnp.round(8 * first.weight) / 8
+    weight = jnp.where(weight == 0, 0.0, weight)  # no -0.0, which sorts below 0.0
+    return Params((first.replace(weight=weight), *rest)), structure
 
 
 @functools.cache
-def chain() -> Any:
-    """Seed -> medium -> fine, and the controls of fine; one compiled program."""
+def built() -> Any:
+    """A small network, the larger one and its controls, and the random masks; one compiled program."""
 
     def build(key: jax.Array) -> Any:
-        keys = [jax.random.fold_in(key, i) for i in range(6)]
-        small = seed_of(keys[0])
-        medium = bootstrap(MEDIUM, *small, RULES, key_mask=keys[1], key_init=keys[2])
-        fine = bootstrap(FINE, *medium, RULES, key_mask=keys[3], key_init=keys[4])
-        other = random_like(FINE, fine[1], key_mask=keys[5], key_init=keys[2])
-        fewer = random_like(FINE, fine[1], nonzeros=(9, 5, 4), key_mask=keys[5], key_init=keys[2])
-        shuffled = shuffle_values(*fine, key_shuffle=keys[5]), fine[1]
-        base = [
-            [topology_mask(t) for t in draw_topologies(spec.sizes, spec.density, key_mask=mask)]
-            for spec, mask in ((MEDIUM, keys[1]), (FINE, keys[3]))
-        ]
-        return small, medium, fine, other, fewer, shuffled, base
+        keys = [jax.random.fold_in(key, i) for i in range(4)]
+        small = small_network(keys[0])
+        large = bootstrap(LARGE, *small, RULES, key_mask=keys[1], key_init=keys[2])
+        other = random_like(LARGE, large[1], key_mask=keys[3], key_init=keys[2])
+        shuffled = shuffle_values(*large, key_shuffle=keys[3]), large[1]
+        base = draw_topologies(LARGE.sizes, LARGE.density, key_mask=keys[1])
+        return small, large, other, shuffled, [topology_mask(t) for t in base]
 
     return jax.jit(build)
 
 
-def step_fits(spec: NetworkSpec, small: Any, large: Any, base: list[jax.Array]) -> None:
-    """The larger network is what the loops say."""
+@hypothesis.settings(max_examples=12)
+@hypothesis.given(st.integers(0, 2**31 - 1))
+def test_against_loops_and_controls_of_equal_size(number: int) -> None:
+    small, large, other, shuffled, base = jax.device_get(built()(jax.random.key(number)))
     (old, old_structure), (params, structure) = small, large
-    inherited = by_loops(to_matrix(old.scaffold[0], topologies(old_structure)[0]), spec.sizes[1], RULES)
-    lower = list(zip(params.scaffold, topologies(structure), inherited, base, strict=False))[:2]
-    for layer, topology, values, drawn in lower:
+    matrix = to_matrix(old.scaffold[0], old_structure.connectivity[0])
+    inherited = by_loops(matrix, LARGE.sizes[1], RULES)
+    for layer, topology, values, drawn in zip(
+        params.scaffold[:2], structure.connectivity[:2], inherited, base[:2], strict=True
+    ):
         matrix = to_matrix(layer, topology)
-        wanted = {(int(r), int(c)) for r, c in np.argwhere(np.asarray(drawn))} | set(values)
+        wanted = {(int(r), int(c)) for r, c in np.argwhere(drawn)} | set(values)
         assert {(int(r), int(c)) for r, c in np.argwhere(~np.isnan(matrix))} == wanted
         assert int(topology.num_nonzeros) == len(wanted) <= topology.capacity
         for position, value in values.items():
             np.testing.assert_allclose(matrix[position], value, rtol=1e-5, atol=1e-7)
-    assert trees.equal(params.scaffold[2:], old.scaffold[1:])
+    assert trees.equal(params.scaffold[2:], old.scaffold[1:]), "the layers above are inherited"
     assert trees.equal(structure.connectivity[2:], old_structure.connectivity[1:])
 
-
-@hypothesis.settings(max_examples=12)
-@hypothesis.given(st.integers(0, 2**31 - 1))
-def test_two_steps_against_loops_and_controls_of_equal_size(number: int) -> None:
-    small, medium, fine, other, fewer, shuffled, base = chain()(jax.random.key(number))
-    step_fits(MEDIUM, small, medium, base[0])
-    step_fits(FINE, medium, fine, base[1])
-    for params, structure in (medium, fine, other, fewer):
-        for layer, topology in zip(params.scaffold, topologies(structure), strict=True):
+    for values, topologies in ((params, structure), (other[0], other[1])):
+        for layer, topology in zip(values.scaffold, topologies.connectivity, strict=True):
             validate_topology(topology)  # every position once, inside the matrix
-            assert not np.asarray(layer.weight)[~np.asarray(topology.exists)].any(), "padding holds nothing"
-    counts = [[int(t.num_nonzeros) for t in topologies(s)] for _, s in (fine, other, fewer)]
-    assert counts[0] == counts[1] and counts[2] == [9, 5, 4]
+            assert not layer.weight[~topology.exists].any(), "padding holds nothing"
+    counts = [[int(t.num_nonzeros) for t in s.connectivity] for _, s in (large, other)]
+    assert counts[0] == counts[1]
     # equal shapes throughout, so that all arms are one batch
-    assert {str(jax.tree.map(jnp.shape, arm)) for arm in (fine, other, fewer, shuffled)} == {
-        str(jax.tree.map(jnp.shape, fine))
-    }
-    for before, after in zip(fine[0].scaffold, shuffled[0].scaffold, strict=True):
+    shapes = [jax.tree.map(np.shape, arm) for arm in (large, other, shuffled)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    for before, after in zip(params.scaffold, shuffled[0].scaffold, strict=True):
         assert np.array_equal(np.sort(before.weight), np.sort(after.weight))
         assert np.array_equal(before.bias, after.bias)
-    assert not np.array_equal(fine[0].scaffold[0].weight, shuffled[0].scaffold[0].weight)
+    assert not np.array_equal(params.scaffold[0].weight, shuffled[0].scaffold[0].weight)
 
 
 @pytest.mark.slow
 def test_a_seed_alone_is_its_row_of_the_batch(key: jax.Array) -> None:
     keys = jax.random.split(key, 3)
-    batch = jax.jit(jax.vmap(chain()))(keys)
+    batch = jax.jit(jax.vmap(built()))(keys)
     for i in range(3):
-        assert trees.equal(trees.take(batch, i), chain()(keys[i]))
+        assert trees.equal(trees.take(batch, i), built()(keys[i]))
 
 
 def test_sizes_of_the_original() -> None:
@@ -191,13 +179,13 @@ def test_sizes_of_the_original() -> None:
 
 def test_wrong_networks(key: jax.Array) -> None:
     keys = {"key_mask": key, "key_init": key}
-    small = jax.eval_shape(seed_of, key)
-    for sizes in ((30, 16, 7), (31, 16, 6), (30, 6), (30, 20, 16, 6)):
-        with pytest.raises(ValueError, match="cannot be built from one of 30-6"):
+    small = jax.eval_shape(small_network, key)
+    for sizes in ((30, 16, 6, 5), (31, 16, 6, 4), (30, 6, 4), (30, 20, 16, 6, 4)):
+        with pytest.raises(ValueError, match="cannot be built from one of 30-6-4"):
             bootstrap(NetworkSpec(sizes, 0.3), *small, **keys)
     masked = jax.eval_shape(network.to_masked_network, *small)
     with pytest.raises(ValueError, match="sparse representation"):
-        bootstrap(MEDIUM, *masked, **keys)
+        bootstrap(LARGE, *masked, **keys)
     with pytest.raises(ValueError, match="sparse representation"):
         shuffle_values(*masked, key_shuffle=key)
     with pytest.raises(ValueError, match="0 or more"):
