@@ -193,7 +193,8 @@ def _scales(summary: dict[str, Any]) -> list[str]:
         "layer; `fresh values` has the bootstrapped positions and random values; `random, unequal` lacks the "
         "weights that the features add, as in the original's comparison.",
         "",
-        "| scale | arm | weights by layer: mean (range over seeds) | test accuracy | after 1 epoch | mean over the epochs |",
+        "| scale | arm | weights by layer: mean (range over seeds) | test accuracy | after 1 epoch | "
+        "mean over the epochs |",
         "|---|---|---|---|---|---|",
     ]
     for scale, found in summary["scales"].items():
