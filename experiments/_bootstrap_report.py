@@ -193,12 +193,13 @@ def _scales(summary: dict[str, Any]) -> list[str]:
         "layer; `fresh values` has the bootstrapped positions and random values; `random, unequal` lacks the "
         "weights that the features add, as in the original's comparison.",
         "",
-        "| scale | arm | weights by layer (mean) | test accuracy | after 1 epoch | mean over the epochs |",
+        "| scale | arm | weights by layer: mean (range over seeds) | test accuracy | after 1 epoch | "
+        "mean over the epochs |",
         "|---|---|---|---|---|---|",
     ]
     for scale, found in summary["scales"].items():
         for arm, values in found["arms"].items():
-            layers = " + ".join(f"{layer['mean']:.0f}" for layer in values["weights_per_layer"])
+            layers = " + ".join(map(_count, values["weights_per_layer"]))
             lines.append(
                 f"| {scale} ({'-'.join(map(str, found['sizes']))}) | {arm or '-'} | {layers} | "
                 f"{mean_and_interval(values['accuracy'])} | "
@@ -206,6 +207,11 @@ def _scales(summary: dict[str, Any]) -> list[str]:
                 f"{100 * values['mean over the epochs']['mean']:.2f} |"
             )
     return [*lines, "", f"The last two columns are {_watched(summary)} accuracies.", ""]
+
+
+def _count(layer: dict[str, Any]) -> str:
+    low, high = layer["min"], layer["max"]
+    return f"{low:.0f}" if low == high else f"{layer['mean']:.1f} ({low:.0f} .. {high:.0f})"
 
 
 def _differences(config: Config, summary: dict[str, Any]) -> list[str]:
