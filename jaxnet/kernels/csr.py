@@ -110,6 +110,19 @@ def _call(name: str, results: Any, *operands: Array, activation: str = "identity
     return call(*operands, activation=np.int32(ACTIVATIONS.index(activation)))
 
 
+def _transposed(topology: Topology) -> Any:
+    """The slots by column, their rows, and where columns begin.
+
+    A call of its own that depends on nothing but the topology: XLA takes it out of a
+    training loop, so that a topology is sorted once and not in every step.
+    """
+    slots = jax.ShapeDtypeStruct((topology.capacity,), jnp.int32)
+    col_ptr = jax.ShapeDtypeStruct((topology.shape[1] + 1,), jnp.int32)
+    return _call(
+        csr_library.TRANSPOSE, (slots, slots, col_ptr), _cpu_only(topology.cols), topology.row_ptr
+    )
+
+
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
@@ -129,7 +142,8 @@ def _product_backward(residuals: Any, dy: Features) -> tuple[Values, None, Featu
     values, topology, x = residuals
     cols, row_ptr = _cpu_only(topology.cols), topology.row_ptr
     d_values = _call(csr_library.VALUES_GRADIENT, _floats(*values.shape), cols, row_ptr, x, dy)
-    d_x = _call(csr_library.INPUT_GRADIENT, _floats(*x.shape), values, cols, row_ptr, dy)
+    transposed = _transposed(topology)
+    d_x = _call(csr_library.INPUT_GRADIENT, _floats(*x.shape), values, *transposed, dy)
     return d_values, None, d_x
 
 
@@ -168,8 +182,9 @@ def _layer_backward(activation: str, residuals: Any, dy: Features) -> tuple[Valu
         activation=activation,
     )
     # A call of its own, so that it vanishes where nobody asks for it (the first layer).
+    transposed = _transposed(topology)
     d_x = _call(
-        csr_library.INPUT_GRADIENT, _floats(*x.shape), values, cols, row_ptr, *after, activation=activation
+        csr_library.INPUT_GRADIENT, _floats(*x.shape), values, *transposed, *after, activation=activation
     )
     return d_values, None, d_x, d_bias
 

@@ -15,9 +15,10 @@ from jaxnet.errors import InputError
 
 PRODUCT = "jaxnet_csr_product"
 VALUES_GRADIENT = "jaxnet_csr_values_gradient"
+TRANSPOSE = "jaxnet_csr_transpose"
 INPUT_GRADIENT = "jaxnet_csr_input_gradient"
 
-_VERSION = 1  # of the handlers' arguments and results; csr.cc has the same number
+_VERSION = 2  # of the handlers' arguments and results; csr.cc has the same number
 _REBUILD = "install jaxnet again with a C++17 compiler (g++ or clang++) at hand"
 
 
@@ -34,7 +35,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library.jaxnet_csr_instruction_set.restype = ctypes.c_char_p
         library.jaxnet_csr_set_max_threads.argtypes = [ctypes.c_int64]
         library.jaxnet_csr_set_max_threads.restype = None
-        for name in (PRODUCT, VALUES_GRADIENT, INPUT_GRADIENT):
+        for name in (PRODUCT, VALUES_GRADIENT, TRANSPOSE, INPUT_GRADIENT):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
         return library, ""
     except Exception as error:  # an optional part must never stop the import, whatever is wrong with it

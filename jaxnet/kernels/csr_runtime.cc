@@ -49,8 +49,28 @@ class FlushSubnormals {
 struct Block {
   float* data = nullptr;
   int64_t size = 0;
+  // What HeldScratch keeps here; no job has the number 0.
+  int64_t job = 0, number = 0;
+  const void* source = nullptr;
+
   ~Block() { ::operator delete(data, std::align_val_t{64}); }
+
+  // Makes room; what is held here is forgotten.
+  void Reserve(int64_t floats) {
+    job = 0;
+    if (size >= floats) return;
+    ::operator delete(data, std::align_val_t{64});
+    data = nullptr;
+    size = 0;
+    data = static_cast<float*>(::operator new(4 * floats, std::align_val_t{64}));
+    size = floats;
+  }
 };
+
+Block& BlockOf(ScratchSlot slot) {
+  thread_local Block blocks[kScratchSlots];
+  return blocks[slot];
+}
 
 }  // namespace
 
@@ -121,16 +141,21 @@ xla::ffi::Future Rejected(std::string message) {
   return future;
 }
 
-float* Scratch(ScratchSlot slot, int64_t floats) {
-  thread_local Block blocks[kScratchSlots];
-  Block& block = blocks[slot];
-  if (block.size < floats) {
-    ::operator delete(block.data, std::align_val_t{64});
-    block.data = nullptr;
-    block.size = 0;
-    block.data = static_cast<float*>(::operator new(4 * floats, std::align_val_t{64}));
-    block.size = floats;
+Held HeldScratch(ScratchSlot slot, int64_t floats, int64_t job, const void* source, int64_t number) {
+  Block& block = BlockOf(slot);
+  const bool held = block.job == job && block.source == source && block.number == number;
+  if (!held) {
+    block.Reserve(floats);
+    block.job = job;
+    block.source = source;
+    block.number = number;
   }
+  return {block.data, !held};
+}
+
+float* Scratch(ScratchSlot slot, int64_t floats) {
+  Block& block = BlockOf(slot);
+  block.Reserve(floats);
   return block.data;
 }
 

@@ -21,12 +21,21 @@ class Job {
   virtual int64_t num_units() const = 0;
 
  protected:
+  // A number that no other job of this process has.
+  int64_t serial() const { return serial_; }
+
   // `message` must be a string literal.
   void Fail(const char* message) { error_.store(message, std::memory_order_relaxed); }
 
  private:
   friend class Runner;
 
+  static int64_t NextSerial() {
+    static std::atomic<int64_t> last{0};
+    return ++last;
+  }
+
+  const int64_t serial_ = NextSerial();
   std::atomic<int64_t> next_{0};
   std::atomic<int64_t> finished_{0};
   std::atomic<const char*> error_{nullptr};
@@ -50,9 +59,17 @@ xla::ffi::Future Rejected(std::string message);
 
 // Memory of this thread, kept for the next call. Contents are undefined; valid
 // until the same slot is asked for again. Aligned to 64 bytes.
-enum ScratchSlot { kScratchX, kScratchGradient, kScratchSaved, kScratchResult, kScratchIndex, kScratchWeights,
-                   kScratchSlots };
+enum ScratchSlot { kScratchX, kScratchGradient, kScratchSaved, kScratchResult, kScratchWeights, kScratchSlots };
 float* Scratch(ScratchSlot slot, int64_t floats);
+
+// Scratch that several units of a job can use: `fresh` if this thread does not
+// hold it yet and has to fill it. What it holds is named by the job, by where it
+// comes from and by a number.
+struct Held {
+  float* data;
+  bool fresh;
+};
+Held HeldScratch(ScratchSlot slot, int64_t floats, int64_t job, const void* source, int64_t number);
 
 }  // namespace jaxnet
 

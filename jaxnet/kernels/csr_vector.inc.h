@@ -127,15 +127,28 @@ JAXNET_INLINE Vector LocalGradient(Activation activation, const float* dy, const
 #define JAXNET_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IntVector{__VA_ARGS__})
 #endif
 
-// (a0 + a1, a2 + a3, ..., b0 + b1, b2 + b3, ...)
+// Within every block of 4 lanes: (a0 + a1, a2 + a3, b0 + b1, b2 + b3). Crossing
+// blocks costs several times as much, so that is left to the end (AddBlocks).
 JAXNET_INLINE Vector AddPairs(Vector a, Vector b) {
 #if JAXNET_WIDTH == 16
-  return JAXNET_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-         JAXNET_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return JAXNET_SHUFFLE(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+         JAXNET_SHUFFLE(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
 #elif JAXNET_WIDTH == 8
-  return JAXNET_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + JAXNET_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  return JAXNET_SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + JAXNET_SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 #else
   return JAXNET_SHUFFLE(a, b, 0, 2, 4, 6) + JAXNET_SHUFFLE(a, b, 1, 3, 5, 7);
+#endif
+}
+
+// Blocks of 4 lanes: (a0 + a1, a2 + a3, b0 + b1, b2 + b3), as far as there are so many.
+JAXNET_INLINE Vector AddBlocks(Vector a, Vector b) {
+#if JAXNET_WIDTH == 16
+  return JAXNET_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+         JAXNET_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#elif JAXNET_WIDTH == 8
+  return JAXNET_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + JAXNET_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+  return a + b;
 #endif
 }
 
@@ -169,7 +182,10 @@ class LaneSums {
 #pragma GCC unroll 8
     for (int n = kWidth / 2; n > 0; n /= 2) {
 #pragma GCC unroll 8
-      for (int i = 0; i < n; ++i) level[i] = AddPairs(level[2 * i], level[2 * i + 1]);
+      for (int i = 0; i < n; ++i) {
+        level[i] = n >= kWidth / 4 ? AddPairs(level[2 * i], level[2 * i + 1])
+                                   : AddBlocks(level[2 * i], level[2 * i + 1]);
+      }
     }
     return level[0];
   }
