@@ -93,6 +93,7 @@ def test_seeds_differ_in_their_patches_and_start_from_the_same_values(
     assert structure.bank is None
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_the_same(
     hunted: Hunted, from_winner: Finished, tmp_path: Path, xla_cache: Path, run_python: Run
 ) -> None:
