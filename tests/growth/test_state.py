@@ -135,21 +135,22 @@ def test_the_next_adam_step_is_what_numpy_says(kind):
 
 
 def test_a_first_bank_counts_from_zero_and_the_scaffold_goes_on():
-    spec, params, structure = chains.start(jax.random.key(0), None)
-    optimizer = optim.dual_rate_adam(*chains.RATES)
-    state = jax.tree.map(lambda a: jnp.full_like(a, 7), optimizer.init(params))
+    def run(key):
+        spec, params, structure = chains.start(key, None)
+        state = jax.tree.map(lambda a: jnp.full_like(a, 7), chains.OPTIMIZER.init(params))
 
-    def change(p):
-        return chains.grow("patch", (spec, p, structure), "mlp", jax.random.key(1))[1]
+        def change(p):
+            return chains.grow("patch", (spec, p, structure), "mlp", key)[1]
 
-    new = growth.carry_over(state, optimizer, params, change)
+        return state, growth.carry_over(state, chains.OPTIMIZER, params, change)
+
+    state, new = networks.quick(run)(jax.random.key(0))
     assert [int(adam(new, g).count) for g in GROUPS] == [7, 0]
     assert trees.equal(adam(new, "scaffold").mu.scaffold, adam(state, "scaffold").mu.scaffold)
     assert not any(np.any(m) for m in jax.tree.leaves(adam(new, "patch").nu.patches))
 
 
 def test_any_optimiser_with_a_value_for_every_weight_follows():
-    spec, params, structure = chains.start(jax.random.key(0), "dense")
     schedule = optax.linear_schedule(0.1, 0.0, 10)
     optimizer = optim.grouped(
         {
@@ -159,15 +160,18 @@ def test_any_optimiser_with_a_value_for_every_weight_follows():
             "patch": optax.sgd(0.1, momentum=0.9),
         }
     )
-    state = jax.tree.map(lambda a: jnp.full_like(a, 3), optimizer.init(params))
 
-    def change(p):
-        net = chains.grow("widen 0", (spec, p, structure), "dense", jax.random.key(1))
-        return chains.grow("patch", net, "dense", jax.random.key(2))[1]
+    def run(key):
+        spec, params, structure = chains.start(key, "dense")
+        state = jax.tree.map(lambda a: jnp.full_like(a, 3), optimizer.init(params))
 
-    new = growth.carry_over(state, optimizer, params, change)
-    grown = jax.eval_shape(change, params)
-    want = jax.eval_shape(optimizer.init, grown)
+        def change(p):
+            net = chains.grow("widen 0", (spec, p, structure), "dense", key)
+            return chains.grow("patch", net, "dense", key)[1]
+
+        return state, growth.carry_over(state, optimizer, params, change), optimizer.init(change(params))
+
+    state, new, want = networks.quick(run)(jax.random.key(0))
     assert jax.tree.structure(new) == jax.tree.structure(want)
     for (path, a), (_, b) in zip(
         jax.tree.leaves_with_path(new), jax.tree.leaves_with_path(want), strict=True
