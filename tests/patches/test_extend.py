@@ -166,20 +166,24 @@ def test_new_patches_over_a_narrow_layer_fit_beside_wide_ones():
     # old low patches of layer 1 read 4 of 8 units; then 2 units come between
     _, params, structure = networks.small("mlp")
     spec = network.NetworkSpec((10, 8, 2, 6, 4), 0.4)
-    narrow, extra = network.init(spec, key_mask=jax.random.key(0), key_init=jax.random.key(1))
     bank = patches.insert_bank_layer(structure.bank, 1)
     values = (*params.patches[:1], None, *params.patches[1:])
-    params, structure = narrow.replace(patches=values), extra.replace(bank=bank)
-    found = networks.made_up_extrema(spec.sizes, jax.random.key(11))
-    x = np.asarray(X, np.float64)
-    p, s = network.with_patches(params, structure, found, bank.rules, key_patch=jax.random.key(12))
+
+    def run(key):
+        narrow, plan = network.init(spec, key_mask=key, key_init=key)
+        narrow, plan = narrow.replace(patches=values), plan.replace(bank=bank)
+        found = networks.made_up_extrema(spec.sizes, key)
+        grown = network.with_patches(narrow, plan, found, bank.rules, key_patch=key)
+        return *grown, network.forward(spec, *grown, X)[0]
+
+    p, s, logits = networks.quick(run)(jax.random.key(11))
     placed, old = s.bank.layers[2], structure.bank.layers[2]
     assert placed.reads == (2, 1) and placed.sources.shape[1] == 4
     # all of the 2 units (behind the 8 of the spanned layer), and 2 of those by weights of zero
     assert placed.sources[old.sources.shape[0] :].tolist() == [[0, 1, 8, 9]] * 5
     assert not np.any(p.patches[2].low.w1[old.sources.shape[0] :, :, :2])
-    want = reference.forward("relu", reference.to_numpy(p), reference.to_numpy(s), x)[0]
-    np.testing.assert_allclose(network.forward(spec, p, s, X)[0], want, rtol=1e-4, atol=1e-5)
+    want = reference.forward("relu", reference.to_numpy(p), reference.to_numpy(s), np.asarray(X, np.float64))
+    np.testing.assert_allclose(logits, want[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"kind": "dense"}, {"hidden": 4}, {"scale_low": 0.1}])
