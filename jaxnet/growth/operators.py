@@ -147,7 +147,8 @@ def widen(
       layer: the hidden layer (0 is the first).
       units: how many units are added.
       nonzeros_in: weights into the new units.
-      nonzeros_out: weights of the layer that reads from them, in total.
+      nonzeros_out: weights of the layer that reads from them, in total (``redraw``
+        draws fewer where ``dense`` patches leave fewer positions free).
       rule: one of :data:`RULES`.
       key_mask: decides the topology.
       key_init: decides the values.

@@ -20,8 +20,8 @@ OPTIMIZER = optim.dual_rate_adam(*RATES)
 
 # widths of small networks below every layer's, so that all additions are alike
 RULES = {kind: PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4) for kind in ("mlp", "dense")}
-# patches before and after insertions, widened sources, targets and layers that patches span
-CHAIN = ("patch", "insert 0", "widen 0", "patch", "widen 1", "insert 1", "widen 3")
+# patches that span a layer, others beside them, and a source of both that gets wider
+CHAIN = ("insert 0", "patch", "widen 0")
 
 Network = tuple[NetworkSpec, Any, Any]
 
@@ -48,6 +48,20 @@ def grow(step: str, net: Network, kind: str, key: jax.Array, rule: str = "preser
 def start(key: jax.Array, kind: str | None) -> Network:
     params, structure = networks.make(SPEC, None if kind is None else RULES[kind], key, padding=2)
     return SPEC, params, structure
+
+
+def values_along(
+    kind: str, rule: str, chain: tuple[str, ...] = CHAIN
+) -> Callable[[jax.Array], list[Network]]:
+    """``run(key)``: the network before the chain and after each of its steps."""
+
+    def run(key: jax.Array) -> list[Network]:
+        stages = [start(key, kind)]
+        for i, step in enumerate(chain):
+            stages.append(grow(step, stages[-1], kind, jax.random.fold_in(key, 100 + i), rule))
+        return stages
+
+    return run
 
 
 def along(kind: str, rule: str, chain: tuple[str, ...] = CHAIN) -> Callable[[jax.Array], list[Any]]:
@@ -87,11 +101,7 @@ def specs(kind: str, chain: tuple[str, ...] = CHAIN) -> list[NetworkSpec]:
     found: list[NetworkSpec] = []
 
     def run(key: jax.Array) -> None:
-        net = start(key, kind)
-        found.append(net[0])
-        for step in chain:
-            net = grow(step, net, kind, key)
-            found.append(net[0])
+        found.extend(net[0] for net in values_along(kind, "preserve", chain)(key))
 
     jax.eval_shape(run, jax.random.key(0))
     return found

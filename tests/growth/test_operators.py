@@ -29,26 +29,55 @@ def matrices(params, structure) -> list[np.ndarray]:
     ]
 
 
-def dense(spec: NetworkSpec, *weights: list[list[float]]) -> tuple[NetworkSpec, Params, Structure]:
-    """A network with these matrices; zeros are no weights."""
+@functools.cache
+def by_hand(*names: str) -> tuple[Params, Structure]:
+    """A network with these matrices; zeros are no weights, and biases count the units."""
     layers, topologies = [], []
-    for w in weights:
-        a = np.asarray(w, np.float32)
-        topologies.append(masks.topology_from_mask(a != 0))
+    for name in names:
+        a = np.asarray(MATRICES[name], np.float32)
+        topologies.append(
+            networks.quick(masks.topology_from_flat, static_argnums=2)(
+                jnp.asarray(np.flatnonzero(a), jnp.int32), np.ones(np.count_nonzero(a), bool), a.shape
+            )
+        )
         layers.append(LayerParams(jnp.asarray(a[a != 0]), jnp.arange(a.shape[0], dtype=jnp.float32)))
-    return spec, Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure(tuple(topologies))
 
 
 FIRST, SECOND = [[1.0, 0.0], [2.0, 3.0]], [[4.0, 0.0], [5.0, 6.0], [0.0, 7.0]]
+MATRICES = {"first": FIRST, "second": SECOND}
 
 
 def tiny(activation: str = "relu") -> tuple[NetworkSpec, Params, Structure]:
-    return dense(NetworkSpec((2, 2, 3), 0.5, activation), FIRST, SECOND)
+    return NetworkSpec((2, 2, 3), 0.5, activation), *by_hand("first", "second")
+
+
+def shallow() -> tuple[NetworkSpec, Params, Structure]:
+    return NetworkSpec((2, 3), 0.5), *by_hand("second")
+
+
+def grown(operator: Any, net: tuple[NetworkSpec, Params, Structure], **options: Any) -> Any:
+    """What an operator makes of a network, as one program: eager, every operation would be compiled."""
+    specs = []
+
+    def run(params, structure):
+        spec, *new = operator(net[0], params, structure, **options, **KEYS)
+        specs.append(spec)
+        return new
+
+    new = networks.quick(run)(*net[1:])
+    return specs[0], *new
 
 
 def test_a_passing_layer_by_hand():
-    spec, params, structure = growth.insert_layer(
-        *tiny(), after=0, size=3, nonzeros_in=6, nonzeros_out=7, rule="preserve", **KEYS
+    spec, params, structure = grown(
+        growth.insert_layer,
+        tiny(),
+        after=0,
+        size=3,
+        nonzeros_in=6,
+        nonzeros_out=7,
+        rule="preserve",
     )
     assert spec.sizes == (2, 2, 3, 3)
     first, new, reader = matrices(params, structure)
@@ -64,34 +93,52 @@ def test_a_passing_layer_by_hand():
 
 
 def test_a_redrawn_reader_by_hand():
-    spec, params, structure = growth.insert_layer(
-        *tiny("tanh"), after=-1, size=4, nonzeros_in=3, nonzeros_out=5, rule="redraw", **KEYS
+    spec, params, structure = grown(
+        growth.insert_layer,
+        tiny("tanh"),
+        after=-1,
+        size=4,
+        nonzeros_in=3,
+        nonzeros_out=5,
+        rule="redraw",
     )
     assert spec.sizes == (2, 4, 2, 3)
     assert [int(t.num_nonzeros) for t in structure.connectivity] == [3, 5, 4]
     assert matrices(params, structure)[2].tolist() == SECOND
     assert not set(np.ravel(FIRST)) & set(matrices(params, structure)[1].ravel()) - {0.0}
     # behind the only hidden layer the output layer is drawn afresh
-    _, params, structure = growth.insert_layer(
-        *tiny(), after=0, size=1, nonzeros_in=2, nonzeros_out=3, rule="redraw", **KEYS
+    _, params, structure = grown(
+        growth.insert_layer,
+        tiny(),
+        after=0,
+        size=1,
+        nonzeros_in=2,
+        nonzeros_out=3,
+        rule="redraw",
     )
     assert matrices(params, structure)[0].tolist() == FIRST
     assert [t.shape for t in structure.connectivity] == [(2, 2), (1, 2), (3, 1)]
 
 
 def test_a_network_without_hidden_layer_grows():
-    net = dense(NetworkSpec((2, 3), 0.5), SECOND)
+    net = shallow()
     options: Any = {"after": -1, "size": 5, "nonzeros_in": 4, "nonzeros_out": 6}
-    spec, _, structure = growth.insert_layer(*net, rule="redraw", **options, **KEYS)
+    spec, _, structure = grown(growth.insert_layer, net, rule="redraw", **options)
     assert spec.sizes == (2, 5, 3) and [int(t.num_nonzeros) for t in structure.connectivity] == [4, 6]
     with pytest.raises(ValueError, match="negative values: choose rule redraw"):
-        growth.insert_layer(*net, rule="preserve", **options, **KEYS)
+        grown(growth.insert_layer, net, rule="preserve", **options)
 
 
 def test_wider_by_hand():
     for rule in growth.RULES:
-        spec, params, structure = growth.widen(
-            *tiny("gelu"), layer=0, units=2, nonzeros_in=4, nonzeros_out=6, rule=rule, **KEYS
+        spec, params, structure = grown(
+            growth.widen,
+            tiny("gelu"),
+            layer=0,
+            units=2,
+            nonzeros_in=4,
+            nonzeros_out=6,
+            rule=rule,
         )
         assert spec.sizes == (2, 4, 3)
         first, reader = matrices(params, structure)
@@ -107,9 +154,15 @@ def test_wider_by_hand():
 
 
 def test_the_specification_of_a_small_grown_network_can_be_drawn():
-    net = dense(NetworkSpec((2, 3), 0.5), SECOND)
-    spec, *_ = growth.insert_layer(
-        *net, after=-1, size=1, nonzeros_in=1, nonzeros_out=1, rule="redraw", **KEYS
+    net = shallow()
+    spec, *_ = grown(
+        growth.insert_layer,
+        net,
+        after=-1,
+        size=1,
+        nonzeros_in=1,
+        nonzeros_out=1,
+        rule="redraw",
     )
     assert spec.density == pytest.approx(0.5, rel=1e-6) and masks.allocate(spec.sizes, spec.density)
 
@@ -187,13 +240,11 @@ def test_what_cannot_be_preserved_or_grown_is_refused():
 @functools.cache
 def outputs(kind: str) -> Any:
     """``run(key, x)``: logits and counts before the chain and after each step."""
-    names = chains.specs(kind)
 
     def run(key, x):
-        stages = chains.along(kind, "preserve")(key)
         return [
             (network.forward(s, p, c, x)[0], network.count_nonzeros(p, c))
-            for s, (p, c, _) in zip(names, stages, strict=True)
+            for s, p, c in chains.values_along(kind, "preserve")(key)
         ]
 
     return networks.quick(run)
@@ -263,32 +314,36 @@ def test_many_grow_as_one_does():
 
 
 def test_a_redrawn_reader_leaves_the_positions_of_dense_patches_alone():
-    spec, params, structure, _ = chains.example("dense", "redraw")[1]
+    spec, *net, _ = chains.example("dense", "redraw")[1]
     rules = PatchRules("dense", 2, patch_density=0.9)
     found = networks.made_up_extrema(spec.sizes, jax.random.key(4))
-    net = growth.add_patches(spec, params, structure, found, rules, rule="redraw", key_patch=KEYS["key_mask"])
-    spec, params, structure = growth.widen(
-        *net, layer=0, units=1, nonzeros_in=2, nonzeros_out=30, rule="redraw", **KEYS
-    )
+
+    def run(params, structure):
+        patched = growth.add_patches(
+            spec, params, structure, found, rules, rule="redraw", key_patch=KEYS["key_mask"]
+        )
+        return growth.widen(
+            *patched, layer=0, units=1, nonzeros_in=2, nonzeros_out=25, rule="redraw", **KEYS
+        )[2]
+
+    structure: Any = networks.quick(run)(*net)
     scaffold, patches = structure.connectivity[1], structure.bank.layers[1].topology
     both = masks.topology_mask(scaffold) & masks.topology_mask(patches)
-    assert int(scaffold.num_nonzeros) == 30 and not np.any(both)
+    assert int(scaffold.num_nonzeros) == 25 and not np.any(both)
 
 
-ORDERS = [tuple(np.random.default_rng(i).permutation(chains.CHAIN)) for i in range(4)]
+MANY = ("patch", "insert 0", "widen 0", "patch", "widen 1", "insert 1", "widen 1")
+ORDERS = [tuple(str(s) for s in np.random.default_rng(i).permutation(MANY)) for i in range(4)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", chains.RULES)
 @pytest.mark.parametrize("number", range(len(ORDERS)))
 def test_any_order_of_steps_keeps_the_function(kind, number):
-    # the fourth hidden layer is there only after both insertions
-    chain = tuple(s.replace("3", "1") for s in ORDERS[number])
-    names = chains.specs(kind, chain)
 
     def run(key):
-        stages = chains.along(kind, "preserve", chain)(key)
-        return [network.forward(s, p, c, X)[0] for s, (p, c, _) in zip(names, stages, strict=True)]
+        stages = chains.values_along(kind, "preserve", ORDERS[number])(key)
+        return [network.forward(s, p, c, X)[0] for s, p, c in stages]
 
     compiled = networks.quick(run)
     for seed in range(5):
