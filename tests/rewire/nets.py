@@ -28,17 +28,17 @@ def host_topology(flat: np.ndarray, shape: tuple[int, int], capacity: int) -> To
     rows = np.concatenate([flat // shape[1], shape[0] + np.arange(spare)]).astype(np.int32)
     cols = np.concatenate([flat % shape[1], np.zeros(spare)]).astype(np.int32)
     ptr = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int32)
-    return Topology(*(jnp.asarray(a) for a in (rows, cols, ptr)), shape)
+    return Topology(jnp.asarray(rows), jnp.asarray(cols), jnp.asarray(ptr), shape)
 
 
-def flat(topology: Topology) -> np.ndarray:
+def flat(topology: Any) -> np.ndarray:
     """Positions of the weights that exist, ascending."""
     rows, cols = np.asarray(topology.rows), np.asarray(topology.cols)
     return (rows * topology.shape[1] + cols)[rows < topology.shape[0]]
 
 
 @functools.cache
-def network(room: int = 4) -> tuple[Params, Structure, Any]:
+def network(room: int = 4) -> tuple[Any, Any, Any]:
     """Values, structure and optimiser state; ``room`` free slots in a layer, 2 of 6 slots of a bank used."""
     rng = np.random.default_rng(1)
 

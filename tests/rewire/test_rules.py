@@ -130,7 +130,7 @@ def test_skips_lead_from_high_to_low_within_the_limit(name, limit, seed):
         units = [(s, u) for s in sources for u in range(nets.SIZES[s + 1])]
         grown = set(nets.flat(new)) - set(nets.flat(old))
         total += len(grown)
-        fan_in = structure.connectivity[target].fan_in + old.fan_in  # type: ignore[union-attr]
+        fan_in = structure.connectivity[target].fan_in + old.fan_in
         for place in grown:
             row, (_, unit) = place // new.shape[1], units[place % new.shape[1]]
             assert unit < 2, "not from a high extremum"
@@ -168,13 +168,14 @@ def test_empty_banks_change_nothing_and_count_apart():
     with_banks = rewire.with_skips(*bare, 5)
     split = networks.samples(12, 7, 3)
     outputs = networks.quick(
-        lambda: [network.forward(nets.SPEC, *both, split.x.T)[0] for both in (bare, with_banks)]
+        lambda: [network.forward(nets.SPEC, p, s, split.x.T)[0] for p, s in (bare, with_banks)]
     )()
     np.testing.assert_array_equal(*outputs)
     assert "skip" not in network.count_nonzeros(*bare)
     counts = {name: int(n) for name, n in network.count_nonzeros(params, structure).items()}
     assert counts["skip"] == 4 and counts["total"] == counts["scaffold"] + counts["bias"] + 4
-    assert optim.label_params(params).skips == (None, None, "scaffold", "scaffold")
+    labels: Any = optim.label_params(params)
+    assert labels.skips == (None, None, "scaffold", "scaffold")
 
 
 def test_wrong_calls_are_refused():
