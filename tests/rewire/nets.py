@@ -67,7 +67,8 @@ def network(room: int = 4) -> tuple[Any, Any, Any]:
         exists = next((np.asarray(t.exists) for key, t in plan.items() if name.endswith(key)), None)
         if not leaf.shape:
             return jnp.asarray(5, leaf.dtype)
-        return values(np.ones(leaf.shape, bool) if exists is None else exists)
+        drawn = values(np.ones(leaf.shape, bool) if exists is None else exists)
+        return jnp.abs(drawn) if ".nu" in name else drawn
 
     return params, structure, jax.tree.map_with_path(moment, shapes)
 

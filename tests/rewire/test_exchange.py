@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnet import masks, optim, rewire, train, trees
-from jaxnet.rewire import edit
 from tests import networks, reference
 from tests.rewire import nets
 
@@ -29,27 +28,28 @@ def matrix(values: Any, topology: masks.Topology) -> np.ndarray:
 
 def layer_of(dense: np.ndarray, padding: int = 0) -> tuple[jax.Array, masks.Topology]:
     """The layer of a matrix with NaN where there is no weight, with padding slots."""
-    topology = masks.topology_from_mask(~np.isnan(dense))
-    flat = jnp.pad(edit.positions(topology), (0, padding), constant_values=dense.size)
-    values = jnp.asarray(np.pad(dense[~np.isnan(dense)], (0, padding)), jnp.float32)
-    return values, masks.topology_from_flat(flat, flat < dense.size, topology.shape)
-
-
-def test_an_exchange_worked_by_hand():
-    n = np.nan
-    values, topology = layer_of(np.array([[5.0, n, -1.0, n], [n, 2.0, n, n], [-3.0, n, n, 0.5]]), padding=2)
-    score = jnp.asarray([[9.0, 1, 0, 2], [0, 9, 7, 0], [9, 0, 3, 8]])
-    # two of five: 0.5 and -1 are the weakest; of what is free 8 (just dropped: it stays) and 7 are largest
-    new = networks.quick(rewire.exchange)(topology, values, score, 0.4)
-    got = matrix(rewire.carry(values, topology, new), new)
-    np.testing.assert_array_equal(got, [[5, n, n, n], [n, 2, 0, n], [-3, n, n, 0.5]])
-    assert new.capacity == topology.capacity
-    masks.validate_topology(new)
+    flat = np.flatnonzero(~np.isnan(dense))
+    topology = nets.host_topology(flat, (dense.shape[0], dense.shape[1]), flat.size + padding)
+    return jnp.asarray(np.pad(dense.ravel()[flat], (0, padding)), jnp.float32), topology
 
 
 @functools.cache
 def exchanged() -> Any:
+    """Compiled for 4x5 layers of 22 slots."""
     return networks.quick(rewire.exchange)
+
+
+def test_an_exchange_worked_by_hand():
+    n = np.nan
+    dense = np.array([[5, n, -1, n, n], [n, 2, n, n, n], [-3, n, n, 0.5, n], [n] * 5])
+    values, topology = layer_of(dense, padding=17)
+    score = jnp.asarray([[9, 1, 0, 2, n], [0, 9, 7, 0, 0], [9, 0, 3, 8, 0], [0] * 5], jnp.float32)
+    # two of five: 0.5 and -1 are the weakest; of what is free 8 (just dropped: it stays) and 7 are largest
+    new = exchanged()(topology, values, score, jnp.float32(0.4))
+    got = matrix(rewire.carry(values, topology, new), new)
+    np.testing.assert_array_equal(got, [[5, n, n, n, n], [n, 2, 0, n, n], [-3, n, n, 0.5, n], [n] * 5])
+    assert new.capacity == topology.capacity
+    masks.validate_topology(new)
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(0, 999))
@@ -67,7 +67,7 @@ def test_an_exchange_never_changes_the_number_of_weights(share, fraction, seed):
     order = np.argsort(np.abs(dense[~np.isnan(dense)]), kind="stable")
     kept = set(np.flatnonzero(~np.isnan(dense.ravel()))[order[number:]])
     rest = [p for p in np.argsort(-score.ravel(), kind="stable") if p not in kept][:number]
-    assert set(np.asarray(edit.positions(new))[: int(new.num_nonzeros)]) == kept | set(rest)
+    assert set(nets.flat(new)) == kept | set(rest)
 
 
 def test_dense_gradients_equal_those_of_a_dense_network_in_numpy():

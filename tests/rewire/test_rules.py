@@ -69,6 +69,17 @@ def test_every_rule_keeps_what_it_must(name, seed):
         assert info.grown.tolist() == grown and info.dropped.tolist() == gone and sum(grown + gone) > 0
 
 
+def test_a_diverged_network_keeps_its_counts():
+    params, structure, opt_state = nets.network()
+    lost = jax.tree.map(lambda a: a * jnp.nan, params)
+    found = nets.compiled()(lost, structure, opt_state, jax.random.key(0))
+    for name, result in found.items():
+        change = CHANGE.get(name, (0, 0, 0, 0))
+        for old, new, more in zip(structure.connectivity, result[1].connectivity, change, strict=True):
+            masks.validate_topology(new)
+            assert int(new.num_nonzeros - old.num_nonzeros) == more
+
+
 def test_a_second_call_does_not_compile():
     for seed in SEEDS:
         nets.edited(seed)
