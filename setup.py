@@ -59,7 +59,14 @@ setup(
             ],
             depends=[
                 f"{FOLDER}/{name}.h"
-                for name in ("csr_call", "csr_job", "csr_jobs", "csr_kernels", "csr_runtime", "csr_vector.inc")
+                for name in (
+                    "csr_call",
+                    "csr_job",
+                    "csr_jobs",
+                    "csr_kernels",
+                    "csr_runtime",
+                    "csr_vector.inc",
+                )
             ],
             extra_compile_args=COMMON,
             language="c++",

@@ -89,9 +89,9 @@ class Treatment:
         """How many weights there are, and how many are added."""
         return Sizes.of(self.config, self.task.spec)
 
-    def init_one(self, arm: Arm, key: Key) -> tuple[TrainState, Structure]:
+    def init_one(self, allocation: str, key: Key) -> tuple[TrainState, Structure]:
         """A network before training, with room for what its arm and the others add."""
-        spec = dataclasses.replace(self.task.spec, allocation=arm.allocation)
+        spec = dataclasses.replace(self.task.spec, allocation=allocation)
         params, structure = network.init(
             spec, key_mask=jax.random.fold_in(key, _MASK), key_init=jax.random.fold_in(key, _INIT)
         )

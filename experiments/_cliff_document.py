@@ -49,8 +49,8 @@ def write_document(path: Path, config: Config, summaries: Mapping[str, dict[str,
         "",
         f"Sizes {'-'.join(map(str, sizes))}, density {flags['density']}, {flags['activation']}, "
         f"Adam {flags['lr']}, batches of {flags['batch_size']}, {config.epochs} epochs, growth every "
-        f"{flags['grow_every']} epochs, {config.num_seeds} seeds in every arm, paired: a seed starts from the "
-        "same masks and weights in every arm of one allocation, and all see the samples in one order. "
+        f"{flags['grow_every']} epochs, {config.num_seeds} seeds in every arm, paired: a seed starts from "
+        "the same masks and weights in every arm of one allocation, and all see the samples in one order. "
         "Extrema are found on training samples; the test set is read once, after the last epoch. Rescued: "
         f"test accuracy of at least {100 * first['target']:.1f} %. Accuracies are means with 95 % Student-t "
         "intervals over seeds, rates have Wilson's interval; p of the accuracy is that of the paired "

@@ -72,13 +72,15 @@ class CliffRun:
 
     def init_all(self, keys: Key) -> tuple[TrainState, Memory]:
         """All networks before training; a seed has the same start in every arm of one allocation."""
-        parts = [jax.vmap(partial(self.treatment.init_one, arm))(keys) for arm in self.arms.values()]
+        made = {
+            allocation: jax.vmap(partial(self.treatment.init_one, allocation))(keys)
+            for allocation in dict.fromkeys(arm.allocation for arm in self.arms.values())
+        }
+        parts = [made[arm.allocation] for arm in self.arms.values()]
         state, structure = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         accounts = None
         if any(arm.scheduled for arm in self.arms.values()):
-            accounts = jax.vmap(lambda _: scheduler.init_scheduler(SCHEDULER))(
-                jnp.arange(len(parts[0][0].epoch))
-            )
+            accounts = trees.stack([scheduler.init_scheduler(SCHEDULER)] * len(self.seeds))
         return state, Memory(structure, accounts)
 
     def grow_all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -96,6 +96,29 @@ class TrainState(flax.struct.PyTreeNode):
     stopped: Bool[Array, ""]
 
 
+class Edit(Protocol):
+    """A change of which weights exist, under fixed shapes, in the middle of training."""
+
+    def is_due(self, step: Int[Array, ""]) -> Bool[Array, ""]:
+        """Whether it is to be done after ``step`` steps."""
+
+    def __call__(
+        self,
+        params: Params,
+        structure: Structure,
+        opt_state: PyTree,
+        x: Features,
+        y: Int[Array, "batch"],
+        weight: Float[Array, "batch"],
+        step: Int[Array, ""],
+        /,
+    ) -> tuple[Params, Structure, PyTree]:
+        """Values, structure and optimiser state after it.
+
+        ``x``, ``y`` and ``weight`` (0 for padding) are the batch of the step.
+        """
+
+
 class EpochInfo(flax.struct.PyTreeNode):
     """What is observed in an epoch.
 
@@ -178,14 +201,6 @@ def epoch_batches(size: int, batch_size: int, key: Key | None) -> tuple[Array, A
     return index, weight
 
 
-Edit = Callable[
-    [Params, Structure, PyTree, Int[Array, ""], Features, Int[Array, "batch"], Key],
-    tuple[Params, Structure, PyTree],
-]
-"""A change of which weights exist between two steps, under fixed shapes:
-``edit(params, structure, opt_state, step, x, y, key) -> (params, structure, opt_state)``."""
-
-
 def make_epoch(
     task: Task, optimizer: optax.GradientTransformation, *, gradient_norms: bool = False
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]:
@@ -196,27 +211,30 @@ def make_epoch(
     networks see the same batches, which are then gathered once for all.
     ``gradient_norms`` has the info hold the norm of every gradient.
     """
-    editing = make_editing_epoch(task, optimizer, None, gradient_norms=gradient_norms)
+    edited_epoch = make_edited_epoch(task, optimizer, None, gradient_norms=gradient_norms)
 
     def epoch(
         state: TrainState, structure: Structure, split: Split, key_data: Key, number: Int[Array, ""]
     ) -> tuple[TrainState, EpochInfo]:
-        state, _, info = editing(state, structure, split, key_data, number)
+        state, _, info = edited_epoch(state, structure, split, key_data, number)
         return state, info
 
     return epoch
 
 
-def make_editing_epoch(
+def make_edited_epoch(
     task: Task,
     optimizer: optax.GradientTransformation,
     edit: Edit | None,
     *,
     gradient_norms: bool = False,
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, Structure, EpochInfo]]:
-    """As :func:`make_epoch`, with an edit before every step; the structure is returned too.
+    """As :func:`make_epoch`, with an edit of the weights that exist after steps of its choice.
 
-    The step passed to ``edit`` counts from that of epoch 0.
+    ``epoch(state, structure, split, key_data, number) -> (state, structure, info)``.
+    Steps are counted from 1 and on from epoch to epoch; under vmap with ``number``
+    unbatched, an edit that is not due is not computed. ``best_params`` stay in the
+    slots of the epoch they are from: keep its structure if they are wanted.
     """
 
     def epoch(
@@ -224,24 +242,25 @@ def make_editing_epoch(
     ) -> tuple[TrainState, Structure, EpochInfo]:
         key_order, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
         index, weight = epoch_batches(split.size, task.batch_size, key_order)
-        # what no edit changes is not carried through the scan
-        carried = structure if edit is not None else None
+        start = structure
 
         def step(
-            carry: tuple[Params, PyTree, Structure | None, Scalar, Scalar],
-            batch: tuple[Array, Array, Array],
-        ) -> tuple[Any, None]:
+            carry: tuple[Params, PyTree, Structure | None, Scalar, Scalar], batch: tuple[Array, Array, Array]
+        ) -> tuple[Any, Any]:
             params, opt_state, edited, loss_sum, correct = carry
-            rows, w, number_in_epoch = batch
+            structure = start if edited is None else edited
+            rows, w, number_of_step = batch
             x, y = split.batch(rows)
-            key_step = jax.random.fold_in(key_forward, number_in_epoch)
-            if edit is not None and edited is not None:
-                step_number = number * index.shape[0] + number_in_epoch
-                params, edited, opt_state = edit(params, edited, opt_state, step_number, x, y, key_step)
-            there = structure if edited is None else edited
 
             def loss_fn(p: Params) -> tuple[Scalar, Scalar]:
-                logits, _ = forward(task.spec, p, there, x, product=task.product, key_forward=key_step)
+                logits, _ = forward(
+                    task.spec,
+                    p,
+                    structure,
+                    x,
+                    product=task.product,
+                    key_forward=jax.random.fold_in(key_forward, number_of_step),
+                )
                 return losses.cross_entropy(logits, y, w), losses.num_correct(logits, y, w)
 
             (loss, hits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -249,18 +268,26 @@ def make_editing_epoch(
             with jax.numpy_dtype_promotion("standard"):
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
+            if edit is not None:
+                done = number * index.shape[0] + number_of_step + 1
+                params, edited, opt_state = jax.lax.cond(
+                    edit.is_due(done),
+                    lambda p, c, o: edit(p, c, o, x, y, w, done),
+                    lambda p, c, o: (p, c, o),
+                    *(params, structure, opt_state),
+                )
             norm = optax.tree.norm(grads) if gradient_norms else None
             return (params, opt_state, edited, loss_sum + loss * jnp.sum(w), correct + hits), norm
 
         zero = jnp.zeros(())
         steps = jnp.arange(index.shape[0])
+        carry = (state.params, state.opt_state, None if edit is None else start, zero, zero)
         (params, opt_state, edited, loss_sum, correct), norms = jax.lax.scan(
-            step, (state.params, state.opt_state, carried, zero, zero), (index, weight, steps)
+            step, carry, (index, weight, steps)
         )
         trained = state.replace(params=params, opt_state=opt_state, epoch=state.epoch + 1)
         new = where(state.stopped, state, trained)
-        if edited is not None:
-            structure = where(state.stopped, structure, edited)
+        structure = start if edited is None else where(state.stopped, start, edited)
         return new, structure, EpochInfo(loss_sum / split.size, correct / split.size, norms)
 
     return epoch
@@ -316,10 +343,10 @@ def make_watched_epoch(
     """Builds an epoch that evaluates and notes the best, for one network.
 
     ``epoch(state, structure, train, watch, key_data, number) -> (state, structure, result)``:
-    trains as :func:`make_editing_epoch`, evaluates on ``watch``, calls :func:`track_best`.
+    trains as :func:`make_edited_epoch`, evaluates on ``watch``, calls :func:`track_best`.
     The info of a stopped network is NaN: what it was trained was thrown away.
     """
-    train_epoch = make_editing_epoch(task, optimizer, edit, gradient_norms=gradient_norms)
+    train_epoch = make_edited_epoch(task, optimizer, edit, gradient_norms=gradient_norms)
 
     def epoch(
         state: TrainState,

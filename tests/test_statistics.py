@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxnet.statistics import EXACT_PAIRS, aggregate, paired_difference, sign_flip_p
+from jaxnet.statistics import (
+    EXACT_PAIRS,
+    aggregate,
+    paired_difference,
+    paired_rates,
+    sign_flip_p,
+    success_rate,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -139,3 +146,21 @@ def test_pairs_with_a_diverged_side_are_left_out_and_counted() -> None:
 def test_different_lengths_raise() -> None:
     with pytest.raises(ValueError, match="equal length: 2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+def test_a_success_rate_has_wilsons_interval() -> None:
+    rate = success_rate([True] * 9 + [False])
+    # Wilson by hand: z = 1.959964, (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    assert (rate["successes"], rate["n"], rate["rate"]) == (9, 10, 0.9)
+    assert rate["ci95"] == pytest.approx([0.595850, 0.982124], abs=1e-5)
+    nothing = success_rate([False] * 32)
+    assert nothing["ci95"][0] == 0 and 0.1 < nothing["ci95"][1] < 0.11
+
+
+def test_paired_rates_count_the_pairs_that_differ() -> None:
+    a, b = [1, 1, 1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1]
+    # 5 against 1: two-sided binomial, 2 * (1 + 6) / 64
+    assert paired_rates(a, b) == {"only_a": 5, "only_b": 1, "n": 8, "p": pytest.approx(14 / 64)}
+    assert paired_rates(a, a)["p"] == 1
+    with pytest.raises(ValueError, match="equal length"):
+        paired_rates(a, b[:3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +12,12 @@ import numpy as np
 import optax
 
 from jaxnet.growth.plan import GrowthPlan, Network
-from jaxnet.network import Params, Structure
-from jaxnet.rewire import ExchangeRules, rewire_network
+from jaxnet.network import Structure
+from jaxnet.rewire import Exchange
 from jaxnet.train import EpochResult, Split, Task, TrainState, init_state, make_watched_epoch
-from jaxnet.types import Features, Int, Key, Labels, PyTree, Scalar
+from jaxnet.types import Int, Key, PyTree, Scalar
+
+_EXCHANGE = 2**31  # beyond the epochs that the key of the order is folded with
 
 
 class GroupState(flax.struct.PyTreeNode):
@@ -51,38 +52,19 @@ def make_group_epoch(
     plan: GrowthPlan, task: Task, optimizer: optax.GradientTransformation
 ) -> Callable[[GroupState, Split, Split, Key, Int], tuple[GroupState, EpochResult]]:
     """Builds ``epoch(state, train, watch, key_data, number) -> (state, result)`` for one network."""
-    rules, edit = plan.exchange, None
-    if rules is not None:
-        edit = functools.partial(_exchange, task, rules)
-    watched = make_watched_epoch(task, optimizer, plan.patience, edit)
 
     def epoch(
         state: GroupState, train: Split, watch: Split, key_data: Key, number: Int
     ) -> tuple[GroupState, EpochResult]:
+        edit = None
+        if plan.exchange is not None:
+            edit = Exchange(task, plan.exchange, jax.random.fold_in(key_data, _EXCHANGE))
+        watched = make_watched_epoch(task, optimizer, plan.patience, edit)
         after, structure, result = watched(state.train, state.structure, train, watch, key_data, number)
         accuracy = jnp.where(state.train.stopped, state.accuracy, result.evaluation.accuracy)
         return GroupState(after, structure, accuracy), result
 
     return epoch
-
-
-def _exchange(
-    task: Task,
-    rules: ExchangeRules,
-    params: Params,
-    structure: Structure,
-    opt_state: PyTree,
-    step: Int,
-    x: Features,
-    y: Labels,
-    key: Key,
-) -> tuple[Params, Structure, PyTree]:
-    """Exchanges weights where that is due; a network left alone costs nothing."""
-
-    def due(params: Params, structure: Structure, opt_state: PyTree) -> tuple[Params, Structure, PyTree]:
-        return rewire_network(task, rules, params, structure, opt_state, step, x, y, key_rewire=key)[:3]
-
-    return jax.lax.cond(rules.is_due(step), due, lambda *same: same, params, structure, opt_state)  # type: ignore[no-any-return]
 
 
 def outcome(plan: GrowthPlan, state: GroupState) -> tuple[Judged, Network]:

@@ -5,7 +5,7 @@ Every edit is a pure function of one network that lives inside jit and vmap.
 
 from jaxnet.rewire.apply import NEW_WEIGHT, RewireInfo, apply_edit, small_weights
 from jaxnet.rewire.edit import carry, follow, positions, with_room
-from jaxnet.rewire.exchange import GROWTHS, ExchangeRules, dense_gradients, exchange, rewire_network
+from jaxnet.rewire.exchange import GROWTHS, Exchange, ExchangeRules, dense_gradients, exchange, rewire_network
 from jaxnet.rewire.growth import clone_and_prune, grow_random, prune_smallest
 from jaxnet.rewire.skips import MAX_INCOMING, route_skips, with_skips
 
@@ -13,6 +13,7 @@ __all__ = [
     "GROWTHS",
     "MAX_INCOMING",
     "NEW_WEIGHT",
+    "Exchange",
     "ExchangeRules",
     "RewireInfo",
     "apply_edit",

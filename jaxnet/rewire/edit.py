@@ -126,10 +126,11 @@ def largest(
     Returns:
       ``(k,)`` positions ``row * in + col`` and whether they are chosen, ``k = min(at_most, out * in)``.
     """
-    score = jnp.where(score >= 0, score, 0)  # not a number: no reason to choose it
+    if jnp.issubdtype(score.dtype, jnp.floating):
+        score = jnp.where(jnp.isnan(score), 0.0, score)  # no reason to choose it
     ranked = jnp.where(free, score, jnp.asarray(-1, score.dtype)).ravel()
-    top, flat = jax.lax.top_k(ranked, min(at_most, ranked.shape[0]))
-    return flat, (jnp.arange(flat.shape[0]) < number) & (top >= 0)
+    _, flat = jax.lax.top_k(ranked, min(at_most, ranked.shape[0]))
+    return flat, (jnp.arange(flat.shape[0]) < number) & free.ravel()[flat]
 
 
 def random_score(shape: tuple[int, ...], *, key: Key) -> Int[Array, "..."]:

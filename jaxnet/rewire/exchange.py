@@ -66,12 +66,49 @@ class ExchangeRules:
         return self.fraction / 2 * (1 + jnp.cos(jnp.pi * share))
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """SET or RigL as an edit for :func:`jaxnet.train.make_edited_epoch`.
+
+    Attributes:
+      task: the network's specification and product.
+      rules: when and how.
+      key_rewire: PRNG key, folded with the number of the step.
+    """
+
+    task: Task
+    rules: ExchangeRules
+    key_rewire: Key
+
+    def is_due(self, step: Int[Array, ""]) -> Array:
+        """Whether weights are exchanged after ``step`` steps."""
+        return self.rules.is_due(step)
+
+    def __call__(
+        self,
+        params: Params,
+        structure: Structure,
+        opt_state: PyTree,
+        x: Features,
+        y: Labels,
+        weight: Float[Array, "batch"],
+        step: Int[Array, ""],
+        /,
+    ) -> tuple[Params, Structure, PyTree]:
+        """See :func:`rewire_network`."""
+        key = jax.random.fold_in(self.key_rewire, step)
+        return rewire_network(
+            self.task, self.rules, params, structure, opt_state, step, x, y, weight, key_rewire=key
+        )[:3]
+
+
 def dense_gradients(
     task: Task,
     params: Params,
     structure: Structure,
     x: Features,
     y: Labels,
+    weight: Float[Array, "batch"] | None = None,
     *,
     key_forward: Key | None = None,
 ) -> tuple[Weight, ...]:
@@ -86,6 +123,7 @@ def dense_gradients(
       structure: in the sparse representation.
       x: ``(in, batch)``.
       y: ``(batch,)``.
+      weight: ``(batch,)``, 1 for a sample, 0 for padding; all 1 by default.
       key_forward: only for patches that draw their inputs in every pass.
     """
     dense, masked = to_masked_network(params, structure)
@@ -96,7 +134,7 @@ def dense_gradients(
         logits, _ = forward(
             task.spec, dense.replace(scaffold=layers), free, x, product=task.product, key_forward=key_forward
         )
-        return losses.cross_entropy(logits, y, jnp.ones(y.shape[0]))
+        return losses.cross_entropy(logits, y, jnp.ones(y.shape[0]) if weight is None else weight)
 
     return jax.grad(loss)(tuple(p.weight for p in dense.scaffold))
 
@@ -140,6 +178,7 @@ def rewire_network(
     step: Int[Array, ""] | int,
     x: Features,
     y: Labels,
+    weight: Float[Array, "batch"] | None = None,
     *,
     key_rewire: Key,
 ) -> tuple[Params, Structure, PyTree, RewireInfo]:
@@ -155,6 +194,7 @@ def rewire_network(
       step: steps trained so far.
       x: ``(in, batch)``, a batch for the gradients; not read by ``random``.
       y: ``(batch,)``.
+      weight: ``(batch,)``, 1 for a sample, 0 for padding; all 1 by default.
       key_rewire: PRNG key; not read by ``gradient``.
 
     Returns:
@@ -162,9 +202,8 @@ def rewire_network(
     """
     old = topologies(structure)
     if rules.growth == "gradient":
-        scores: tuple[Array, ...] = tuple(
-            jnp.abs(g) for g in dense_gradients(task, params, structure, x, y, key_forward=key_rewire)
-        )
+        gradients = dense_gradients(task, params, structure, x, y, weight, key_forward=key_rewire)
+        scores: tuple[Array, ...] = tuple(jnp.abs(g) for g in gradients)
     else:
         keys = [jax.random.fold_in(key_rewire, layer) for layer in range(len(old))]
         scores = tuple(random_score(t.shape, key=k) for t, k in zip(old, keys, strict=True))
