@@ -23,7 +23,7 @@ from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.patches import PatchRules, active_slots
 from jaxnet.rewire import ExchangeRules, rewire_network
 from jaxnet.train import Split, Task
-from jaxnet.types import Int, Key, PyTree
+from jaxnet.types import Array, Int, Key, PyTree
 
 SELECTIONS = ("best", "last")
 SCHEDULES = ("constant", "cosine")
@@ -144,8 +144,8 @@ class Measured(flax.struct.PyTreeNode):
     """
 
     found: tuple[Extrema, ...]
-    nonzeros: dict[str, Int]
-    patches: Int
+    nonzeros: dict[str, Int[Array, ""]]
+    patches: Int[Array, ""]
 
 
 def start_network(plan: GrowthPlan, optimizer: optax.GradientTransformation, key: Key) -> Network:
@@ -174,7 +174,7 @@ def grow(
     network_: Network,
     found: Sequence[Extrema],
     key: Key,
-    number: Int,
+    number: Int[Array, ""],
 ) -> Network:
     """Carries a decision out: patches at the extrema found, then the change of the scaffold.
 
@@ -259,7 +259,7 @@ def scaffold_change(
     above = spec.sizes[layer + 2]
 
     def change(params: Params, structure: Structure, key: Key) -> tuple[NetworkSpec, Params, Structure]:
-        there = structure.connectivity[layer + 1].capacity
+        there = network.sparse(structure)[layer + 1].capacity
         keys = {
             "key_mask": jax.random.fold_in(key, _MASK),
             "key_init": jax.random.fold_in(key, _INIT),

@@ -221,8 +221,9 @@ class Population:
         decisions = []
         for i, member in enumerate(group):
             member.history.append(_entry(member, take_host(judged, i), take_host(measured, i)))
-            decisions.append(self.consider(member))
-            member.history[-1]["decision"] = None if decisions[i] is None else decisions[i].as_dict()
+            decision = self.consider(member)
+            decisions.append(decision)
+            member.history[-1]["decision"] = None if decision is None else decision.as_dict()
         self.change(group, decisions, networks, measured, iteration)
         if self.journal is not None:
             self.journal.save(self.members, None, iteration, 0)

@@ -16,7 +16,7 @@ from jaxnet.growth.plan import GrowthPlan, Network
 from jaxnet.network import Params, Structure
 from jaxnet.rewire import ExchangeRules, rewire_network
 from jaxnet.train import EpochResult, Split, Task, TrainState, init_state, make_watched_epoch
-from jaxnet.types import Features, Int, Key, Labels, PyTree, Scalar
+from jaxnet.types import Array, Features, Int, Key, Labels, PyTree, Scalar
 
 
 class GroupState(flax.struct.PyTreeNode):
@@ -37,8 +37,8 @@ class Judged(flax.struct.PyTreeNode):
     """How an iteration ended: its accuracy, the epoch that belongs to it, epochs trained."""
 
     accuracy: Scalar
-    best_epoch: Int
-    epochs: Int
+    best_epoch: Int[Array, ""]
+    epochs: Int[Array, ""]
 
 
 def start_state(network: Network, stopped: Any) -> GroupState:
@@ -49,7 +49,7 @@ def start_state(network: Network, stopped: Any) -> GroupState:
 
 def make_group_epoch(
     plan: GrowthPlan, task: Task, optimizer: optax.GradientTransformation
-) -> Callable[[GroupState, Split, Split, Key, Int], tuple[GroupState, EpochResult]]:
+) -> Callable[[GroupState, Split, Split, Key, Int[Array, ""]], tuple[GroupState, EpochResult]]:
     """Builds ``epoch(state, train, watch, key_data, number) -> (state, result)`` for one network."""
     rules, edit = plan.exchange, None
     if rules is not None:
@@ -57,7 +57,7 @@ def make_group_epoch(
     watched = make_watched_epoch(task, optimizer, plan.patience, edit)
 
     def epoch(
-        state: GroupState, train: Split, watch: Split, key_data: Key, number: Int
+        state: GroupState, train: Split, watch: Split, key_data: Key, number: Int[Array, ""]
     ) -> tuple[GroupState, EpochResult]:
         after, structure, result = watched(state.train, state.structure, train, watch, key_data, number)
         accuracy = jnp.where(state.train.stopped, state.accuracy, result.evaluation.accuracy)
@@ -72,7 +72,7 @@ def _exchange(
     params: Params,
     structure: Structure,
     opt_state: PyTree,
-    step: Int,
+    step: Int[Array, ""],
     x: Features,
     y: Labels,
     key: Key,
@@ -82,7 +82,7 @@ def _exchange(
     def due(params: Params, structure: Structure, opt_state: PyTree) -> tuple[Params, Structure, PyTree]:
         return rewire_network(task, rules, params, structure, opt_state, step, x, y, key_rewire=key)[:3]
 
-    return jax.lax.cond(rules.is_due(step), due, lambda *same: same, params, structure, opt_state)  # type: ignore[no-any-return]
+    return jax.lax.cond(rules.is_due(step), due, lambda *same: same, params, structure, opt_state)
 
 
 def outcome(plan: GrowthPlan, state: GroupState) -> tuple[Judged, Network]:

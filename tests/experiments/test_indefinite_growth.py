@@ -49,7 +49,8 @@ def as_flags(values: dict[str, Any]) -> list[str]:
 @pytest.fixture(scope="session")
 def grown(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> tuple[Path, list[str]]:
     """The small run: its folder and the lines it reported."""
-    folder, lines = tmp_path_factory.mktemp("grown") / "out", []
+    folder = tmp_path_factory.mktemp("grown") / "out"
+    lines: list[str] = []
     with compiling_once(xla_cache):
         main(Config(**SMALL, out=str(folder)), lines.append)
     return folder, lines
@@ -186,16 +187,7 @@ def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> N
         "added": 40,
     }
     with compiling_once(xla_cache):
-        controls(
-            ControlsConfig(
-                **small,
-                iterations=2,
-                epochs=1,
-                kernel=SMALL["kernel"],
-                doc=str(doc),
-                out=str(tmp_path / "out"),
-            )
-        )
+        controls(ControlsConfig(**small, doc=str(doc), out=str(tmp_path / "out")))
     start = int(0.2 * (64 * 16 + 16 * 16 + 160))
     for folder in (tmp_path / "out").iterdir():
         for s in read_json(folder / "summary.json")["seeds"]:
