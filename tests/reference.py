@@ -161,9 +161,9 @@ def forward(name: str, params: Any, structure: Any, x: Array) -> tuple[Array, li
         z = matrix(layer.weight, c) @ posts[-1] + layer.bias[:, None]
         bank = structure.bank
         if bank is not None and bank.layers[t] is not None:
-            z = z + _patch_output(
-                params.patches[t], bank.layers[t], bank.rules, pres[-1], posts[-1], z.shape[0]
-            )
+            reads = bank.layers[t].reads
+            pre, post = (np.concatenate([side[-d] for d in reads]) for side in (pres, posts))
+            z = z + _patch_output(params.patches[t], bank.layers[t], bank.rules, pre, post, z.shape[0])
         if t < len(params.scaffold) - 1:
             pres.append(z)
             posts.append(activate(z, name))
@@ -187,18 +187,25 @@ def gradient(name: str, params: Any, structure: Any, x: Array, y: Array) -> tupl
     d[y, np.arange(len(y))] -= 1
     d /= len(y)
     bank = structure.bank
+    # what flows back into the pre- and post-activations of every layer, the input first
+    to_pre, to_post = ([np.zeros_like(a) for a in side] for side in (pres, posts))
     for t in reversed(range(len(params.scaffold))):
         layer, c = params.scaffold[t], structure.connectivity[t]
-        pre, post = pres[t], posts[t]
-        grads.scaffold[t].weight[...] = _unmatrix(d @ post.T, c)
+        if t < len(params.scaffold) - 1:
+            d = to_pre[t + 1] + to_post[t + 1] * slope(pres[t + 1], name)
+        grads.scaffold[t].weight[...] = _unmatrix(d @ posts[t].T, c)
         grads.scaffold[t].bias[...] = d.sum(1)
-        d_post, d_pre = matrix(layer.weight, c).T @ d, np.zeros_like(pre)
+        to_post[t] += matrix(layer.weight, c).T @ d
         if bank is not None and bank.layers[t] is not None:
-            to_pre, to_post = _patch_back(
-                params.patches[t], grads.patches[t], bank.layers[t], bank.rules, pre, post, d
-            )
-            d_pre, d_post = d_pre + to_pre, d_post + to_post
-        d = d_pre + d_post * slope(pre, name)
+            below = [t + 1 - distance for distance in bank.layers[t].reads]
+            pre, post = (np.concatenate([side[s] for s in below]) for side in (pres, posts))
+            back = _patch_back(params.patches[t], grads.patches[t], bank.layers[t], bank.rules, pre, post, d)
+            start = 0
+            for s in below:
+                stop = start + len(pres[s])
+                to_pre[s] += back[0][start:stop]
+                to_post[s] += back[1][start:stop]
+                start = stop
     return loss_of(logits, y), grads
 
 

@@ -85,14 +85,13 @@ def insert_layer(
 
     Raises:
       TypeError: the network is in the masked-dense representation.
-      ValueError: an argument is out of range, or ``preserve`` is asked for where
-        no function-preserving layer exists: an activation other than ReLU or the
-        identity, fewer units than the layer below has, or ReLU directly behind
-        the input, which may be negative.
+      ValueError: an argument is out of range, the network has skip connections,
+        or ``preserve`` is asked for where no function-preserving layer exists: an
+        activation other than ReLU or the identity, fewer units than the layer
+        below has, or ReLU directly behind the input, which may be negative.
     """
-    topologies = sparse(structure)
+    topologies = _growable(structure, rule)
     at = after + 1
-    _check_choice(rule)
     _check_range("after", after, -1, len(spec.sizes) - 3)
     _check_range("size", size, 1, None)
     below, above = spec.sizes[at], spec.sizes[at + 1]
@@ -148,17 +147,17 @@ def widen(
       layer: the hidden layer (0 is the first).
       units: how many units are added.
       nonzeros_in: weights into the new units.
-      nonzeros_out: weights of the layer that reads from them, in total.
+      nonzeros_out: weights of the layer that reads from them, in total (``redraw``
+        draws fewer where ``dense`` patches leave fewer positions free).
       rule: one of :data:`RULES`.
       key_mask: decides the topology.
       key_init: decides the values.
 
     Raises:
       TypeError: the network is in the masked-dense representation.
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, or the network has skip connections.
     """
-    topologies = sparse(structure)
-    _check_choice(rule)
+    topologies = _growable(structure, rule)
     _check_range("layer", layer, 0, len(spec.sizes) - 3)
     _check_range("units", units, 1, None)
     below, width, above = spec.sizes[layer : layer + 3]
@@ -209,7 +208,7 @@ def add_patches(
       ValueError: unknown rule, or the patches that are there are of another kind
         or are applied in another way.
     """
-    _check_choice(rule)
+    _check_rule(rule)
     params, structure = with_patches(
         params, structure, extrema, rules, key_patch=key_patch, silent=rule == "preserve"
     )
@@ -280,7 +279,15 @@ def _network(
     return grown, params.replace(scaffold=values), structure.replace(connectivity=topologies)
 
 
-def _check_choice(rule: str) -> None:
+def _growable(structure: Structure, rule: str) -> list[Topology]:
+    """The topologies of a network whose scaffold can grow by ``rule``."""
+    _check_rule(rule)
+    if structure.skips:
+        raise ValueError("a network with banks of skip connections keeps its shape")
+    return sparse(structure)
+
+
+def _check_rule(rule: str) -> None:
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
 

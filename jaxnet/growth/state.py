@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet import optim
+from jaxnet import optim, trees
 from jaxnet.network import Params
 from jaxnet.types import PyTree
 
@@ -41,23 +41,37 @@ def carry_over(
         row, with fixed keys. It moves values and adds new ones, but does not look
         at values to decide what goes where, nor calculates with them.
     """
-    fresh = optim.carry_over(old_state, optimizer, change(params))
-    # a value that came from before is told from a new one by what the change makes of ones and zeros
-    ones, zeros = (change(jax.tree.map(lambda a, n=n: jnp.full_like(a, n), params)) for n in (1, 0))
-    kept = jax.tree.map(lambda a, b: a != b, ones, zeros)
+    old = [n for n in jax.tree.leaves(old_state, is_leaf=_is_params) if _is_params(n)]
+    zeros, ones = (jax.tree.map(lambda a, n=n: jnp.full_like(a, n), params) for n in (0, 1))
+    # values of another rate group are zeros; other dtypes are sent along as that of the values
+    whole = [
+        jax.tree.map(lambda a, z: z if _masked(a) else a.astype(z.dtype), n, zeros, is_leaf=_masked)
+        for n in old
+    ]
+    # all in one call: traced once, its random numbers drawn once
+    changed = jax.vmap(change)(trees.stack([params, zeros, ones, *whole]))
+    # a value that was there before is told from a new one by what the change makes of ones and zeros
+    kept = jax.tree.map(lambda a: a[1] != a[2], changed)
+    moved = iter(range(3, 3 + len(old)))
 
-    def follow(new: PyTree, old: PyTree) -> PyTree:
-        if not isinstance(new, Params):
+    def follow(new: PyTree) -> PyTree:
+        if not _is_params(new):
             return new
-        whole = jax.tree.map(lambda a, b: b if _masked(a) else a, old, _zeros(params), is_leaf=_masked)
-        moved = jax.tree.map(lambda k, a: jnp.where(k, a, jnp.zeros_like(a)), kept, change(whole))
-        return jax.tree.map(lambda a, b: a if _masked(a) else b, new, moved, is_leaf=_masked)
+        number = next(moved)
+        return jax.tree.map(
+            lambda a, k, b: a if _masked(a) else jnp.where(k, b[number], 0).astype(a.dtype),
+            new,
+            kept,
+            changed,
+            is_leaf=_masked,
+        )
 
-    return jax.tree.map(follow, fresh, old_state, is_leaf=lambda node: isinstance(node, Params))
+    fresh = optim.carry_over(old_state, optimizer, trees.take(changed, 0))
+    return jax.tree.map(follow, fresh, is_leaf=_is_params)
 
 
-def _zeros(params: Params) -> Params:
-    return jax.tree.map(jnp.zeros_like, params)
+def _is_params(node: PyTree) -> bool:
+    return isinstance(node, Params)
 
 
 def _masked(node: PyTree) -> bool:

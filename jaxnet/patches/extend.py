@@ -24,12 +24,12 @@ from jaxnet.types import Array, Bool, Int
 Values = MlpLayerParams | DensePatchParams
 T = TypeVar("T")
 
-_USE = ("kind", "hidden", "scale_high", "scale_low", "redraw_inputs", "detach_source")
+_USE = {"mlp": ("hidden", "scale_high", "scale_low", "redraw_inputs", "detach_source"), "dense": ()}
 
 
 def check_same_use(there: PatchRules, new: PatchRules) -> None:
     """Raises ValueError unless patches of both rules can live in one bank."""
-    for name in _USE:
+    for name in ("kind", *_USE[there.kind]):
         if getattr(there, name) != getattr(new, name):
             raise ValueError(
                 f"the patches that are there have {name} {getattr(there, name)!r}, "
@@ -98,14 +98,21 @@ def extend_layer(
         patches = patches.replace(topology=topology, owner=owner[order])
         return patches, DensePatchParams(jnp.where(topology.exists, weight, 0.0))
     assert isinstance(x, MlpLayerParams) and isinstance(y, MlpLayerParams)
-    targets = _both(a.targets, b.targets)
-    sources = _both(a.sources, None if b.sources is None else b.sources + start)
+    low, sources = y.low, None if b.sources is None else b.sources + start
+    if a.sources is not None and sources is not None and low is not None:
+        # A layer with fewer units than small networks have inputs: the others read, at first by
+        # weights of zero, from the first layer that the old patches read, which has enough units.
+        missing = a.sources.shape[1] - sources.shape[1]
+        more = jnp.arange(missing, dtype=jnp.int32)
+        sources = jnp.concatenate([jnp.broadcast_to(more, (sources.shape[0], missing)), sources], axis=1)
+        low = low.replace(w1=jnp.pad(low.w1, ((0, 0), (0, 0), (missing, 0))))
+    targets, sources = _both(a.targets, b.targets), _both(a.sources, sources)
     rows = [] if targets is None else [targets]
     rows += [] if sources is None else [unit[p + q :, None]]
     hidden = next(part for part in (y.high, y.low) if part is not None).b1.shape[-1]
     topology, order = output_topology(rows, hidden, shape[0])
     patches = patches.replace(targets=targets, sources=sources, topology=topology, order=order)
-    return patches, MlpLayerParams(_both(x.high, y.high), _both(x.low, y.low))
+    return patches, MlpLayerParams(_both(x.high, y.high), _both(x.low, low))
 
 
 def insert_bank_layer(bank: PatchBank, at: int) -> PatchBank:

@@ -123,7 +123,7 @@ def test_lean_is_judged_once_on_the_test_samples(tmp_path: Path, xla_cache: Path
     with compiling_once(xla_cache):
         summary = main(
             Config(
-                **lean, epochs=2, iterations=3, num_seeds=2, out=str(tmp_path / "out"), kernel=SMALL["kernel"]
+                **lean, epochs=2, iterations=3, num_seeds=2, kernel=SMALL["kernel"], out=str(tmp_path / "out")
             )
         )
     for s in summary["seeds"]:

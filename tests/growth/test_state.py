@@ -1,0 +1,177 @@
+"""Optimiser state across growth: moments stay with their weights, new ones are zero, training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import growth, losses, network, optim, trees
+from tests import networks, reference
+from tests.growth import chains
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+GROUPS = {"scaffold": "scaffold", "patch": "patches"}
+
+
+def adam(state: Any, group: str) -> Any:
+    return state.inner_states[group].inner_state[0]
+
+
+def whole(state: Any, name: str, params: Any) -> Any:
+    """First or second moments of both groups as one tree."""
+    parts = {field: getattr(getattr(adam(state, g), name), field) for g, field in GROUPS.items()}
+    return params.replace(**parts)
+
+
+def matrices(moments: Any, structure: Any) -> list[np.ndarray]:
+    return [
+        reference.matrix(np.asarray(m.weight), c)
+        for m, c in zip(moments.scaffold, structure.connectivity, strict=True)
+    ]
+
+
+def flat_patches(moments: Any, structure: Any) -> list[tuple[int, list[Any]]]:
+    """For each fed layer, counted from the output, the moments of its patches by what they belong to."""
+    found = []
+    for t, (m, placed) in enumerate(zip(moments.patches, structure.bank.layers, strict=True)):
+        if m is None:
+            continue
+        if placed.owner is not None:
+            exists = np.asarray(placed.topology.exists)
+            rows, cols = np.asarray(placed.topology.rows)[exists], np.asarray(placed.topology.cols)[exists]
+            weight = np.asarray(m.weight)[exists]
+            items: Any = {(int(r), int(c)): w for r, c, w in zip(rows, cols, weight, strict=True)}
+        else:
+            items = {
+                (sort, i): np.concatenate([np.ravel(np.asarray(a)[i]) for a in jax.tree.leaves(part)])
+                for sort, part in (("high", m.high), ("low", m.low))
+                if part is not None
+                for i in range(part.b1.shape[0])
+            }
+        found.append((t - len(moments.patches), items))
+    return found
+
+
+@pytest.mark.parametrize("rule", growth.RULES)
+@pytest.mark.parametrize("kind", chains.RULES)
+def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
+    stages = chains.example(kind, rule)
+    for step, before, after in zip(chains.CHAIN, stages[:-1], stages[1:], strict=True):
+        (_, p, a, old), (_, q, b, new) = before, after
+        assert [int(adam(new, g).count) for g in GROUPS] == [7, 7]
+        assert jax.tree.structure(new) == jax.tree.structure(chains.OPTIMIZER.init(q))
+        for name in ("mu", "nu"):
+            was, now = whole(old, name, p), whole(new, name, q)
+            was_of, now_of = matrices(was, a), matrices(now, b)
+            what, *where = step.split()
+            at = int(where[0]) if where else None
+            if what == "insert":
+                assert not now_of.pop(at + 1).any() and not np.any(now.scaffold[at + 1].bias)
+                kept_bias = [m.bias for i, m in enumerate(now.scaffold) if i != at + 1]
+            else:
+                kept_bias = [m.bias for m in now.scaffold]
+            for t, (x, y, bias) in enumerate(zip(was_of, now_of, kept_bias, strict=True)):
+                inner = y[: x.shape[0], : x.shape[1]]
+                redrawn = rule == "redraw" and at is not None and t == at + 1
+                expected = np.zeros_like(x) if redrawn else x
+                assert np.array_equal(inner, expected), (step, name, t)
+                assert np.count_nonzero(y) == np.count_nonzero(expected), "new ones are zero"
+                old_bias = np.asarray(was.scaffold[t].bias)
+                padded = np.zeros(len(bias))
+                if not redrawn:
+                    padded[: len(old_bias)] = old_bias
+                assert np.array_equal(bias, padded)
+            # patches: sorted by position or slot; insertion and widening move nothing but the layer
+            olds, nows = dict(flat_patches(was, a)), dict(flat_patches(now, b))
+            if what == "patch":
+                for t, items in olds.items():
+                    first = next(p for p in a.bank.layers if p is not None)
+                    for k, v in items.items():
+                        assert np.array_equal(nows[t][k], v), (step, t, k, first.reads)
+                assert sum(map(np.count_nonzero, (v for i in nows.values() for v in i.values()))) == sum(
+                    map(np.count_nonzero, (v for i in olds.values() for v in i.values()))
+                )
+            else:
+                values = [[np.ravel(v).tolist() for v in i.values()] for i in olds.values()]
+                assert values == [[np.ravel(v).tolist() for v in i.values()] for i in nows.values()]
+
+
+@pytest.mark.parametrize("kind", chains.RULES)
+def test_the_next_adam_step_is_what_numpy_says(kind):
+    spec, params, structure, state = chains.example(kind, "preserve")[-1]
+    split = networks.samples()
+
+    def loss_fn(p):
+        logits, _ = network.forward(spec, p, structure, split.x.T)
+        return losses.cross_entropy(logits, split.y, jnp.ones(split.size))
+
+    def step(p, s):
+        grads = jax.grad(loss_fn)(p)
+        updates, s = chains.OPTIMIZER.update(grads, s, p)
+        return optax.apply_updates(p, updates), grads
+
+    after, grads = networks.quick(step)(params, state)
+    wide, plan = reference.to_numpy(params), reference.to_numpy(structure)
+    _, want = reference.gradient("relu", wide, plan, np.asarray(split.x, np.float64).T, np.asarray(split.y))
+    for (path, got), (_, expected) in zip(
+        networks.leaves_named(grads), networks.leaves_named(want), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    adam_by_hand = reference.Adam(wide, *chains.RATES)
+    adam_by_hand.t = 7
+    adam_by_hand.m = reference.to_numpy(whole(state, "mu", params))
+    adam_by_hand.v = reference.to_numpy(whole(state, "nu", params))
+    expected = adam_by_hand.step(wide, reference.to_numpy(grads))
+    for (path, got), (_, number) in zip(
+        networks.leaves_named(after), networks.leaves_named(expected), strict=True
+    ):
+        np.testing.assert_allclose(got, number, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_first_bank_counts_from_zero_and_the_scaffold_goes_on():
+    spec, params, structure = chains.start(jax.random.key(0), None)
+    optimizer = optim.dual_rate_adam(*chains.RATES)
+    state = jax.tree.map(lambda a: jnp.full_like(a, 7), optimizer.init(params))
+
+    def change(p):
+        return chains.grow("patch", (spec, p, structure), "mlp", jax.random.key(1))[1]
+
+    new = growth.carry_over(state, optimizer, params, change)
+    assert [int(adam(new, g).count) for g in GROUPS] == [7, 0]
+    assert trees.equal(adam(new, "scaffold").mu.scaffold, adam(state, "scaffold").mu.scaffold)
+    assert not any(np.any(m) for m in jax.tree.leaves(adam(new, "patch").nu.patches))
+
+
+def test_any_optimiser_with_a_value_for_every_weight_follows():
+    spec, params, structure = chains.start(jax.random.key(0), "dense")
+    schedule = optax.linear_schedule(0.1, 0.0, 10)
+    optimizer = optim.grouped(
+        {
+            "scaffold": optax.chain(
+                optax.clip_by_global_norm(1.0), optax.adamw(schedule, mu_dtype=jnp.bfloat16)
+            ),
+            "patch": optax.sgd(0.1, momentum=0.9),
+        }
+    )
+    state = jax.tree.map(lambda a: jnp.full_like(a, 3), optimizer.init(params))
+
+    def change(p):
+        net = chains.grow("widen 0", (spec, p, structure), "dense", jax.random.key(1))
+        return chains.grow("patch", net, "dense", jax.random.key(2))[1]
+
+    new = growth.carry_over(state, optimizer, params, change)
+    grown = jax.eval_shape(change, params)
+    want = jax.eval_shape(optimizer.init, grown)
+    assert jax.tree.structure(new) == jax.tree.structure(want)
+    for (path, a), (_, b) in zip(
+        jax.tree.leaves_with_path(new), jax.tree.leaves_with_path(want), strict=True
+    ):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), path
+    threes = [int(np.sum(np.asarray(x, np.float32) == 3)) for x in jax.tree.leaves(new)]
+    assert sum(threes) == sum(x.size for x in jax.tree.leaves(state)), "nothing is lost, nothing doubled"
