@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from experiments._cli import Progress
-from experiments._population import evaluate_all, make_split
-from experiments._runtime import make_spec, resolve_kernel
+from experiments._population import evaluate_all, make_split, network_spec
+from experiments._runtime import resolve_kernel
 from experiments.indefinite_growth import RECIPES, iteration_line, settled
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
@@ -41,7 +41,14 @@ def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
     seed = config.protocol == "seed"
     c = cast(Any, config)  # every auto is settled
     hidden = RECIPES[config.recipe]["hidden"]
-    spec = make_spec(config, dataset, config.init or ("dense-fan-in" if seed else "sparse-fan-in"), hidden)
+    spec = network_spec(
+        dataset,
+        config.sizes or (dataset.num_features, *hidden, dataset.num_classes),
+        density=c.density,
+        activation=config.activation,
+        allocation=c.allocation,
+        init=config.init or ("dense-fan-in" if seed else "sparse-fan-in"),
+    )
     steps = c.epochs * -(-len(dataset.y_train) // config.batch_size)
     exchange = None
     if c.exchange != "none":

@@ -19,6 +19,7 @@ from experiments._population import (
     load,
     load_progress,
     make_split,
+    network_spec,
     run_phase,
     save_progress,
     seed_keys,
@@ -206,7 +207,7 @@ class PatchedRun:
         )
         return run_phase(
             phase, state, structure, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=extra
-        )
+        )[0]
 
     def like_patch_phase(self, start: TrainState, structure: Structure) -> tuple[TrainState, PyTree]:
         """Shapes of the state and the extras of the patch phase, without computing them."""
@@ -354,5 +355,16 @@ def prepare(config: Config, dataset: data.Dataset) -> Config:
 
 
 def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> NetworkSpec:
-    """The network for a data set; see :func:`experiments._runtime.make_spec`."""
-    return _runtime.make_spec(config, dataset, setting.init, (256, 128))
+    """The network for a data set.
+
+    Raises:
+      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
+    """
+    return network_spec(
+        dataset,
+        config.sizes,
+        density=config.density,
+        activation=config.activation,
+        allocation=config.allocation,
+        init=setting.init,
+    )

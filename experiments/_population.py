@@ -8,8 +8,9 @@ are on disk.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,10 @@ from experiments._cli import Progress
 from jaxnet import checkpoint, data
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
-from jaxnet.network import Params, Structure
+from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.programs import Clock
 from jaxnet.records import RunFolder
-from jaxnet.train import Split, Task, TrainState, evaluate, make_watched_epoch
+from jaxnet.train import EpochResult, Split, Task, TrainState, evaluate, make_watched_epoch
 from jaxnet.types import Key, PyTree
 
 
@@ -57,9 +58,36 @@ def make_split(dataset: Dataset, part: Literal["train", "val", "test"], limit: i
     return Split(jnp.asarray(x), jnp.asarray(y), jnp.asarray(dataset.mean), jnp.asarray(dataset.std))
 
 
+def network_spec(dataset: Dataset, sizes: tuple[int, ...] | None, **fields: Any) -> NetworkSpec:
+    """The network for a data set; two hidden layers of 256 and 128 units if no sizes are given.
+
+    Args:
+      dataset: decides the first and the last size.
+      sizes: as given by ``--sizes``.
+      fields: the other fields of the specification.
+
+    Raises:
+      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
+    """
+    ends = (dataset.num_features, dataset.num_classes)
+    sizes = sizes or (ends[0], 256, 128, ends[1])
+    if (sizes[0], sizes[-1]) != ends:
+        raise InputError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
+            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
+        )
+    try:
+        return NetworkSpec(sizes, **fields)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def seed_keys(seeds: range) -> Key:
     """``(seed,)`` keys; the key of a seed depends on its number only."""
     return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
+
+
+Edit = Callable[[int, TrainState, Structure, PyTree, EpochResult], tuple[TrainState, Structure, PyTree]]
 
 
 @dataclasses.dataclass
@@ -76,6 +104,12 @@ class Phase:
       watch_name: ``validation`` or ``test``; part of rows.
       key_data: order of the samples, common to all seeds.
       patience: epochs without a new best before a seed stops; None for never.
+      arms: where networks of several arms are trained side by side, the arms' names: the
+        networks are all seeds of the first arm, then all of the second, and so on.
+      edit: changes the networks under fixed shapes between two epochs, as
+        ``edit(epochs done, state, structure, extra, result)``; returns the first three anew.
+        What it returns as ``extra`` is kept in the checkpoints: the structure must be in it.
+      gradient_norms: ``edit`` wants the norm of every gradient.
     """
 
     name: str
@@ -87,6 +121,9 @@ class Phase:
     watch_name: str
     key_data: Key
     patience: int | None = None
+    arms: tuple[str, ...] = ()
+    edit: Edit | None = None
+    gradient_norms: bool = False
 
 
 def run_phase(
@@ -99,7 +136,7 @@ def run_phase(
     *,
     first_epoch: int = 0,
     extra: PyTree = None,
-) -> TrainState:
+) -> tuple[TrainState, Structure, PyTree]:
     """Trains all seeds for the epochs of ``phase`` that are still to do.
 
     Args:
@@ -113,28 +150,40 @@ def run_phase(
       extra: kept in the checkpoints beside the state.
 
     Returns:
-      The state after the last epoch.
+      State, structure and ``extra`` after the last epoch.
     """
     if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
-        return state  # a run continued after the epoch in which its last seed stopped has nothing to do
-    epoch = make_watched_epoch(phase.task, phase.optimizer, phase.patience)
+        # a run continued after the epoch in which its last seed stopped has nothing to do
+        return state, structure, extra
+    epoch = make_watched_epoch(
+        phase.task, phase.optimizer, phase.patience, gradient_norms=phase.gradient_norms
+    )
     together = jax.vmap(epoch, in_axes=(0, 0, None, None, None, None))
     number = jnp.asarray(first_epoch, jnp.int32)
-    args = (structure, phase.train, phase.watch, phase.key_data)
-    program = clock.compiled(together, state, *args, number, donate=(0,))
+    args = (phase.train, phase.watch, phase.key_data)
+    program = clock.compiled(together, state, structure, *args, number, donate=(0,))
     with Progress(phase.epochs, f"{phase.name}, {len(seeds)} seeds") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
-            state, _, result = program(state, *args, jnp.asarray(done, jnp.int32))
-            length = folder.append_rows(
-                result.rows(seeds, phase.watch_name, phase=phase.name, epoch=done + 1)
-            )
+            state, _, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
+            labels = [
+                {
+                    **({} if arm is None else {"arm": arm}),
+                    "seed": seed,
+                    "phase": phase.name,
+                    "epoch": done + 1,
+                }
+                for arm, seed in itertools.product(phase.arms or (None,), seeds)
+            ]
+            length = folder.append_rows(result.rows(labels, phase.watch_name))
+            if phase.edit is not None and done + 1 < phase.epochs:
+                state, structure, extra = phase.edit(done + 1, state, structure, extra, result)
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
             accuracy = np.asarray(result.evaluation.accuracy)
             progress.advance(note=f"median {np.median(accuracy):.4f}")
             if bool(np.all(np.asarray(state.stopped))):
                 break
-    return state
+    return state, structure, extra
 
 
 def save_progress(

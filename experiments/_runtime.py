@@ -7,12 +7,11 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
 from jaxnet.data import Dataset
-from jaxnet.errors import InputError
 from jaxnet.files import read_json
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
@@ -47,45 +46,6 @@ def resolve_kernel(
         kernel = choose(spec.sizes, spec.density, batch_size, num_seeds, spec.allocation)
     product(kernel)
     return kernel
-
-
-class NetworkChoice(Protocol):
-    """What every experiment's configuration says of its network."""
-
-    @property
-    def sizes(self) -> tuple[int, ...] | None:
-        """Units per layer, or None."""
-
-    @property
-    def density(self) -> Any:
-        """Fraction of weights that exist."""
-
-    @property
-    def activation(self) -> str:
-        """Of the hidden layers."""
-
-    @property
-    def allocation(self) -> Any:
-        """How the density is shared out."""
-
-
-def make_spec(config: NetworkChoice, dataset: Dataset, init: str, hidden: tuple[int, ...]) -> NetworkSpec:
-    """The network for a data set; ``hidden`` are the sizes where none are asked for.
-
-    Raises:
-      InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
-    """
-    ends = (dataset.num_features, dataset.num_classes)
-    sizes = config.sizes or (ends[0], *hidden, ends[1])
-    if (sizes[0], sizes[-1]) != ends:
-        raise InputError(
-            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: "
-            f"it has {ends[0]} features and {ends[1]} classes, so give {ends[0]},...,{ends[1]}"
-        )
-    try:
-        return NetworkSpec(sizes, config.density, config.activation, config.allocation, init)
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def open_folder(config: Any, dataset: Dataset, owns: Sequence[str]) -> RunFolder:

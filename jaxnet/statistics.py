@@ -128,6 +128,68 @@ def paired_difference(
     )
 
 
+class Rate(TypedDict):
+    """What :func:`success_rate` returns."""
+
+    successes: int
+    n: int
+    rate: float
+    ci95: list[float]
+
+
+def success_rate(success: Sequence[bool] | np.ndarray | Any) -> Rate:
+    """How often something succeeded, with Wilson's 95 % interval.
+
+    Args:
+      success: ``(n,)``, whether each seed succeeded.
+
+    Raises:
+      ValueError: there is no value at all, or ``success`` is not one-dimensional.
+
+    >>> success_rate([True, False, True, True])["rate"]
+    0.75
+    """
+    from scipy.stats import binomtest
+
+    array = _vector(success, "success") > 0
+    k, n = int(array.sum()), int(array.size)
+    interval = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    return Rate(successes=k, n=n, rate=k / n, ci95=[float(interval.low), float(interval.high)])
+
+
+class PairedRates(TypedDict):
+    """What :func:`paired_rates` returns."""
+
+    only_a: int
+    only_b: int
+    n: int
+    p: float
+
+
+def paired_rates(a: Sequence[bool] | np.ndarray | Any, b: Sequence[bool] | np.ndarray | Any) -> PairedRates:
+    """Compares how often two methods succeed on the same seeds: McNemar's exact test.
+
+    Args:
+      a: ``(n,)``, whether each seed succeeded.
+      b: ``(n,)``, the same seeds in the same order.
+
+    Returns:
+      Pairs in which only one succeeded, all pairs, and the two-sided p-value of
+      the sign test on the former (1 where there is none).
+
+    Raises:
+      ValueError: different lengths, no pair at all, or not one-dimensional.
+    """
+    from scipy.stats import binomtest
+
+    left, right = _vector(a, "a") > 0, _vector(b, "b") > 0
+    if left.size != right.size:
+        raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
+    only_a, only_b = int(np.sum(left & ~right)), int(np.sum(right & ~left))
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return PairedRates(only_a=only_a, only_b=only_b, n=int(left.size), p=p)
+
+
 def _vector(values: Any, name: str) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not array.size:

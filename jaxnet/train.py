@@ -8,7 +8,7 @@ stored, batches are gathered, normalised and turned features first there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -97,10 +97,17 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class EpochInfo(flax.struct.PyTreeNode):
-    """What is observed in an epoch: mean training loss (nats) and training accuracy."""
+    """What is observed in an epoch.
+
+    Attributes:
+      loss: mean training loss (nats).
+      accuracy: training accuracy.
+      gradient_norms: ``(step,)``, Euclidean norm of every gradient, where it was asked for.
+    """
 
     loss: Scalar
     accuracy: Scalar
+    gradient_norms: Float[Array, "step"] | None = None
 
 
 class Evaluation(flax.struct.PyTreeNode):
@@ -116,20 +123,19 @@ class EpochResult(flax.struct.PyTreeNode):
     info: EpochInfo
     evaluation: Evaluation
 
-    def rows(self, seeds: Sequence[int], split: str, **common: Any) -> list[dict[str, Any]]:
-        """A row of results per seed; ``common`` entries come after the seed."""
+    def rows(self, labels: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+        """A row of results per network, its label first; networks beyond the labels have no row."""
         host = jax.tree.map(np.asarray, self)
         return [
             {
-                "seed": seed,
-                **common,
+                **label,
                 "train_loss": float(host.info.loss[i]),
                 "train_accuracy": float(host.info.accuracy[i]),
                 "split": split,
                 "loss": float(host.evaluation.loss[i]),
                 "accuracy": float(host.evaluation.accuracy[i]),
             }
-            for i, seed in enumerate(seeds)
+            for i, label in enumerate(labels)
         ]
 
 
@@ -170,15 +176,16 @@ Edit = Callable[
 
 
 def make_epoch(
-    task: Task, optimizer: optax.GradientTransformation
+    task: Task, optimizer: optax.GradientTransformation, *, gradient_norms: bool = False
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]:
     """Builds ``epoch(state, structure, split, key_data, number) -> (state, info)`` for one network.
 
     The order of the samples depends on ``fold_in(key_data, number)`` only, with
     ``number`` that of the epoch: where both are unbatched under vmap, all
     networks see the same batches, which are then gathered once for all.
+    ``gradient_norms`` has the info hold the norm of every gradient.
     """
-    editing = make_editing_epoch(task, optimizer, None)
+    editing = make_editing_epoch(task, optimizer, None, gradient_norms=gradient_norms)
 
     def epoch(
         state: TrainState, structure: Structure, split: Split, key_data: Key, number: Int[Array, ""]
@@ -190,7 +197,11 @@ def make_epoch(
 
 
 def make_editing_epoch(
-    task: Task, optimizer: optax.GradientTransformation, edit: Edit | None
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    edit: Edit | None,
+    *,
+    gradient_norms: bool = False,
 ) -> Callable[[TrainState, Structure, Split, Key, Int[Array, ""]], tuple[TrainState, Structure, EpochInfo]]:
     """As :func:`make_epoch`, with an edit before every step; the structure is returned too.
 
@@ -227,18 +238,19 @@ def make_editing_epoch(
             with jax.numpy_dtype_promotion("standard"):
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
-            return (params, opt_state, edited, loss_sum + loss * jnp.sum(w), correct + hits), None
+            norm = optax.tree.norm(grads) if gradient_norms else None
+            return (params, opt_state, edited, loss_sum + loss * jnp.sum(w), correct + hits), norm
 
         zero = jnp.zeros(())
         steps = jnp.arange(index.shape[0])
-        (params, opt_state, edited, loss_sum, correct), _ = jax.lax.scan(
+        (params, opt_state, edited, loss_sum, correct), norms = jax.lax.scan(
             step, (state.params, state.opt_state, carried, zero, zero), (index, weight, steps)
         )
         trained = state.replace(params=params, opt_state=opt_state, epoch=state.epoch + 1)
         new = where(state.stopped, state, trained)
         if edited is not None:
             structure = where(state.stopped, structure, edited)
-        return new, structure, EpochInfo(loss_sum / split.size, correct / split.size)
+        return new, structure, EpochInfo(loss_sum / split.size, correct / split.size, norms)
 
     return epoch
 
@@ -285,6 +297,8 @@ def make_watched_epoch(
     optimizer: optax.GradientTransformation,
     patience: int | None = None,
     edit: Edit | None = None,
+    *,
+    gradient_norms: bool = False,
 ) -> Callable[
     [TrainState, Structure, Split, Split, Key, Int[Array, ""]], tuple[TrainState, Structure, EpochResult]
 ]:
@@ -294,7 +308,7 @@ def make_watched_epoch(
     trains as :func:`make_editing_epoch`, evaluates on ``watch``, calls :func:`track_best`.
     The info of a stopped network is NaN: what it was trained was thrown away.
     """
-    train_epoch = make_editing_epoch(task, optimizer, edit)
+    train_epoch = make_editing_epoch(task, optimizer, edit, gradient_norms=gradient_norms)
 
     def epoch(
         state: TrainState,

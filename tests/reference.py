@@ -154,11 +154,19 @@ def _patch_back(
     return d_pre, d_post
 
 
+def skip_sources(layer: int) -> list[int]:
+    """Hidden layers, counted from 0, with skips into ``layer``: those 2 and 3 layers of units before it."""
+    return [s for s in range(layer) if 2 <= layer - s <= 3]
+
+
 def forward(name: str, params: Any, structure: Any, x: Array) -> tuple[Array, list[Array], list[Array]]:
     """Logits ``(classes, batch)``, and pre- and post-activations of the input and the hidden layers."""
     pres, posts = [x], [x]
     for t, (layer, c) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
         z = matrix(layer.weight, c) @ posts[-1] + layer.bias[:, None]
+        if structure.skips and structure.skips[t] is not None:
+            sources = np.concatenate([posts[s + 1] for s in skip_sources(t)])
+            z = z + matrix(params.skips[t], structure.skips[t]) @ sources
         bank = structure.bank
         if bank is not None and bank.layers[t] is not None:
             reads = bank.layers[t].reads
@@ -196,6 +204,13 @@ def gradient(name: str, params: Any, structure: Any, x: Array, y: Array) -> tupl
         grads.scaffold[t].weight[...] = _unmatrix(d @ posts[t].T, c)
         grads.scaffold[t].bias[...] = d.sum(1)
         to_post[t] += matrix(layer.weight, c).T @ d
+        if structure.skips and structure.skips[t] is not None:
+            skips, below = structure.skips[t], [s + 1 for s in skip_sources(t)]
+            grads.skips[t][...] = _unmatrix(d @ np.concatenate([posts[s] for s in below]).T, skips)
+            back = matrix(params.skips[t], skips).T @ d
+            for s in below:
+                to_post[s] += back[: len(posts[s])]
+                back = back[len(posts[s]) :]
         if bank is not None and bank.layers[t] is not None:
             below = [t + 1 - distance for distance in bank.layers[t].reads]
             pre, post = (np.concatenate([side[s] for s in below]) for side in (pres, posts))

@@ -257,10 +257,9 @@ class Population:
         for done in range(first, plan.epochs):
             state, result = program(state, *args, jnp.int32(done))
             if self.journal is not None:
-                seeds = [m.seed for m in group]
-                self.journal.rows(
-                    result.rows(seeds, data.watch_name, iteration=iteration + 1, epoch=done + 1)
-                )
+                place = {"iteration": iteration + 1, "epoch": done + 1}
+                labels = [{"seed": m.seed, **place} for m in group]
+                self.journal.rows(result.rows(labels, data.watch_name))
                 self.journal.save(self.members, state, iteration, done + 1)
             if self.on_epoch is not None:
                 self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])

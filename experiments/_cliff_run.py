@@ -1,0 +1,308 @@
+"""The run of ``experiments.cliff_rescue``: all arms as one population, growth, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._cliff_arms import GROW, SCHEDULER, Memory, Treatment
+from experiments._cliff_plots import PLOTS
+from experiments._population import (
+    Clock,
+    EpochResult,
+    Phase,
+    evaluate_all,
+    load_progress,
+    make_split,
+    network_spec,
+    run_phase,
+    seed_keys,
+)
+from experiments._runtime import resolve_kernel
+from experiments.cliff_rescue import ARMS, Arm
+from jaxnet import data, network, optim, scheduler, trees
+from jaxnet.errors import InputError
+from jaxnet.kernels import product
+from jaxnet.masks import allocate
+from jaxnet.network import NetworkSpec, Structure
+from jaxnet.provenance import provenance
+from jaxnet.records import MAY_DIFFER, RunFolder
+from jaxnet.statistics import aggregate, paired_difference, paired_rates, success_rate
+from jaxnet.train import Split, Task, TrainState
+from jaxnet.types import Array, Key, PyTree
+
+if TYPE_CHECKING:
+    from experiments.cliff_rescue import Config
+
+PHASE = "train"
+
+
+class CliffRun:
+    """One run in one folder; its networks are all seeds of the first arm, then of the second, ..."""
+
+    def __init__(self, config: Config, folder: RunFolder, dataset: data.Dataset) -> None:
+        self.config, self.folder, self.dataset = config, folder, dataset
+        # static first: the others are compared with it
+        self.arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
+        self.spec = make_spec(config, dataset)
+        self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
+        self.optimizer = optim.dual_rate_adam(config.lr, 0.0)
+        self.treatment = Treatment(config, self.task, self.optimizer)
+        self.seeds = range(config.seed, config.seed + config.num_seeds)
+        self.keys = seed_keys(self.seeds)
+        self.clock = Clock()
+        seed = config.protocol == "seed"
+        self.train = make_split(dataset, "train")
+        self.watch = make_split(dataset, "test" if seed else "val")
+        self.shown = self.watch if seed else self.train  # the samples that show the extrema
+        self.programs: dict[str, Any] = {}
+
+    # All networks.
+
+    def of_arm(self, tree: PyTree, number: int) -> PyTree:
+        """The part of a tree of all networks that belongs to an arm."""
+        n = len(self.seeds)
+        return jax.tree.map(lambda leaf: leaf[number * n : (number + 1) * n], tree)
+
+    def init_all(self, keys: Key) -> tuple[TrainState, Memory]:
+        """All networks before training; a seed has the same start in every arm of one allocation."""
+        made = {
+            allocation: jax.vmap(partial(self.treatment.init_one, allocation))(keys)
+            for allocation in dict.fromkeys(arm.allocation for arm in self.arms.values())
+        }
+        parts = [made[arm.allocation] for arm in self.arms.values()]
+        state, structure = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        accounts = None
+        if any(arm.scheduled for arm in self.arms.values()):
+            accounts = trees.stack([scheduler.init_scheduler(SCHEDULER)] * len(self.seeds))
+        return state, Memory(structure, accounts)
+
+    def grow_all(
+        self,
+        state: TrainState,
+        structure: Structure,
+        split: Split,
+        keys: Key,
+        epoch: Array,
+        now: Array,
+        *,
+        scheduled: bool,
+    ) -> tuple[TrainState, Structure]:
+        """A growth of all networks, or of those of scheduled arms, each in its arm's way.
+
+        Args:
+          state: of all networks.
+          structure: of all networks.
+          split: samples that show the extrema.
+          keys: ``(seed,)``.
+          epoch: epochs done.
+          now: ``(seed,)``, which seeds grow.
+          scheduled: which arms are treated; the others stay as they are.
+        """
+
+        def one(
+            arm: Arm, state: TrainState, structure: Structure, key: Key, now: Array
+        ) -> tuple[TrainState, Structure]:
+            if arm.scheduled != scheduled:
+                return state, structure
+            key = jax.random.fold_in(jax.random.fold_in(key, GROW), epoch)
+            grown = self.treatment.grow_one(arm, state, structure, split, key)
+            return trees.where(now, grown, (state, structure))
+
+        parts = []
+        for number, arm in enumerate(self.arms.values()):
+            of_arm, its_structure = self.of_arm((state, structure), number)
+            parts.append(jax.vmap(partial(one, arm))(of_arm, its_structure, keys, now))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def edit(
+        self, epoch: int, state: TrainState, structure: Structure, memory: Memory, result: EpochResult
+    ) -> tuple[TrainState, Structure, Memory]:
+        """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
+        number = jnp.asarray(epoch, jnp.int32)
+        everyone = jnp.ones(len(self.seeds), bool)
+        if epoch % self.config.grow_every == 0 and any(
+            arm.grow != "none" and not arm.scheduled for arm in self.arms.values()
+        ):
+            args = (state, structure, self.shown, self.keys, number, everyone)
+            state, structure = self.program(partial(self.grow_all, scheduled=False), "grow", *args)
+        accounts = memory.accounts
+        if accounts is not None:
+            place = next(i for i, arm in enumerate(self.arms.values()) if arm.scheduled)
+            norms = self.of_arm(result.info.gradient_norms, place)
+            # the scheduler counts epochs from 0
+            see = jax.vmap(self.treatment.consult, in_axes=(0, 0, None))
+            accounts, now = self.program(see, "consult", accounts, norms, number - 1)
+            if bool(np.any(np.asarray(now))):
+                args = (state, structure, self.shown, self.keys, number, now)
+                state, structure = self.program(partial(self.grow_all, scheduled=True), "scheduled", *args)
+        return state, structure, Memory(structure, accounts)
+
+    def program(self, function: Callable[..., Any], name: str, *args: Any) -> Any:
+        """Runs ``function``, compiled at its first call."""
+        if name not in self.programs:
+            self.programs[name] = self.clock.compiled(function, *args)
+        return self.programs[name](*args)
+
+    # The run.
+
+    def run(self) -> dict[str, Any]:
+        """Trains, grows and writes the summary; continues where a run stopped."""
+        self.folder.write_json("provenance.json", self.provenance())
+        start, memory = self.clock.compiled(self.init_all, self.keys)(self.keys)
+        at = load_progress(self.folder, {PHASE: lambda: (start, memory)}, self.clock)
+        _, epoch, state, memory = at or (PHASE, 0, start, memory)
+        phase = Phase(
+            name=PHASE,
+            epochs=self.config.epochs,
+            task=self.task,
+            optimizer=self.optimizer,
+            train=self.train,
+            watch=self.watch,
+            watch_name="test" if self.config.protocol == "seed" else "validation",
+            key_data=jax.random.key(self.config.data_seed),
+            arms=tuple(self.arms),
+            edit=self.edit,
+            gradient_norms=memory.accounts is not None,
+        )
+        state, structure, memory = run_phase(
+            phase,
+            state,
+            memory.structure,
+            self.seeds,
+            self.folder,
+            self.clock,
+            first_epoch=epoch,
+            extra=memory,
+        )
+        summary = self.summarise(state, structure, memory)
+        self.folder.write_json("summary.json", summary)
+        return summary
+
+    def summarise(self, state: TrainState, structure: Structure, memory: Memory) -> dict[str, Any]:
+        """Everything ``summary.json`` holds."""
+        if self.config.protocol == "seed":
+            accuracy = np.asarray(state.best_accuracy)
+        else:
+            test = make_split(self.dataset, "test")
+            accuracy = evaluate_all(self.clock, self.task, state.params, structure, test)
+        count = self.clock.compiled(jax.vmap(network.count_nonzeros), state.params, structure)
+        counts = jax.tree.map(np.asarray, count(state.params, structure))
+        layers = np.stack([np.asarray(c.num_nonzeros) for c in structure.connectivity], axis=1)
+        arms: dict[str, Any] = {}
+        for number, name in enumerate(self.arms):
+            of_arm = self.of_arm({"accuracy": accuracy, "counts": counts, "layers": layers}, number)
+            seeds = [
+                seed_entry(seed, trees.take(of_arm, i), self.config.target, self.spec)
+                for i, seed in enumerate(self.seeds)
+            ]
+            if self.arms[name].scheduled and memory.accounts is not None:
+                for entry, times in zip(seeds, np.asarray(memory.accounts.growths), strict=True):
+                    entry["growths"] = int(times)
+            arms[name] = {**arm_entry(seeds, arms.get("static")), "seeds": seeds}
+        return {
+            "experiment": "cliff_rescue",
+            "config": self.folder.read_json("config.json"),
+            "sizes": list(self.spec.sizes),
+            "kernel": self.config.kernel,
+            "target": self.config.target,
+            "start": list(self.treatment.sizes.start),
+            "provenance": self.provenance(),
+            "arms": arms,
+            "timing": self.clock.as_dict(),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Code, versions, device, time, and which data."""
+        return {**provenance(), "dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
+
+
+def seed_entry(seed: int, of_seed: dict[str, Any], target: float, spec: NetworkSpec) -> dict[str, Any]:
+    """The entry of one seed of an arm."""
+    counts = {name: int(value) for name, value in of_seed["counts"].items()}
+    weights = counts["total"] - counts["bias"]
+    accuracy = float(of_seed["accuracy"])
+    return {
+        "seed": seed,
+        "accuracy": accuracy,
+        "rescued": accuracy >= target,
+        "weights": weights,
+        "nonzeros": {**counts, "layers": [int(n) for n in of_seed["layers"]]},
+        "density": weights / spec.dense_weights,
+    }
+
+
+def arm_entry(seeds: list[dict[str, Any]], static: dict[str, Any] | None) -> dict[str, Any]:
+    """The numbers of an arm over its seeds, and against ``static`` on the same ones."""
+
+    def column(entries: list[dict[str, Any]], name: str) -> list[float]:
+        return [float(s[name]) for s in entries]
+
+    against = None
+    if static is not None:
+        pairs = {
+            name: (column(seeds, name), column(static["seeds"], name)) for name in ("accuracy", "rescued")
+        }
+        against = {
+            "difference": paired_difference(*pairs["accuracy"]),
+            "rescued": paired_rates(*pairs["rescued"]),
+        }
+    return {
+        "accuracy": aggregate(column(seeds, "accuracy")),
+        "rescued": success_rate(column(seeds, "rescued")),
+        "weights": aggregate(column(seeds, "weights")),
+        "against_static": against,
+    }
+
+
+def run(config: Config, folder: RunFolder, dataset: data.Dataset) -> dict[str, Any]:
+    """Runs the experiment in an open folder; returns its summary."""
+    return CliffRun(config, folder, dataset).run()
+
+
+def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
+    """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`."""
+    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+    return RunFolder.open(
+        config.out,
+        flags,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        may_differ=(*MAY_DIFFER, "data_dir"),
+        owns=PLOTS,
+    )
+
+
+def make_spec(config: Config, dataset: data.Dataset) -> NetworkSpec:
+    """The network at the start; see :func:`experiments._population.network_spec`."""
+    init = config.init or ("dense-fan-in" if config.protocol == "seed" else "sparse-fan-in")
+    return network_spec(
+        dataset, config.sizes, density=config.density, activation=config.activation, init=init
+    )
+
+
+def prepare(config: Config, dataset: data.Dataset) -> Config:
+    """Checks what can be checked before anything is written, and settles ``--kernel auto``.
+
+    Raises:
+      InputError: the sizes or the density do not fit the data, there are no
+        samples to evaluate on, or the kernel is not available.
+    """
+    spec = make_spec(config, dataset)
+    for name in config.arms:
+        try:
+            allocate(spec.sizes, spec.density, ARMS[name].allocation)
+        except ValueError as error:
+            raise InputError(f"arm {name}: {error}") from None
+    for part, y in (("validation", dataset.y_val), ("test", dataset.y_test)):
+        if not len(y) and (part == "test" or config.protocol == "clean"):
+            raise InputError(f"{dataset.name} has no {part} samples")
+    networks = config.num_seeds * len(config.arms)
+    kernel = resolve_kernel(config.kernel, spec, config.batch_size, networks, config.out, config.resume)
+    return dataclasses.replace(config, kernel=cast(Any, kernel))

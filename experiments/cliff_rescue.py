@@ -1,0 +1,186 @@
+"""Cliff rescue: can a network that is too sparse to learn be saved by growth?
+
+All arms train side by side on the same seeds, in one compiled program; every few
+epochs each arm changes its networks in its own way.
+
+    python -m experiments.cliff_rescue --num-seeds 32
+    python -m experiments.cliff_rescue --dataset mnist --kernel csr
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments._cli import print_table, run_main
+from experiments.patched_density import option
+from jaxnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to treat a network that is too sparse.
+
+    Attributes:
+      grow: what is added at a growth: ``none``, ``clone`` (and as many pruned), ``skips``
+        (as far as they can be routed, the rest at random), ``random`` (into each hidden
+        layer) or ``output`` (at random into the output layer).
+      allocation: how the density is shared out over the layers at the start.
+      scheduled: the growth scheduler says when, instead of ``--grow-every``.
+    """
+
+    grow: Literal["none", "clone", "skips", "random", "output"]
+    allocation: str = "uniform"
+    scheduled: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    "static": Arm("none"),
+    "clone-and-prune": Arm("clone"),
+    "skips": Arm("skips"),
+    "scheduler": Arm("skips", scheduled=True),
+    "random": Arm("random"),
+    "random-output": Arm("output"),
+    "static-erdos-renyi": Arm("none", "erdos-renyi"),
+}
+"""The arms by name; the last two are controls: the place, and the allocation from the start."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network that is too sparse to learn, left alone or rescued, for many seeds at once."""
+
+    dataset: str = option(
+        "cliff", "data set by name (cliff is made here), or path of an .npz file or a folder of IDX files"
+    )
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    protocol: Literal["clean", "seed"] = option(
+        "clean",
+        "clean: test samples once, after the last epoch; seed: the best epoch on the test samples, "
+        "which also show the extrema (docs/protocols.md)",
+    )
+    arms: tuple[str, ...] = option(tuple(ARMS), f"ways to compare with static: {', '.join(ARMS)}")
+    sizes: tuple[int, ...] | None = option(
+        None, "units per layer; auto: features of the data,256,128,classes", none="auto"
+    )
+    density: float = option(0.002, "fraction of the weights that exist at the start", "in (0, 1]")
+    init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
+        None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
+    )
+    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("tanh", "of the hidden layers")
+    num_seeds: int = option(32, "networks in each arm")
+    seed: int = option(0, "number of the first seed; a seed decides masks, weights and growth")
+    data_seed: int = option(0, "decides the order of the samples, common to all seeds and arms")
+    epochs: int = option(50, "epochs of training", "epochs")
+    batch_size: int = option(32, "samples per step", "samples")
+    lr: float = option(2e-3, "Adam's learning rate")
+    grow_every: int = option(5, "epochs between two growths", "epochs")
+    grow_fraction: float = option(
+        0.05, "weights added at a growth, as a fraction of those that each hidden layer had", "in (0, 1]"
+    )
+    max_incoming: int = option(5, "skip connections into one unit at most")
+    target: float = option(0.356, "test accuracy that counts as a rescue", "in (0, 1)")
+    detector: Literal["original", "adaptive", "quantile"] = option("original", "thresholds for extrema")
+    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
+    out: str = option("checkpoints/cliff_rescue", "folder for results")
+    resume: bool = option(False, "continue the run in --out after its last finished epoch")
+    overwrite: bool = option(False, "replace the run in --out")
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range, whatever the data."""
+        for flag in ("density", "grow_fraction"):
+            if not 0 < getattr(self, flag) <= 1:
+                name = flag.replace("_", "-")
+                raise InputError(f"--{name} must be above 0 and at most 1: {getattr(self, flag)}")
+        if not 0 < self.target < 1:
+            raise InputError(f"--target must be above 0 and below 1: {self.target}")
+        for flag, least in (
+            ("num_seeds", 2),
+            ("seed", 0),
+            ("data_seed", 0),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("grow_every", 1),
+            ("max_incoming", 1),
+        ):
+            if getattr(self, flag) < least:
+                name = flag.replace("_", "-")
+                raise InputError(f"--{name} must be at least {least}: {getattr(self, flag)}")
+        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
+            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"--lr must be above 0: {self.lr}")
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown:
+            raise InputError(f"--arms: unknown arm {unknown[0]!r}: choose from {', '.join(ARMS)}")
+        if "static" not in self.arms or len(set(self.arms)) != len(self.arms):
+            raise InputError("--arms must name static, which the others are compared with, and each arm once")
+        if self.sizes is not None and (len(self.sizes) < 4 or min(self.sizes) < 1):
+            raise InputError(
+                "--sizes needs four or more positive sizes, for skip connections two hidden layers: "
+                f"{list(self.sizes)}"
+            )
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
+        if not self.out.strip():
+            raise InputError("--out must name a folder: it is empty")
+
+
+def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the table in the terminal: a row per arm."""
+    columns = ["arm", "accuracy %", "95 %", "rescued", "95 %", "weights", "against static", "p", "p rescued"]
+    rows: list[list[object]] = []
+    for name, arm in summary["arms"].items():
+        accuracy, rate, against = arm["accuracy"], arm["rescued"], arm["against_static"]
+        low, high = accuracy["ci95"]
+        low_rate, high_rate = rate["ci95"]
+        weights = arm["weights"]
+        rows.append(
+            [
+                name,
+                f"{100 * accuracy['mean']:.2f}",
+                f"{100 * low:.2f}..{100 * high:.2f}",
+                f"{rate['successes']}/{rate['n']}",
+                f"{100 * low_rate:.0f}..{100 * high_rate:.0f}",
+                f"{weights['min']:.0f}"
+                if weights["min"] == weights["max"]
+                else f"{weights['min']:.0f}..{weights['max']:.0f}",
+                None if against is None else f"{100 * against['difference']['mean']:+.2f}",
+                None if against is None else f"{against['difference']['p']:.2g}",
+                None if against is None else f"{against['rescued']['p']:.2g}",
+            ]
+        )
+    return columns, rows
+
+
+def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Runs the experiment, draws the plots, prints the table."""
+    # here, not above: a wrong flag is answered at once, without JAX being loaded
+    from experiments._cliff_plots import draw_all
+    from experiments._cliff_run import open_folder, prepare, run
+    from experiments._population import load
+    from experiments._runtime import use_compilation_cache
+
+    use_compilation_cache()
+    dataset = load(config)
+    config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
+    with open_folder(config, dataset) as folder:
+        summary = run(config, folder, dataset)
+        draw_all(folder)
+    columns, rows = table_rows(summary)
+    sizes = "-".join(map(str, summary["sizes"]))
+    title = f"{config.dataset}, {sizes}, {config.num_seeds} paired seeds, protocol {config.protocol}"
+    print_table(title, columns, rows)
+    timing = summary["timing"]
+    report(
+        f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
+        f"results in {Path(config.out)}"
+    )
+    return summary
+
+
+if __name__ == "__main__":
+    run_main(main, Config, prog="python -m experiments.cliff_rescue", description=__doc__)

@@ -1,0 +1,198 @@
+"""``experiments.cliff_rescue`` at a small size: counts, pairs, killed and continued, wrong input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from experiments import _population, cliff_rescue, cliff_rescue_report
+from experiments._cli import run_main
+from jaxnet.masks import allocate
+from tests.experiments import cliff
+from tests.experiments.patched import cache_variables, compiling_once, read_rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
+    """The small run as it is."""
+    out = tmp_path_factory.mktemp("cliff") / "run"
+    cliff.run(xla_cache, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def arms(finished: Path) -> dict[str, Any]:
+    """What its summary says of every arm."""
+    return dict(json.loads((finished / "summary.json").read_text())["arms"])
+
+
+def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) -> None:
+    start = allocate((64, 12, 8, 10), 0.2)
+    first, second = (max(1, int(0.1 * n)) for n in start[:-1])
+    more = 2 * (first + second)  # after epochs 2 and 4, not after the last
+    shared = allocate((64, 12, 8, 10), 0.2, "erdos-renyi")
+    layers = {name: [s["nonzeros"]["layers"] for s in arm["seeds"]] for name, arm in arms.items()}
+    assert list(arms) == list(cliff.ARMS)
+    assert all(n == list(start) for name in ("static", "clone-and-prune") for n in layers[name])
+    assert all(n == [start[0] + 2 * first, start[1] + 2 * second, start[2]] for n in layers["random"])
+    assert all(n == [start[0], start[1], start[2] + more] for n in layers["random-output"])
+    assert all(n == list(shared) for n in layers["static-erdos-renyi"])
+    for name, arm in arms.items():
+        grows = name in ("random", "random-output", "skips")
+        for seed in arm["seeds"]:
+            times = seed.get("growths")
+            assert (times is not None) == (name == "scheduler")
+            added = times * (first + second) if times is not None else more if grows else 0
+            total = sum(shared) if name == "static-erdos-renyi" else sum(start)
+            assert seed["weights"] == total + added
+            assert seed["nonzeros"]["skip"] == seed["weights"] - sum(seed["nonzeros"]["layers"])
+            assert seed["density"] == pytest.approx(seed["weights"] / (64 * 12 + 12 * 8 + 8 * 10))
+    assert any(s["nonzeros"]["skip"] > 0 for s in arms["skips"]["seeds"]), "skips exist"
+    assert arms["skips"]["weights"]["min"] == arms["random"]["weights"]["max"], "equal size, exactly"
+
+
+def test_seeds_are_paired_and_compared_with_static(finished: Path, arms: dict[str, Any]) -> None:
+    rows = read_rows(finished)
+    assert len(rows) == 5 * 7 * 3 and {row["split"] for row in rows} == {"validation"}
+    first = {arm: [r["loss"] for r in rows if r["arm"] == arm and r["epoch"] == 1] for arm in arms}
+    # before the first growth all arms of one allocation are the same networks
+    assert all(first[arm] == first["static"] for arm in arms if arm != "static-erdos-renyi")
+    last = {arm: [r["loss"] for r in rows if r["arm"] == arm and r["epoch"] == 5] for arm in arms}
+    assert len({tuple(losses) for losses in last.values()}) == 7
+    static = [s["accuracy"] for s in arms["static"]["seeds"]]
+    for name, arm in arms.items():
+        accuracy = [s["accuracy"] for s in arm["seeds"]]
+        assert [s["rescued"] for s in arm["seeds"]] == [a >= 0.356 for a in accuracy]
+        if name == "static":
+            assert arm["against_static"] is None
+        else:
+            difference = np.subtract(accuracy, static).mean()
+            assert arm["against_static"]["difference"]["mean"] == pytest.approx(difference)
+    assert (finished / "accuracy.png").stat().st_size > 0 and (finished / "rescued.png").stat().st_size > 0
+
+
+def test_interrupted_and_continued_it_ends_the_same(finished: Path, tmp_path: Path, xla_cache: Path) -> None:
+    out, append, count = tmp_path / "out", _population.save_progress, 0
+
+    def interrupt(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        append(*args)
+
+    with mock.patch.object(_population, "save_progress", interrupt), pytest.raises(KeyboardInterrupt):
+        cliff.run(xla_cache, out)
+    cliff.run(xla_cache, out, resume=True)
+    assert cliff.same(out) == cliff.same(finished)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_the_same(
+    finished: Path, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
+) -> None:
+    moments = [
+        ["kill", "half", "metrics.jsonl", 2],
+        ["kill", "before", ".train-2", 1],
+        ["kill", "after", ".train-4", 1],
+        ["kill", "half", "summary.json.partial", 1],
+        None,
+    ]
+    flags = [*cliff.as_flags({}), "--out", str(tmp_path / "out"), "--resume"]
+    done = run_python(
+        "-m", "tests.experiments.stop_cliff_at", json.dumps(moments), *flags, env=cache_variables(xla_cache)
+    )
+    assert done.returncode == 0, done.stderr
+    codes = [code for code, _ in json.loads(done.stdout)]
+    assert codes == [-9, -9, -9, -9, 0], done.stdout
+    assert cliff.same(tmp_path / "out") == cliff.same(finished)
+
+
+@pytest.mark.slow
+def test_the_original_protocol_watches_the_test_samples(tmp_path: Path, xla_cache: Path) -> None:
+    summary = cliff.run(xla_cache, tmp_path / "out", protocol="seed", arms=("skips", "static"))
+    rows = read_rows(tmp_path / "out")
+    assert list(summary["arms"]) == ["static", "skips"] and {row["split"] for row in rows} == {"test"}
+    for name, arm in summary["arms"].items():
+        for s in arm["seeds"]:
+            seen = [r["accuracy"] for r in rows if (r["arm"], r["seed"]) == (name, s["seed"])]
+            assert s["accuracy"] == max(seen)
+
+
+@pytest.mark.slow
+def test_the_report_of_several_data_sets(tmp_path: Path, xla_cache: Path) -> None:
+    doc = tmp_path / "cliff.md"
+    config = cliff_rescue_report.Config(
+        datasets=("cliff", "digits"),
+        num_seeds=2,
+        epochs=6,
+        kernel="dense",
+        out=str(tmp_path / "out"),
+        doc=str(doc),
+    )
+    with (
+        compiling_once(xla_cache),
+        mock.patch.object(
+            cliff_rescue_report, "RunConfig", lambda **flags: cliff_rescue.Config(density=0.02, **flags)
+        ),
+    ):
+        cliff_rescue_report.main(config)
+    text = doc.read_text()
+    assert "## cliff" in text and "## digits" in text and doc.with_suffix(".png").exists()
+    for name in cliff.ARMS:
+        assert text.count(f"| {name} |") == 3
+
+
+WRONG = [
+    (["--arms", "skips"], "--arms must name static"),
+    (["--arms", "static,skip"], "--arms: unknown arm 'skip': choose from static, "),
+    (
+        ["--arms", "static,static"],
+        "--arms must name static, which the others are compared with, and each arm once",
+    ),
+    (["--density", "0"], "--density must be above 0 and at most 1: 0.0"),
+    (["--density", "0.001"], "leaves the 8x10 layer without any weight: raise the density"),
+    (["--grow-fraction", "2"], "--grow-fraction must be above 0 and at most 1: 2.0"),
+    (["--target", "35.6"], "--target must be above 0 and below 1: 35.6"),
+    (["--num-seeds", "1"], "--num-seeds must be at least 2: 1"),
+    (["--grow-every", "0"], "--grow-every must be at least 1: 0"),
+    (["--lr", "0"], "--lr must be above 0: 0.0"),
+    (["--sizes", "64,12,10"], "--sizes needs four or more positive sizes, for skip connections two hidden"),
+    (["--sizes", "784,12,8,10"], "does not fit digits: it has 64 features and 10 classes"),
+    (["--dataset", "clif"], "unknown data set 'clif' (did you mean cliff?)"),
+    (["--sparsity", "0.1"], "unknown flag --sparsity"),
+    (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_wrong_input_is_one_line(
+    argv: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = cliff.as_flags({})
+    given = {flag for flag in argv if flag.startswith("--")}
+    flags = [x for k in range(0, len(base), 2) if base[k] not in given for x in base[k : k + 2]]
+    with pytest.raises(SystemExit) as caught:
+        run_main(cliff_rescue.main, cliff_rescue.Config, [*flags, *argv, "--out", "out"])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == ""
+    assert err.startswith("error: ") and len(err.splitlines()) == 1 and words in err, err
+    assert list(tmp_path.rglob("*")) == [], "nothing is written"
+
+
+def test_a_report_without_a_folder_to_go_to(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(cliff_rescue_report.main, cliff_rescue_report.Config, ["--doc", "nowhere/at/all.md"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: --doc: the folder nowhere/at does not exist\n"
