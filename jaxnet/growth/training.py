@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.growth.plan import GrowthPlan, Network
+from jaxnet.growth.plan import GrowthPlan
+from jaxnet.growth.steps import Network
 from jaxnet.network import Params, Structure
 from jaxnet.rewire import ExchangeRules, rewire_network
 from jaxnet.train import EpochResult, Split, Task, TrainState, init_state, make_watched_epoch

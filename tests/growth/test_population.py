@@ -12,8 +12,8 @@ import pytest
 
 from jaxnet import trees
 from jaxnet.errors import InputError
-from jaxnet.growth import Budget, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
-from jaxnet.growth.plan import new_weights
+from jaxnet.growth import Budget, Decision, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
+from jaxnet.growth.steps import fitted, new_weights
 from jaxnet.growth.training import padded, padded_size
 from jaxnet.network import NetworkSpec, sparse
 from jaxnet.rewire import ExchangeRules
@@ -125,8 +125,20 @@ def test_shares_of_new_weights() -> None:
     assert sum(new_weights(dataclasses.replace(PLAN, added=30), 10, 2, 5)) == 30  # all there is room for
     with pytest.raises(ValueError, match="no room for 31"):
         new_weights(dataclasses.replace(PLAN, added=31), 10, 2, 5)
+    few = dataclasses.replace(PLAN, added=2)
+    assert new_weights(few, 784, 16, 10) == (1, 1)
     dense = dataclasses.replace(PLAN, added=None)
     assert new_weights(dense, 10, 4, 3) == (20, 6)
+
+
+def test_a_change_gets_the_units_that_it_needs() -> None:
+    spec, widen = NetworkSpec((10, 6, 5, 4), 0.5), Decision("widen", 1, 1, False, "")
+    assert fitted(PLAN, spec, widen).size == 1  # 6 + 4 positions for 8 weights
+    assert fitted(dataclasses.replace(PLAN, added=21), spec, widen).size == 3
+    insert = Decision("insert", 0, 2, False, "")
+    assert fitted(PLAN, spec, insert).size == 6  # it passes six units on
+    assert fitted(dataclasses.replace(PLAN, operator="redraw"), spec, insert).size == 2
+    assert fitted(PLAN, spec, Decision("none", None, 0, True, "")).size == 0
 
 
 def test_padding_wastes_at_most_a_third() -> None:
