@@ -6,6 +6,7 @@ PYTEST_FLAGS ?=
 # The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
 DEMO_FLAGS ?= --dataset digits --density 0.1 --batch-size 16 --num-seeds 16 --out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
+GROWTH_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --resume
 
 PY := $(VENV)/bin/python
@@ -53,7 +54,7 @@ format: $(DEV_STAMP)  ## Rewrite the sources in the project's style
 
 setup: $(DEV_STAMP)  ## Install everything for development into .venv
 
-BENCHMARKS ?= kernels patched_density seed_sweep
+BENCHMARKS ?= kernels patched_density seed_sweep growth
 bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
 	@set -e; for name in $(BENCHMARKS); do \
@@ -73,7 +74,9 @@ asan: $(DEV_STAMP)  ## The kernel's tests with address and undefined-behaviour s
 
 results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patched_density_controls $(RESULTS_FLAGS) --doc docs/results/patched_density.md
+	$(PY) -m experiments.seed_hunt_results --dataset mnist --resume --doc docs/results/seed_hunt.md
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
+	$(PY) -m experiments.indefinite_growth_controls $(GROWTH_FLAGS) --doc docs/results/growth.md
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -100,8 +100,8 @@ def _verdict(comparisons: Sequence[Comparison]) -> list[str]:
         said = "Following the extrema helps: it beats every other place."
     elif better or worse:
         said = (
-            f"Following the extrema does not help in general: of {len(places)} other places it is better than "
-            f"{better}, worse than {worse}, and no different from the rest."
+            f"Following the extrema does not help in general: of {len(places)} other places it is better "
+            f"than {better}, worse than {worse}, and no different from the rest."
         )
     else:
         said = "Whether growth follows the extrema makes no difference that these runs could show."

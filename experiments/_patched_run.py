@@ -211,8 +211,9 @@ class PatchedRun:
         evaluation = evaluate_all(self.clock, self.task, start.params, structure, self.watch)
         state = jax.vmap(train.track_best)(start, evaluation.accuracy)
         nothing = jnp.full(len(self.seeds), jnp.nan)
+        labels = [{"seed": seed, "phase": "scaffold", "epoch": 0} for seed in self.seeds]
         result = train.EpochResult(train.EpochInfo(nothing, nothing), evaluation)
-        return Scaffolds(state, result.rows(self.seeds, self.watch_name, phase="scaffold", epoch=0))
+        return Scaffolds(state, result.rows(labels, self.watch_name))
 
     def phase(
         self, name: str, order: int, state: TrainState, structure: Structure, epoch: int, extra: PyTree

@@ -8,6 +8,7 @@ are on disk.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -169,8 +170,16 @@ def run_phase(
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
             state, _, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
-            rows = result.rows(seeds, phase.watch_name, arms=phase.arms, phase=phase.name, epoch=done + 1)
-            length = folder.append_rows(rows)
+            labels = [
+                {
+                    **({} if arm is None else {"arm": arm}),
+                    "seed": seed,
+                    "phase": phase.name,
+                    "epoch": done + 1,
+                }
+                for arm, seed in itertools.product(phase.arms or (None,), seeds)
+            ]
+            length = folder.append_rows(result.rows(labels, phase.watch_name))
             if phase.edit is not None and done + 1 < phase.epochs:
                 state, structure, extra = phase.edit(done + 1, state, structure, extra, result)
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)

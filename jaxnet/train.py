@@ -8,7 +8,7 @@ stored, batches are gathered, normalised and turned features first there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -146,30 +146,19 @@ class EpochResult(flax.struct.PyTreeNode):
     info: EpochInfo
     evaluation: Evaluation
 
-    def rows(
-        self, seeds: Sequence[int], split: str, *, arms: Sequence[str] = (), **common: Any
-    ) -> list[dict[str, Any]]:
-        """A row of results per network.
-
-        Args:
-          seeds: of the networks.
-          split: name of the samples that were evaluated.
-          arms: where the networks are all seeds of one arm, then all of the next, the arms' names.
-          common: entries that all rows have; they come after the seed.
-        """
+    def rows(self, labels: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+        """A row of results per network, its label first; networks beyond the labels have no row."""
         host = jax.tree.map(np.asarray, self)
-        names: list[dict[str, Any]] = [{"arm": arm, "seed": seed} for arm in arms for seed in seeds]
         return [
             {
-                **name,
-                **common,
+                **label,
                 "train_loss": float(host.info.loss[i]),
                 "train_accuracy": float(host.info.accuracy[i]),
                 "split": split,
                 "loss": float(host.evaluation.loss[i]),
                 "accuracy": float(host.evaluation.accuracy[i]),
             }
-            for i, name in enumerate(names or [{"seed": seed} for seed in seeds])
+            for i, label in enumerate(labels)
         ]
 
 

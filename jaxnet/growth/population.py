@@ -21,9 +21,18 @@ import numpy as np
 from jaxnet.growth.budget import Budget, Target
 from jaxnet.growth.decisions import Decision, LayerCount, decide
 from jaxnet.growth.journal import Journal
-from jaxnet.growth.plan import GrowthPlan, Measured, Network, grow, grown_spec, measure, start_network
+from jaxnet.growth.member import (
+    GrowthData,
+    Member,
+    capacity,
+    history_entry,
+    key_of,
+    keys_of,
+    shape_of,
+)
+from jaxnet.growth.plan import GrowthPlan
+from jaxnet.growth.steps import Measured, Network, fitted, grow, grown_spec, measure, start_network
 from jaxnet.growth.training import (
-    Judged,
     make_group_epoch,
     outcome,
     padded,
@@ -34,55 +43,9 @@ from jaxnet.growth.training import (
 from jaxnet.network import NetworkSpec
 from jaxnet.programs import Clock, Programs
 from jaxnet.records import RunFolder
-from jaxnet.train import Split
-from jaxnet.trees import count
 from jaxnet.types import Key, PyTree
 
 _ONCE = {"xla_backend_optimization_level": 0}  # what runs once compiles in half the time
-
-
-@dataclasses.dataclass(frozen=True)
-class GrowthData:
-    """Samples and their order.
-
-    Attributes:
-      train: samples to train on.
-      watch: evaluated after every epoch; the target is about these.
-      extrema: whose activations are watched.
-      key_data: order of the samples, common to all networks.
-      watch_name: what ``watch`` is called in rows of results.
-    """
-
-    train: Split
-    watch: Split
-    extrema: Split
-    key_data: Key
-    watch_name: str = "validation"
-
-
-@dataclasses.dataclass
-class Member:
-    """One network of a population, on the host.
-
-    Attributes:
-      seed: its number.
-      spec: its sizes.
-      network: values, structure, optimiser state.
-      history: an entry per iteration.
-      stop: why it stopped, or None.
-    """
-
-    seed: int
-    spec: NetworkSpec
-    network: Network
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    stop: str | None = None
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """What was done to it so far, without the reasons: its shapes follow from that."""
-        told = (h["decision"] for h in self.history if h["decision"] is not None)
-        return tuple(dataclasses.replace(Decision(**d), reason="") for d in told)
 
 
 def grow_until(
@@ -160,7 +123,7 @@ class Population:
         """Makes the networks, or reads them back; returns a group that was in the middle of an iteration."""
         told = None if self.journal is None else self.journal.read(seeds)
         if told is None:
-            keys = _keys(seeds)
+            keys = keys_of(seeds)
             program = self.programs.get("start", lambda: jax.vmap(self.start_one), keys)
             networks = program(keys)
             self.members = [
@@ -206,7 +169,7 @@ class Population:
         groups: dict[Any, list[Member]] = {}
         for member in alive:
             if len(member.history) == now:
-                groups.setdefault((member.spec.sizes, _shape(member.network)), []).append(member)
+                groups.setdefault((member.spec.sizes, shape_of(member.network)), []).append(member)
         return list(groups.values())
 
     def iterate(self, group: list[Member], begun: tuple[PyTree, int] | None = None) -> None:
@@ -220,9 +183,10 @@ class Population:
         measured = self.programs.get(("measure", spec), look, *args)(*args)
         decisions = []
         for i, member in enumerate(group):
-            member.history.append(_entry(member, take_host(judged, i), take_host(measured, i)))
-            decisions.append(self.consider(member))
-            member.history[-1]["decision"] = None if decisions[i] is None else decisions[i].as_dict()
+            member.history.append(history_entry(member, take_host(judged, i), take_host(measured, i)))
+            decision = self.consider(member)
+            decisions.append(decision)
+            member.history[-1]["decision"] = None if decision is None else decision.as_dict()
         self.change(group, decisions, networks, measured, iteration)
         if self.journal is not None:
             self.journal.save(self.members, None, iteration, 0)
@@ -256,10 +220,9 @@ class Population:
         for done in range(first, plan.epochs):
             state, result = program(state, *args, jnp.int32(done))
             if self.journal is not None:
-                seeds = [m.seed for m in group]
-                self.journal.rows(
-                    result.rows(seeds, data.watch_name, iteration=iteration + 1, epoch=done + 1)
-                )
+                place = {"iteration": iteration + 1, "epoch": done + 1}
+                labels = [{"seed": m.seed, **place} for m in group]
+                self.journal.rows(result.rows(labels, data.watch_name))
                 self.journal.save(self.members, state, iteration, done + 1)
             if self.on_epoch is not None:
                 self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])
@@ -281,12 +244,12 @@ class Population:
         if member.stop is not None:
             return None
         # a draw of the network's own, the same whatever grows beside it
-        draw = int(jax.random.bits(jax.random.fold_in(_key(member.seed), len(history))))
-        decision = decide(layers, rules, draw=draw)
+        draw = int(jax.random.bits(jax.random.fold_in(key_of(member.seed), len(history))))
+        decision = fitted(self.plan, member.spec, decide(layers, rules, draw=draw))
         if budget.nonzeros is not None:
             _, after = self.shapes((*member.decisions, dataclasses.replace(decision, reason="")))
             # capacities: patches that stay inactive count too, so that no change can lead beyond
-            if _capacity(after) > budget.nonzeros:
+            if capacity(after) > budget.nonzeros:
                 member.stop = "budget: non-zeros"
                 return None
         return decision
@@ -318,7 +281,7 @@ class Population:
             args = (
                 take_host(networks, index),
                 take_host(measured.found, index),
-                _keys([group[i].seed for i in index]),
+                keys_of([group[i].seed for i in index]),
                 jnp.int32(iteration),
             )
             one = self.change_one(spec, what)
@@ -326,38 +289,3 @@ class Population:
             grown = self.programs.get(("grow", spec, what), together, *args, options=_ONCE)(*args)
             for place, i in enumerate(places):
                 group[i].network, group[i].spec = take_host(grown, place), grown_spec(spec, what)
-
-
-def _entry(member: Member, judged: Judged, measured: Measured) -> dict[str, Any]:
-    """What is told of an iteration; the decision comes later."""
-    return {
-        "iteration": len(member.history) + 1,
-        "architecture": list(member.spec.sizes),
-        "accuracy": float(judged.accuracy),
-        "best_epoch": int(judged.best_epoch),
-        "epochs": int(judged.epochs),
-        "extrema_high": [int(e.high.sum()) for e in measured.found],
-        "extrema_low": [int(e.low.sum()) for e in measured.found],
-        "patches": int(measured.patches),
-        "nonzeros": {name: int(value) for name, value in measured.nonzeros.items()},
-        "decision": None,
-    }
-
-
-def _capacity(network: Network) -> int:
-    """Weights of a network and all values of its patches, from its shapes."""
-    layers = network.params.scaffold
-    return sum(count(layer.weight) for layer in layers) + count(network.params.patches)
-
-
-def _shape(network: Network) -> Any:
-    leaves, structure = jax.tree.flatten(network)
-    return structure, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
-
-
-def _key(seed: int) -> Key:
-    return jax.random.key(np.uint32(seed))
-
-
-def _keys(seeds: Sequence[int]) -> Key:
-    return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))

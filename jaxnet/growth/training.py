@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.growth.plan import GrowthPlan, Network
+from jaxnet.growth.plan import GrowthPlan
+from jaxnet.growth.steps import Network
 from jaxnet.network import Structure
 from jaxnet.rewire import Exchange
 from jaxnet.train import EpochResult, Split, Task, TrainState, init_state, make_watched_epoch
-from jaxnet.types import Int, Key, PyTree, Scalar
+from jaxnet.types import Array, Int, Key, PyTree, Scalar
 
 _EXCHANGE = 2**31  # beyond the epochs that the key of the order is folded with
 
@@ -38,8 +39,8 @@ class Judged(flax.struct.PyTreeNode):
     """How an iteration ended: its accuracy, the epoch that belongs to it, epochs trained."""
 
     accuracy: Scalar
-    best_epoch: Int
-    epochs: Int
+    best_epoch: Int[Array, ""]
+    epochs: Int[Array, ""]
 
 
 def start_state(network: Network, stopped: Any) -> GroupState:
@@ -50,11 +51,11 @@ def start_state(network: Network, stopped: Any) -> GroupState:
 
 def make_group_epoch(
     plan: GrowthPlan, task: Task, optimizer: optax.GradientTransformation
-) -> Callable[[GroupState, Split, Split, Key, Int], tuple[GroupState, EpochResult]]:
+) -> Callable[[GroupState, Split, Split, Key, Int[Array, ""]], tuple[GroupState, EpochResult]]:
     """Builds ``epoch(state, train, watch, key_data, number) -> (state, result)`` for one network."""
 
     def epoch(
-        state: GroupState, train: Split, watch: Split, key_data: Key, number: Int
+        state: GroupState, train: Split, watch: Split, key_data: Key, number: Int[Array, ""]
     ) -> tuple[GroupState, EpochResult]:
         edit = None
         if plan.exchange is not None:

@@ -1,0 +1,101 @@
+"""One network of a population, and what is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.growth.decisions import Decision
+from jaxnet.growth.steps import Measured, Network
+from jaxnet.growth.training import Judged
+from jaxnet.network import NetworkSpec
+from jaxnet.train import Split
+from jaxnet.trees import count
+from jaxnet.types import Key
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthData:
+    """Samples and their order.
+
+    Attributes:
+      train: samples to train on.
+      watch: evaluated after every epoch; the target is about these.
+      extrema: whose activations are watched.
+      key_data: order of the samples, common to all networks.
+      watch_name: what ``watch`` is called in rows of results.
+    """
+
+    train: Split
+    watch: Split
+    extrema: Split
+    key_data: Key
+    watch_name: str = "validation"
+
+
+@dataclasses.dataclass
+class Member:
+    """One network of a population, on the host.
+
+    Attributes:
+      seed: its number.
+      spec: its sizes.
+      network: values, structure, optimiser state.
+      history: an entry per iteration.
+      stop: why it stopped, or None.
+    """
+
+    seed: int
+    spec: NetworkSpec
+    network: Network
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stop: str | None = None
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What was done to it so far, without the reasons: its shapes follow from that."""
+        told = (h["decision"] for h in self.history if h["decision"] is not None)
+        return tuple(dataclasses.replace(Decision(**d), reason="") for d in told)
+
+
+def history_entry(member: Member, judged: Judged, measured: Measured) -> dict[str, Any]:
+    """What is told of an iteration; the decision comes later."""
+    return {
+        "iteration": len(member.history) + 1,
+        "architecture": list(member.spec.sizes),
+        "accuracy": float(judged.accuracy),
+        "best_epoch": int(judged.best_epoch),
+        "epochs": int(judged.epochs),
+        "extrema_high": [int(e.high.sum()) for e in measured.found],
+        "extrema_low": [int(e.low.sum()) for e in measured.found],
+        "patches": int(measured.patches),
+        "nonzeros": {name: int(value) for name, value in measured.nonzeros.items()},
+        "decision": None,
+    }
+
+
+def capacity(network: Network) -> int:
+    """Weights of a network and all values of its patches, from its shapes."""
+    layers = network.params.scaffold
+    return sum(count(layer.weight) for layer in layers) + count(network.params.patches)
+
+
+def shape_of(network: Network) -> Any:
+    """What networks trained by one program have in common; hashable."""
+    leaves, structure = jax.tree.flatten(network)
+    return structure, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
+
+
+def key_of(seed: int) -> Key:
+    """The key of a network: of its number alone."""
+    return jax.random.key(np.uint32(seed))
+
+
+def keys_of(seeds: Sequence[int]) -> Key:
+    """``(seed,)`` keys."""
+    return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))

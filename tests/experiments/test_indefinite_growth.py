@@ -1,0 +1,198 @@
+"""``indefinite_growth`` from end to end on the digits: outputs, kill and resume, wrong input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+
+from experiments._cli import run_main
+from experiments.indefinite_growth import Config, main
+from experiments.indefinite_growth_controls import ARMS
+from experiments.indefinite_growth_controls import Config as ControlsConfig
+from experiments.indefinite_growth_controls import main as controls
+from jaxnet.kernels import PRODUCTS
+from tests.experiments.patched import arrays, cache_variables, compiling_once, contents, read_json, results
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+SMALL: dict[str, Any] = {
+    "protocol": "seed",
+    "sizes": (64, 12, 10),
+    "density": 0.2,
+    "iterations": 2,
+    "epochs": 2,
+    "target": 0.99,
+    "min_ratio": 0.0,
+    "max_size": 9,
+    "max_patches": 2,
+    "num_seeds": 2,
+    "kernel": "csr" if "csr" in PRODUCTS else "dense",
+}
+WEIGHTS = [153 + 24, 153 + 21 + 18]  # int(0.2 * 64 * 12) + int(0.2 * 12 * 10); then 12-9 and 9-10
+
+
+def as_flags(values: dict[str, Any]) -> list[str]:
+    flags: list[str] = []
+    for name, value in values.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        flags += [f"--{name.replace('_', '-')}", text]
+    return flags
+
+
+@pytest.fixture(scope="session")
+def grown(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> tuple[Path, list[str]]:
+    """The small run: its folder and the lines it reported."""
+    folder = tmp_path_factory.mktemp("grown") / "out"
+    lines: list[str] = []
+    with compiling_once(xla_cache):
+        main(Config(**SMALL, out=str(folder)), lines.append)
+    return folder, lines
+
+
+def test_outputs(grown: tuple[Path, list[str]]) -> None:
+    folder, lines = grown
+    summary = read_json(folder / "summary.json")
+    saved = arrays(folder)
+    for place, s in enumerate(summary["seeds"]):
+        assert s["stop_reason"] == "budget: iterations" and s["iterations"] == 2
+        assert s["architecture"] == [64, 12, 9, 10]
+        assert [h["nonzeros"]["scaffold"] for h in s["history"]] == WEIGHTS
+        assert s["accuracy"] == s["history"][-1]["accuracy"]
+        assert s["nonzeros"]["density"] == pytest.approx(
+            (s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"]) / (64 * 12 + 12 * 9 + 9 * 10)
+        )
+        name = f"['networks'][{place}].structure.connectivity"
+        there = sum(
+            int((saved[f"{name}[{k}].rows"] < out).sum()) for k, out in enumerate(s["architecture"][1:])
+        )
+        assert there == WEIGHTS[1]
+        high = s["history"][0]["extrema_high"][0]
+        assert s["history"][0]["patches"] == 0 and s["history"][1]["patches"] == min(2, high)
+        assert s["history"][0]["decision"]["change"] == "insert"
+    assert sum("seed 1, iteration 2: 64-12-9-10" in line for line in lines) == 1
+    assert any("insert 9 units behind layer 1, add patches (" in line for line in lines)
+    for plot in ("growth.png", "architectures.png"):
+        assert matplotlib.image.imread(folder / plot).std() > 0
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = max(r["accuracy"] for r in rows if r["seed"] == 0 and r["iteration"] == 2)
+    assert best == summary["seeds"][0]["accuracy"], "protocol seed: the best test epoch"
+
+
+def test_killed_anywhere_it_ends_bit_for_bit_the_same(
+    grown: tuple[Path, list[str]], tmp_path: Path, xla_cache: Path, run_python: Run
+) -> None:
+    plan = [
+        ["kill", "half", "metrics.jsonl", 2],
+        ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
+        ["kill", "before", "iteration-2-epoch-2", 1],  # a grown network, in the middle of its training
+        ["kill", "before", "summary.json", 1],
+        None,
+    ]
+    out = tmp_path / "out"
+    flags = [*as_flags(SMALL), "--out", str(out), "--resume"]
+    done = run_python(
+        "-m",
+        "tests.experiments.stop_growth_at",
+        json.dumps(plan),
+        *flags,
+        env=cache_variables(xla_cache),
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)
+    assert [code for code, _ in stages] == [-signal.SIGKILL] * 4 + [0], stages
+    assert results(out) == results(grown[0])
+
+
+@pytest.mark.slow
+def test_lean_is_judged_once_on_the_test_samples(tmp_path: Path, xla_cache: Path) -> None:
+    lean: dict[str, Any] = {
+        "recipe": "lean",
+        "sizes": (64, 12, 8, 10),
+        "density": 0.2,
+        "added": 40,
+        "size": 4,
+    }
+    with compiling_once(xla_cache):
+        summary = main(
+            Config(
+                **lean, epochs=2, iterations=3, num_seeds=2, kernel=SMALL["kernel"], out=str(tmp_path / "out")
+            )
+        )
+    for s in summary["seeds"]:
+        start = int(0.2 * (64 * 12 + 12 * 8 + 8 * 10))
+        assert [h["nonzeros"]["scaffold"] for h in s["history"]] == [start, start + 40, start + 80]
+        assert s["accuracy"] != s["history"][-1]["accuracy"]
+
+
+WRONG = [
+    (["--target", "1.01"], "--target must be above 0 and at most 1: 1.01"),
+    (["--target", "0"], "--target must be above 0"),
+    (["--sizes", "64,0,10"], "--sizes needs three or more positive sizes"),
+    (["--sizes", "64,10"], "--sizes needs three or more positive sizes"),
+    (["--sizes", "64,8,9"], "does not fit digits"),
+    (["--density", "0"], "--density must be above 0"),
+    (["--max-nonzeros", "20"], "the budget of 20 weights is exceeded at the start: 64-128-10"),
+    (["--size", "0"], "--size must be at least 1: 0"),
+    (["--max-size", "0"], "--max-size must be at least 1: 0"),
+    (["--added", "0"], "--added must be at least 2: 0"),
+    (["--iterations", "0"], "--iterations must be at least 1: 0"),
+    (["--time-limit", "0"], "--time-limit must be above 0: 0.0"),
+    (["--recipe", "lean", "--patience", "3"], "--schedule cosine needs iterations of equal length"),
+    (["--exchange", "gradient"], "--exchange goes with iterations of equal length"),
+    (["--operator", "preserve", "--activation", "tanh"], "--operator redraw"),
+    (["--place", "middle"], "'middle' is not one of worst, least, random, last"),
+    (["--resume", "--overwrite"], "exclude each other"),
+    (["--grow"], "unknown flag --grow"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_wrong_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(main, Config, [*argv, "--out", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == ""
+    assert err.startswith("error: ") and len(err.splitlines()) == 1 and words in err, err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"sizes": (64, 13, 10)}, {"target": 0.5}, {"num_seeds": 3}])
+def test_a_checkpoint_of_another_architecture(
+    changes: dict[str, Any], grown: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(grown[0])
+    with pytest.raises(SystemExit) as caught:
+        run_main(main, Config, [*as_flags({**SMALL, **changes}), "--out", str(grown[0]), "--resume"])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and len(err.splitlines()) == 1 and next(iter(changes)) in err, err
+    assert contents(grown[0]) == before
+
+
+@pytest.mark.slow
+def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> None:
+    doc = tmp_path / "growth.md"
+    small: dict[str, Any] = {
+        "dataset": "digits",
+        "num_seeds": 2,
+        "sizes": (64, 16, 16, 10),
+        "density": 0.2,
+        "added": 40,
+    }
+    with compiling_once(xla_cache):
+        controls(ControlsConfig(**small, doc=str(doc), out=str(tmp_path / "out")))
+    start = int(0.2 * (64 * 16 + 16 * 16 + 160))
+    for folder in (tmp_path / "out").iterdir():
+        for s in read_json(folder / "summary.json")["seeds"]:
+            wanted = start if "train-longer" in folder.name else start + 40
+            assert s["nonzeros"]["scaffold"] == wanted, folder
+    text = doc.read_text()
+    assert all(f"| {name} |" in text for name in ARMS) and "## Verdict" in text
+    assert doc.with_suffix(".png").exists()

@@ -1,0 +1,148 @@
+"""Populations that grow: a network grown among others equals one grown alone; why they stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnet import trees
+from jaxnet.errors import InputError
+from jaxnet.growth import Budget, Decision, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
+from jaxnet.growth.steps import fitted, new_weights
+from jaxnet.growth.training import padded, padded_size
+from jaxnet.network import NetworkSpec, sparse
+from jaxnet.rewire import ExchangeRules
+from tests.networks import samples
+
+PLAN = GrowthPlan(
+    NetworkSpec((10, 6, 5, 4), 0.5, allocation="erdos-renyi"),
+    # random places, so that the networks soon have different shapes
+    DecisionRules(rule="always", change="widen", place="random", patches=False, size=2),
+    added=8,
+    epochs=2,
+    patience=None,
+    select="last",
+    batch_size=6,
+)
+START = int(0.5 * (60 + 30 + 20))
+NEVER = Target(1.0)
+
+
+def data() -> GrowthData:
+    return GrowthData(samples(20), samples(16), samples(12), jax.random.key(5))
+
+
+@functools.cache
+def grown() -> tuple[Member, ...]:
+    return tuple(grow_until(PLAN, data(), NEVER, Budget(2), range(3)))
+
+
+def test_a_network_grown_alone_equals_its_row() -> None:
+    members = grown()
+    assert len({m.spec.sizes for m in members}) > 1, "the draw shall give different shapes"
+    alone = grow_until(PLAN, data(), NEVER, Budget(2), [members[1].seed])[0]
+    assert trees.equal(alone.network, members[1].network)
+    assert alone.history == members[1].history and alone.stop == members[1].stop
+
+
+def test_every_change_adds_what_it_should() -> None:
+    for m in grown():
+        assert [h["nonzeros"]["scaffold"] for h in m.history] == [START, START + 8]
+        assert [sum(h["architecture"][1:-1]) for h in m.history] == [11, 13]
+        assert [h["decision"] is None for h in m.history] == [False, True]
+        assert m.stop == "budget: iterations"
+        assert m.spec.sizes == tuple(m.history[-1]["architecture"])
+        for layer, c in zip(m.network.params.scaffold, sparse(m.network.structure), strict=True):
+            assert layer.weight.shape == c.rows.shape and layer.bias.shape == (c.shape[0],)
+
+
+def test_a_change_beyond_the_budget_is_not_made() -> None:
+    m = grow_until(dataclasses.replace(PLAN, epochs=1), data(), NEVER, Budget(3, nonzeros=START + 7), [0])[0]
+    assert m.stop == "budget: non-zeros"
+    assert [h["nonzeros"]["scaffold"] for h in m.history] == [START]
+
+
+def test_a_start_beyond_the_budget() -> None:
+    with pytest.raises(InputError, match=f"budget of {START - 1} weights is exceeded at the start"):
+        grow_until(PLAN, data(), NEVER, Budget(nonzeros=START - 1), [0])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "seconds", "reason"),
+    [
+        ([0.90], 0.0, "target"),
+        ([0.899], 0.0, None),
+        ([0.1] * 10, 0.0, "budget: iterations"),
+        ([0.1], 60.0, "budget: seconds"),
+        ([0.5, 0.6, 0.605], 0.0, None),  # 0.105 within 2 iterations
+        ([0.5, 0.6, 0.605, 0.601], 0.0, "diminishing returns"),
+        ([0.5, 0.4, 0.45], 0.0, "diminishing returns"),
+    ],
+)
+def test_stop_reasons(accuracies: list[float], seconds: float, reason: str | None) -> None:
+    budget = Budget(10, seconds=60.0, min_gain=0.01, stall=2)
+    assert budget.stop_reason(Target(0.9), accuracies, 1000, seconds) == reason
+
+
+def test_a_target_with_standard_errors() -> None:
+    error = np.sqrt(0.96 * 0.04 / 400)
+    assert Target(0.96 - 0.999 * error, 1.0).reached(0.96, 400)
+    assert not Target(0.96 - 1.001 * error, 1.0).reached(0.96, 400)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"operator": "melt"},
+        {"select": "best", "exchange": ExchangeRules()},
+        {"schedule": "cosine", "patience": 3},
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"decisions": DecisionRules()},  # patches without rules
+        {"spec": NetworkSpec((4, 3), 0.5)},
+    ],
+)
+def test_wrong_plans(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        dataclasses.replace(PLAN, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"iterations": 0}, {"nonzeros": 0}, {"seconds": 0.0}, {"min_gain": -1.0}])
+def test_wrong_budgets(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Budget(**wrong)
+    with pytest.raises(ValueError, match="target"):
+        Target(1.01)
+
+
+def test_shares_of_new_weights() -> None:
+    assert sum(new_weights(PLAN, 10, 2, 5)) == 8
+    assert sum(new_weights(dataclasses.replace(PLAN, added=30), 10, 2, 5)) == 30  # all there is room for
+    with pytest.raises(ValueError, match="no room for 31"):
+        new_weights(dataclasses.replace(PLAN, added=31), 10, 2, 5)
+    few = dataclasses.replace(PLAN, added=2)
+    assert new_weights(few, 784, 16, 10) == (1, 1)
+    dense = dataclasses.replace(PLAN, added=None)
+    assert new_weights(dense, 10, 4, 3) == (20, 6)
+
+
+def test_a_change_gets_the_units_that_it_needs() -> None:
+    spec, widen = NetworkSpec((10, 6, 5, 4), 0.5), Decision("widen", 1, 1, False, "")
+    assert fitted(PLAN, spec, widen).size == 1  # 6 + 4 positions for 8 weights
+    assert fitted(dataclasses.replace(PLAN, added=21), spec, widen).size == 3
+    insert = Decision("insert", 0, 2, False, "")
+    assert fitted(PLAN, spec, insert).size == 6  # it passes six units on
+    assert fitted(dataclasses.replace(PLAN, operator="redraw"), spec, insert).size == 2
+    assert fitted(PLAN, spec, Decision("none", None, 0, True, "")).size == 0
+
+
+def test_padding_wastes_at_most_a_third() -> None:
+    for n in range(1, 200):
+        size = padded_size(n)
+        assert n <= size <= n * 4 / 3 + 1 and len(padded(list(range(n)))) == size
+    assert len({padded_size(n) for n in range(1, 65)}) <= 12
