@@ -151,7 +151,7 @@ WRONG = [
     (["--hidden", "16,0"], "--hidden must be positive sizes: 16,0"),
     (["--hidden", "16,16"], "--hidden names a size twice: 16,16"),
     (["--density", "0"], "--density must be above 0 and at most 1: 0.0"),
-    (["--density", "0.001"], "64-128-10: density 0.001 leaves the 128x10 layer without any weight"),
+    (["--density", "0.001"], "64-64-10: density 0.001 leaves the 64x10 layer without any weight"),
     (["--threshold", "1"], "--threshold must be at least 0 and below 1: 1.0"),
     (["--lr", "0"], "--lr must be above 0: 0.0"),
     (["--num-seeds", "0"], "--num-seeds must be at least 1: 0"),
