@@ -167,7 +167,7 @@ def test_sizes_of_the_original() -> None:
     """[784, 10] -> [784, 32, 10] -> [784, 128, 32, 10] at 0.02: slots, by eval_shape alone."""
 
     def shapes(key: jax.Array) -> Any:
-        keys = {"key_mask": key, "key_init": key}
+        keys: Any = {"key_mask": key, "key_init": key}
         small = network.init(NetworkSpec((784, 10)), **keys)
         medium = bootstrap(NetworkSpec((784, 32, 10)), *small, **keys)
         return medium[1], bootstrap(NetworkSpec((784, 128, 32, 10)), *medium, **keys)[1]
@@ -178,12 +178,12 @@ def test_sizes_of_the_original() -> None:
 
 
 def test_wrong_networks(key: jax.Array) -> None:
-    keys = {"key_mask": key, "key_init": key}
-    small = jax.eval_shape(small_network, key)
+    keys: Any = {"key_mask": key, "key_init": key}
+    small: Any = jax.eval_shape(small_network, key)
     for sizes in ((30, 16, 6, 5), (31, 16, 6, 4), (30, 6, 4), (30, 20, 16, 6, 4)):
         with pytest.raises(ValueError, match="cannot be built from one of 30-6-4"):
             bootstrap(NetworkSpec(sizes, 0.3), *small, **keys)
-    masked = jax.eval_shape(network.to_masked_network, *small)
+    masked: Any = jax.eval_shape(network.to_masked_network, *small)
     with pytest.raises(ValueError, match="sparse representation"):
         bootstrap(LARGE, *masked, **keys)
     with pytest.raises(ValueError, match="sparse representation"):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._bootstrap_run import ARMS
-from experiments._bootstrap_summary import QUESTIONS
+from experiments._bootstrap_run import ARMS, Result, Stage
+from experiments._bootstrap_summary import QUESTIONS, summarise
 from experiments._cli import run_main
 from experiments.optimal_bootstrap import Config, main
 from jaxnet.kernels import PRODUCTS
@@ -67,6 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_arms_have_equal_sizes_and_the_summary_follows_from_the_rows(finished: Path) -> None:
     summary, rows = read_json(finished / "summary.json"), read_rows(finished)
     assert {p.name for p in finished.iterdir()} >= {"search.png", "bootstrap.png", "provenance.json"}
@@ -110,6 +111,7 @@ def _is(row: dict[str, Any], seed: dict[str, Any]) -> bool:
     return bool(row["seed"] == seed["seed"])
 
 
+@pytest.mark.slow
 def test_the_document_names_its_command_and_its_numbers(finished: Path) -> None:
     text, summary = (finished.parent / "doc.md").read_text(), read_json(finished / "summary.json")
     command = next(line for line in text.splitlines() if line.startswith("python -m"))
@@ -121,6 +123,7 @@ def test_the_document_names_its_command_and_its_numbers(finished: Path) -> None:
             assert f"{100 * values['accuracy']['mean']:.2f} (" in text
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
     finished: Path, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
 ) -> None:
@@ -145,13 +148,54 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
     assert results(out) == results(finished)
 
 
+def test_the_search_and_the_differences_by_hand() -> None:
+    """Three seeds: one learns in both architectures, one in the larger only, one in none."""
+
+    def result(watched: list[float], nonzeros: list[int], arms: int = 1) -> Result:
+        accuracy = np.array(watched * arms, np.float32)
+        layers = np.tile(np.array(nonzeros, np.int32), (3 * arms, 1))
+        return Result(accuracy, accuracy, np.ones(3 * arms, np.int32), layers)  # type: ignore[arg-type]
+
+    stages = (
+        Stage("search-64-8-10", (64, 8, 10), 1),
+        Stage("search-64-10", (64, 10), 1),
+        Stage("medium", (64, 6, 10), 1, grown=True),
+    )
+    results = {
+        "search-64-8-10": result([0.5, 0.2, 0.15], [51, 8]),
+        "search-64-10": result([0.3, 0.1, 0.1], [64]),
+        "medium": result([0.5, 0.5, 0.5], [80, 9], len(ARMS)),
+    }
+    arms = {arm: 0.1 * k for k, arm in enumerate(ARMS)}
+    results["medium"] = results["medium"].replace(accuracy=np.repeat(list(arms.values()), 3))
+    rows = [
+        {"phase": "medium", "arm": arm, "seed": seed, "epoch": 1, "accuracy": 0.25 * seed}
+        for arm in ARMS
+        for seed in range(3)
+    ]
+    rows += [
+        {"phase": stage.name, "seed": seed, "epoch": 1, "accuracy": 0.5}
+        for stage in stages[:2]
+        for seed in range(3)
+    ]
+    summary = summarise(Config(num_seeds=3, epochs=1), stages, results, rows)
+    # 51 + 8 weights are fewer than 64; exactly 15 % is not above 15 %
+    assert [a["learns"] for a in summary["architectures"]] == [2, 1]
+    assert [a["smallest"] for a in summary["architectures"]] == [2, 0]
+    assert summary["smallest"] == [64, 8, 10]
+    assert [s["smallest"] for s in summary["seeds"]] == [[64, 8, 10], [64, 8, 10], None]
+    for c in summary["comparisons"]:
+        expected = arms[c["first"]] - arms[c["second"]] if c["measure"] == "test accuracy" else 0.0
+        assert c["mean"] == pytest.approx(expected) and c["n"] == 3
+
+
 WRONG = [
     (["--widths", "32,0"], "--widths must be positive sizes: 32,0"),
     (["--widths", "32"], "is not 2 values with commas between"),
     (["--hidden", "16,0"], "--hidden must be positive sizes: 16,0"),
     (["--hidden", "16,16"], "--hidden names a size twice: 16,16"),
     (["--density", "0"], "--density must be above 0 and at most 1: 0.0"),
-    (["--density", "0.001"], "64-128-10: density 0.001 leaves the 128x10 layer without any weight"),
+    (["--density", "0.001"], "64-64-10: density 0.001 leaves the 64x10 layer without any weight"),
     (["--threshold", "1"], "--threshold must be at least 0 and below 1: 1.0"),
     (["--lr", "0"], "--lr must be above 0: 0.0"),
     (["--num-seeds", "0"], "--num-seeds must be at least 1: 0"),
@@ -190,6 +234,7 @@ def test_wrong_input_is_one_line(
     assert list(tmp_path.iterdir()) == [], "nothing is written, not even the folder"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture(
     finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, xla_cache: Path
 ) -> None:
@@ -211,11 +256,11 @@ def test_a_checkpoint_of_another_architecture(
 def test_protocol_seed_watches_the_test_set(tmp_path: Path, xla_cache: Path) -> None:
     out = tmp_path / "out"
     with compiling_once(xla_cache):
-        changes = {**SMALL, "hidden": (8, 4)}
+        changes = {**SMALL, "hidden": (4,)}
         summary = main(Config(**changes, protocol="seed", out=str(out)), lambda line: None)
     rows = read_rows(out)
     assert {row["split"] for row in rows} == {"test"}
-    assert [a["sizes"] for a in summary["architectures"]] == [[64, 8, 10], [64, 4, 10], [64, 10]]
+    assert [a["sizes"] for a in summary["architectures"]] == [[64, 4, 10], [64, 10]]
     for seed in summary["seeds"]:
         for arm, values in seed["scales"]["fine"].items():
             mine = [
