@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,25 +41,35 @@ def training_split(loaded: Dataset) -> Split:
 
 
 class Sweep:
-    """Calls of the compiled sweep with the csr product, each with a chunk of new seeds.
+    """Calls of the compiled sweep, each with a chunk of new seeds.
 
     Attributes:
       program: the compiled sweep.
       accuracy: median accuracy of the last chunk on the test images.
     """
 
-    def __init__(self, work: Work, loaded: Dataset, chunk: int, epochs: int, kernel: str = "csr") -> None:
+    def __init__(
+        self,
+        work: Work,
+        loaded: Dataset,
+        chunk: int,
+        epochs: int,
+        kernel: str = "csr",
+        precision: str = "f32",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
         """Compiles and trains a first chunk, which is not timed."""
         train = training_split(loaded)
         test = train.replace(x=jnp.asarray(np.array(loaded.x_test)), y=jnp.asarray(np.array(loaded.y_test)))
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
         self.program = Program(
             make_family([work.sizes], [work.density], "uniform"),
-            SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel)),
+            SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel, precision)),
             chunk,
             (train, test, watched),
             key_data=jax.random.key(0),
             chunk=chunk,
+            devices=devices,
         )
         member = make_member(work.sizes, work.density)
         number = self.program.plan.chunk
