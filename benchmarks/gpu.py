@@ -109,7 +109,7 @@ def measure(config: Config) -> dict[str, Any]:
         for repeat in range(config.repeats):
             for name in sweeps if repeat % 2 == 0 else reversed(sweeps):
                 seconds[name].append(sweeps[name]() * FULL_EPOCHS / config.epochs)
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for name, sweep in sweeps.items():
             plan = sweep.program.plan
             found[name] = {
