@@ -15,11 +15,12 @@ PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 RUN_STAMP := $(VENV)/.jaxnet-run
 DEV_STAMP := $(VENV)/.jaxnet-dev
 BENCH_STAMP := $(VENV)/.jaxnet-bench
+GPU_STAMP := $(VENV)/.jaxnet-gpu
 # A change in any of these means installing again (Python sources are used in place).
 INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test test-slow check lint types imports format setup bench asan results clean distclean
+.PHONY: help demo test test-slow check lint types imports format setup bench bench-gpu asan results clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -61,6 +62,11 @@ bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoin
 		echo "== $$name"; $(PY) -m benchmarks.$$name --json checkpoints/bench/$$name.json; \
 	done
 
+GPU_FLAGS ?= --csr
+bench-gpu: $(GPU_STAMP)  ## Seeds per second on this machine's GPU, by precision (needs MNIST and CUDA 12)
+	@mkdir -p checkpoints/bench
+	$(PY) -m benchmarks.gpu $(GPU_FLAGS) --json checkpoints/bench/gpu.json
+
 # The library is rebuilt without the sanitizers afterwards, whatever the tests say.
 SANITIZE := -fsanitize=address,undefined
 asan: $(DEV_STAMP)  ## The kernel's tests with address and undefined-behaviour sanitizers
@@ -82,7 +88,7 @@ clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find jaxnet experiments benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find jaxnet -name '*.so' -delete
-	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP)
+	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP) $(GPU_STAMP)
 
 distclean: clean  ## Remove .venv too
 	rm -rf $(VENV)
@@ -103,6 +109,10 @@ $(DEV_STAMP): $(PY) $(INSTALL_INPUTS)
 
 $(BENCH_STAMP): $(DEV_STAMP)
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,bench]'
+	@touch $@
+
+$(GPU_STAMP): $(RUN_STAMP)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[cuda12]'
 	@touch $@
 
 $(PY):

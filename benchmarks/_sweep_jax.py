@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def training_split(loaded: Dataset) -> Split:
 
 
 class Sweep:
-    """Calls of the compiled sweep with the csr product, each with a chunk of new seeds.
+    """Calls of the compiled sweep, each with a chunk of new seeds.
 
     Attributes:
       program: the compiled sweep.
@@ -49,7 +49,16 @@ class Sweep:
     """
 
     def __init__(
-        self, work: Work, loaded: Dataset, chunk: int, epochs: int, kernel: str = "csr", *, live: bool = True
+        self,
+        work: Work,
+        loaded: Dataset,
+        chunk: int,
+        epochs: int,
+        kernel: str = "csr",
+        precision: str = "f32",
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        live: bool = True,
     ) -> None:
         """Compiles and trains a first chunk, which is not timed; without ``live`` all weights are trained."""
         family = make_family([work.sizes], [work.density], "uniform")
@@ -58,11 +67,12 @@ class Sweep:
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
         self.program = Program(
             family if live else dataclasses.replace(family, live=None),
-            SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel)),
+            SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel, precision)),
             chunk,
             (train, test, watched),
             key_data=jax.random.key(0),
             chunk=chunk,
+            devices=devices,
         )
         member = make_member(work.sizes, work.density)
         number = self.program.plan.chunk

@@ -105,8 +105,13 @@ class Config:
             raise InputError("--batches needs numbers of 1 or more, with commas between")
         if not 0 < self.density <= 1:
             raise InputError(f"--density must be above 0 and at most 1: {self.density}")
-        if self.json is not None and not Path(self.json).absolute().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no such folder, create it first")
+        check_json(self.json)
+
+
+def check_json(path: str | None) -> None:
+    """Raises InputError if the result could not be written there."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise InputError(f"--json {path}: there is no such folder, create it first")
 
 
 def dense_flops(sizes: tuple[int, ...], samples: int) -> float:

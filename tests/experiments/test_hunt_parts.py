@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments._hunt_kept import CRITERIA, Kept, Network, order
+from experiments._hunt_kept import CRITERIA, Kept, Network, kept_files, order
 from experiments._hunt_plan import Stage, make_jobs, network_id, portfolio, promising_ranges, spaced
 from experiments._hunt_plots import pareto_front
 from jaxnet.layers import LayerParams
@@ -145,6 +145,21 @@ def test_kept_are_the_best_and_a_kill_loses_none(
         ):  # fmt: skip
             best = sorted(among, key=lambda r: order(r, criterion))[:top_k]
             assert [network_id(r) for r in kept.best(criterion, *scope)] == [network_id(r) for r in best]
+
+
+def test_what_several_processes_keep_comes_together(tmp_path: Path) -> None:
+    rows = [make_row(seed, (7 * seed % 10) / 10, 0.1) for seed in range(10)]
+    for process in range(3):
+        kept = Kept(2, 0.15, process)
+        mine = rows[process::3]
+        kept.offer(mine, lambda chosen, mine=mine: [make_network(mine[i]["seed"]) for i in chosen])  # type: ignore[misc]
+        kept.save(tmp_path)
+    assert kept_files(tmp_path) == ["kept-0001.npz", "kept-0002.npz", "kept.npz"]
+    together = Kept(2, 0.15)
+    together.rank(rows)
+    together.load(tmp_path)
+    assert together.missing() == [] and together.networks.keys() == together.ids()
+    assert [row["seed"] for row in together.best("accuracy")] == [7, 4]  # 0.9 and 0.8
 
 
 def test_networks_that_the_file_lacks_are_named(tmp_path: Path) -> None:

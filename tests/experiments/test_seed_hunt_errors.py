@@ -36,6 +36,8 @@ WRONG = [
     (["--sizes", "64,0,10"], "--sizes needs two or more positive sizes"),
     (["--sparsity", "0.1"], "unknown flag --sparsity"),
     (["--kernel", "fast"], "'fast' is not one of auto, dense, csr"),
+    (["--precision", "f16"], "'f16' is not one of f32, tf32, bf16"),
+    (["--process-id", "0"], "--coordinator, --num-processes and --process-id go together: give all three"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     (["--dataset", "digit"], "unknown data set 'digit' (did you mean digits?)"),
     (["replay"], "there is no hunt here: give the folder that --out named"),

@@ -26,7 +26,8 @@ with start(sys.argv[1], 2, int(sys.argv[2]), timeout=200) as hosts:
     assert (jax.process_count(), jax.process_index()) == (hosts.count, hosts.index) == (2, int(sys.argv[2]))
     seeds = hosts.share(range(5))
     mine = jax.vmap(lambda seed: jax.random.uniform(jax.random.key(seed)))(jnp.asarray(seeds))
-    print(json.dumps({"told": hosts.meet("rows", f"from {hosts.index}"), "rows": dict(zip(seeds, mine.tolist()))}))
+    told = hosts.meet("rows", f"from {hosts.index}")
+    print(json.dumps({"told": told, "rows": dict(zip(seeds, mine.tolist()))}))
 """
 
 

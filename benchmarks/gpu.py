@@ -1,0 +1,177 @@
+"""Seeds per second on the default device, by precision of the dense product and by seeds per call.
+
+Whole calls of the compiled sweep are timed (drawing, all epochs, validation,
+extrema) on JAX's default device: a GPU or TPU where there is one, else the CPU,
+where the figures say nothing about a GPU. Precisions are measured in turn, round
+after round; ratios are those of a round, and their median is reported.
+``--csr`` adds the csr kernel on the CPU of the same machine.
+
+    python -m benchmarks.gpu --csr --json result.json
+    python -m benchmarks.gpu --dataset digits --hidden 16 --chunks 4 --repeats 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import _sweep_jax as ours
+from benchmarks._report import describe, machine, ratio, shown, spread
+from benchmarks.seed_sweep import FULL_EPOCHS, check_json, dense_flops
+from experiments._cli import print_table, run_main
+from jaxnet import data
+from jaxnet.errors import InputError
+from jaxnet.files import write_json
+from jaxnet.kernels import PRECISIONS, csr_library
+from jaxnet.provenance import provenance
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Config:
+    """Seeds per second of the sweep on an accelerator."""
+
+    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
+    dataset: str = dataclasses.field(
+        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
+    )
+    data_dir: str | None = dataclasses.field(
+        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
+    )
+    hidden: int = dataclasses.field(default=128, metadata={"help": "hidden units"})
+    density: float = dataclasses.field(default=0.02, metadata={"help": "fraction of weights that exist"})
+    batch: int = dataclasses.field(default=64, metadata={"help": "samples per step"})
+    chunks: tuple[int, ...] = dataclasses.field(
+        default=(128, 512, 2048),
+        metadata={"help": "seeds per call, fewer where memory is short"},
+    )
+    precisions: tuple[str, ...] = dataclasses.field(
+        default=PRECISIONS, metadata={"help": "operands of the dense product"}
+    )
+    csr: bool = dataclasses.field(default=False, metadata={"help": "measure the csr kernel on the CPU, too"})
+    epochs: int = dataclasses.field(
+        default=1, metadata={"help": f"epochs really trained, scaled to {FULL_EPOCHS}"}
+    )
+    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range."""
+        for name in ("hidden", "batch", "epochs", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        if not self.chunks or min(self.chunks) < 1:
+            raise InputError("--chunks needs numbers of 1 or more, with commas between")
+        if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
+            raise InputError(f"--precisions needs some of {', '.join(PRECISIONS)}, with commas between")
+        if not 0 < self.density <= 1:
+            raise InputError(f"--density must be above 0 and at most 1: {self.density}")
+        check_json(self.json)
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Measures chunk by chunk; the file of ``--json`` is rewritten after each.
+
+    Raises:
+      InputError: the csr kernel is missing, the data are not there, or the file
+        cannot be written.
+    """
+    if config.csr:
+        csr_library.require()
+    loaded = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=0.0)
+    work = ours.Work(
+        (loaded.num_features, config.hidden, loaded.num_classes), config.density, config.batch, 1
+    )
+    flops = dense_flops(work.sizes, len(loaded.y_train))
+    devices = jax.local_devices()
+    result: dict[str, Any] = {
+        "benchmark": "gpu",
+        "config": dataclasses.asdict(config) | {"json": None, "data_dir": None, "dataset": loaded.name},
+        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "machine": machine(),
+        "provenance": provenance(),
+        "ratios": {},
+        "by_chunk": {},
+    }
+    for chunk in config.chunks:
+        sweeps = {
+            precision: ours.Sweep(work, loaded, chunk, config.epochs, "dense", precision)
+            for precision in config.precisions
+        }
+        if config.csr:
+            cpu = jax.local_devices(backend="cpu")
+            sweeps["csr"] = ours.Sweep(work, loaded, chunk, config.epochs, "csr", devices=cpu)
+        seconds: dict[str, list[float]] = {name: [] for name in sweeps}
+        for repeat in range(config.repeats):
+            for name in sweeps if repeat % 2 == 0 else reversed(sweeps):
+                seconds[name].append(sweeps[name]() * FULL_EPOCHS / config.epochs)
+        found: dict[str, dict[str, Any]] = {}
+        for name, sweep in sweeps.items():
+            plan = sweep.program.plan
+            found[name] = {
+                "chunk": plan.chunk,
+                "bytes_per_call": plan.bytes_per_call,
+                "seeds_per_second": spread([1 / s for s in seconds[name]]),
+                "dense_gflops": spread([1e-9 * flops / s for s in seconds[name]]),
+                "median_accuracy": sweep.accuracy,
+            }
+            for reference in ("f32", "csr"):
+                if reference in sweeps and name != reference:
+                    found[name][f"vs_{reference}"] = ratio(seconds[reference], seconds[name])
+                    key = f"c{chunk}.{name}_vs_{reference}"
+                    result["ratios"][key] = found[name][f"vs_{reference}"]["median"]
+        result["by_chunk"][f"c{chunk}"] = found
+        # of the process so far; a CPU keeps no account
+        result["peak_bytes"] = (devices[0].memory_stats() or {}).get("peak_bytes_in_use")
+        if config.json is not None:
+            write_json(Path(config.json), result)
+    return result
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints the device and the table."""
+    device, versions = result["device"], result["provenance"]["versions"]
+    print(describe(result["machine"], {name: versions[name] for name in ("python", "jax", "jaxlib")}))
+    print(f"dense product on {device['count']} x {device['kind']} ({device['platform']})")
+    if device["platform"] == "cpu":
+        print("this is no accelerator: tf32 is float32 here, bf16 is emulated")
+    if result["peak_bytes"] is not None:
+        print(f"most memory in use on a device: {result['peak_bytes'] / MIB:.0f} MiB")
+    rows: list[list[object]] = []
+    for found in result["by_chunk"].values():
+        for name, one in found.items():
+            vs = [shown(one[key], 2) if key in one else None for key in ("vs_f32", "vs_csr")]
+            rows.append(
+                [
+                    "csr (CPU)" if name == "csr" else f"dense {name}",
+                    one["chunk"],
+                    f"{one['bytes_per_call'] / MIB:.0f}",
+                    shown(one["seeds_per_second"], 3),
+                    None if name == "csr" else shown(one["dense_gflops"]),
+                    *vs,
+                    f"{100 * one['median_accuracy']:.1f}",
+                ]
+            )
+    config = result["config"]
+    columns = ["", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times csr", "accuracy %"]
+    title = (
+        f"{config['dataset']}, {config['hidden']} hidden units, density {config['density']}, "
+        f"batch {config['batch']}, {config['epochs']} of {FULL_EPOCHS} epochs, median (range) of "
+        f"{config['repeats']}"
+    )
+    print_table(title, columns, rows)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measures and prints."""
+    result = measure(config)
+    report(result)
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main, Config, prog="python -m benchmarks.gpu", description=__doc__)
