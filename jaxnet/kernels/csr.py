@@ -118,9 +118,7 @@ def _transposed(topology: Topology) -> Any:
     """
     slots = jax.ShapeDtypeStruct((topology.capacity,), jnp.int32)
     col_ptr = jax.ShapeDtypeStruct((topology.shape[1] + 1,), jnp.int32)
-    return _call(
-        csr_library.TRANSPOSE, (slots, slots, col_ptr), _cpu_only(topology.cols), topology.row_ptr
-    )
+    return _call(csr_library.TRANSPOSE, (slots, slots, col_ptr), _cpu_only(topology.cols), topology.row_ptr)
 
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:
