@@ -33,14 +33,14 @@ class SparseProduct(torch.autograd.Function):
     """``W @ x`` for the CSR weights of a :class:`SparseLinear`."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, layer: SparseLinear, way: str) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, x: Tensor, layer: SparseLinear, way: str) -> Tensor:
         """``values (nnz,)`` and ``x (in, batch)`` to ``(out, batch)``."""
         ctx.save_for_backward(values, x)
         ctx.layer, ctx.way = layer, way
         return layer.matrix(values) @ x
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Gradients for the existing values and, where it is asked for, for ``x``."""
         values, x = ctx.saved_tensors
         layer = ctx.layer
@@ -80,7 +80,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(in, batch)`` to ``(out, batch)``."""
-        y: Tensor = SparseProduct.apply(self.values, x, self, self.way)  # type: ignore[no-untyped-call]
+        y: Tensor = SparseProduct.apply(self.values, x, self, self.way)
         return y + self.bias
 
 

@@ -41,6 +41,7 @@ from jaxnet.errors import InputError
 from jaxnet.files import read_json, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.provenance import provenance
+from jaxnet.train import Split
 
 KERNELS = ("csr", "dense")
 WIDTH, DENSITY = 128, 0.02
@@ -139,24 +140,10 @@ def measure(config: Config) -> dict[str, Any]:
             for kernel in KERNELS
             if least_bytes(sizes, seeds, density, kernel) < config.memory * 2**30
         }
-        trainings = {kernel: Training(work, split) for kernel, work in works.items()}
-        trainings = {k: t for k, t in trainings.items() if t.bytes < config.memory * 2**30}
-        seconds: dict[str, list[float]] = {kernel: [] for kernel in trainings}
         load = os.getloadavg()[0]
-        for training in trainings.values():
-            training()  # the first call touches its memory for the first time
-        for repeat in range(config.repeats):
-            for kernel in trainings if repeat % 2 == 0 else reversed(trainings):
-                seconds[kernel].append(trainings[kernel]())
-        row: dict[str, Any] = {
-            "grows": grows,
-            "seeds": seeds,
-            "density": density,
-            "width": width,
-            "load": load,
-        }
-        row["program_bytes"] = {kernel: training.bytes for kernel, training in trainings.items()}
-        trainings.clear()  # its memory must be free before another process takes as much
+        seconds, program_bytes = _timed(works, split, config)
+        point = {"seeds": seeds, "density": density, "width": width}
+        row: dict[str, Any] = {"grows": grows, **point, "load": load, "program_bytes": program_bytes}
         row["peak_bytes"] = {kernel: peak_bytes(works[kernel]) for kernel in seconds}
         row["seconds_per_step"] = {kernel: spread(times) for kernel, times in seconds.items()}
         if len(seconds) == len(KERNELS):
@@ -166,6 +153,21 @@ def measure(config: Config) -> dict[str, Any]:
         if config.json is not None:
             write_json(Path(config.json), result)
     return result
+
+
+def _timed(
+    works: dict[str, Work], split: Split, config: Config
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of a step and bytes of the program of each kernel; on return its memory is free again."""
+    trainings = {kernel: Training(work, split) for kernel, work in works.items()}
+    trainings = {k: t for k, t in trainings.items() if t.bytes < config.memory * 2**30}
+    for training in trainings.values():
+        training()  # the first call touches its memory for the first time
+    seconds: dict[str, list[float]] = {kernel: [] for kernel in trainings}
+    for repeat in range(config.repeats):
+        for kernel in trainings if repeat % 2 == 0 else reversed(trainings):
+            seconds[kernel].append(trainings[kernel]())
+    return seconds, {kernel: training.bytes for kernel, training in trainings.items()}
 
 
 def growth(rows: list[dict[str, Any]], grows: str, kernel: str) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_wrong_flags_are_rejected(config, wrong, words):
 needs_csr = pytest.mark.skipif(not csr_library.available(), reason=csr_library.problem())
 
 
-def run(run_python, tmp_path: Path, name: str, flags: dict[str, object]) -> dict[str, object]:
+def run(run_python, tmp_path: Path, name: str, flags: dict[str, object]) -> dict[str, Any]:
     """Runs a benchmark, and once more on its own file to fill a document; returns what it found."""
     found, doc = tmp_path / "found.json", tmp_path / "page.md"
     doc.write_text(f"# Page\n<!-- {name} -->\n<!-- end {name} -->\n")
@@ -78,7 +79,7 @@ def run(run_python, tmp_path: Path, name: str, flags: dict[str, object]) -> dict
     again = run_python("-m", f"benchmarks.{name}", f"--load={found}", f"--doc={doc}", timeout=280)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout == done.stdout and "| --- |" in doc.read_text()
-    result: dict[str, object] = json.loads(found.read_text())
+    result: dict[str, Any] = json.loads(found.read_text())
     return result
 
 
