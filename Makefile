@@ -55,7 +55,7 @@ format: $(DEV_STAMP)  ## Rewrite the sources in the project's style
 
 setup: $(DEV_STAMP)  ## Install everything for development into .venv
 
-BENCHMARKS ?= kernels patched_density seed_sweep growth
+BENCHMARKS ?= kernels patched_density seed_sweep large_network seed_scaling growth
 bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
 	@set -e; for name in $(BENCHMARKS); do \

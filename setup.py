@@ -12,6 +12,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 FOLDER = "jaxnet/kernels"
+SOURCES = ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
+HEADERS = ("csr_call", "csr_job", "csr_jobs", "csr_kernels", "csr_runtime", "csr_vector.inc")
 COMMON = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden"]
 # The instruction set is chosen when the library is loaded: only these files may use
 # more than every machine of the architecture has.
@@ -53,21 +55,8 @@ setup(
     ext_modules=[
         Extension(
             "jaxnet.kernels._csr",
-            sources=[
-                f"{FOLDER}/{name}.cc"
-                for name in ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
-            ],
-            depends=[
-                f"{FOLDER}/{name}.h"
-                for name in (
-                    "csr_call",
-                    "csr_job",
-                    "csr_jobs",
-                    "csr_kernels",
-                    "csr_runtime",
-                    "csr_vector.inc",
-                )
-            ],
+            sources=[f"{FOLDER}/{name}.cc" for name in SOURCES],
+            depends=[f"{FOLDER}/{name}.h" for name in HEADERS],
             extra_compile_args=COMMON,
             language="c++",
             optional=True,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from jaxnet.errors import InputError
+from jaxnet.files import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where ``python -m`` finds experiments and benchmarks."""
@@ -142,3 +143,31 @@ def _processor() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def check_output(json: str | None, doc: str | None = None) -> None:
+    """Raises InputError where a result could not be written, before anything is measured."""
+    if json is not None and not Path(json).absolute().parent.is_dir():
+        raise InputError(f"--json {json}: there is no such folder, create it first")
+    if doc is not None and not Path(doc).is_file():
+        raise InputError(f"--doc {doc}: there is no such file")
+
+
+def write_section(doc: Path, name: str, text: str) -> None:
+    """Replaces what stands between ``<!-- name -->`` and ``<!-- end name -->`` in a document.
+
+    Raises:
+      InputError: the document has no such section.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->\n"
+    before, found, rest = doc.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise InputError(f"{doc} has no section from '{begin.strip()}' to '{end.strip()}'")
+    write_bytes(doc, f"{before}{begin}{text.strip()}\n{end}{after}".encode())
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; ``None`` is shown as ``-``."""
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join("-" if c is None else str(c) for c in line) + " |" for line in lines)

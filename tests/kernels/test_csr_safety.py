@@ -207,8 +207,9 @@ import jax, jax.numpy as jnp, numpy as np
 from jaxnet.kernels import csr_layer, dense_product
 from jaxnet.masks import uniform_topology
 
-sweeps, devices = int(sys.argv[1]), jax.devices()
-assert len(devices) == 8
+sweeps, number_of_devices, number_of_threads = map(int, sys.argv[1:])
+devices = jax.devices()
+assert len(devices) == number_of_devices
 
 def make(seeds, device):
     draw = jax.jit(jax.vmap(lambda k: uniform_topology(32, 64, 300, key_mask=k)))
@@ -226,7 +227,8 @@ def train(parameters, topology, x):
         return jax.tree.map(lambda a, g: a - 0.1 * g, p, grads), losses
     return jax.lax.scan(step, parameters, length=3)
 
-tasks = [make(s, d) for s, d in zip((1, 2, 3, 8, 32, 64, 128, 512), devices)]
+sizes = (1, 2, 3, 8, 32, 64, 128, 512)
+tasks = [make(s, devices[k % len(devices)]) for k, s in enumerate(sizes)]
 expected = [jax.device_get(train(*t)) for t in tasks]
 failed = []
 
@@ -239,7 +241,7 @@ def work(offset):
             if not all(jax.tree.leaves(same)):
                 failed.append((k, j))
 
-threads = [threading.Thread(target=work, args=(o,)) for o in (0, 5)]
+threads = [threading.Thread(target=work, args=(5 * k,)) for k in range(number_of_threads)]
 [t.start() for t in threads]
 [t.join() for t in threads]
 assert not failed, failed
@@ -247,24 +249,33 @@ print("done")
 """
 
 
-def _stress(sweeps: int, timeout: int) -> None:
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+def _stress(sweeps: int, devices: int, threads: int, timeout: int) -> None:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", STRESS, str(sweeps)], env=env, capture_output=True, text=True, timeout=timeout
-    )
+    command = [sys.executable, "-c", STRESS, str(sweeps), str(devices), str(threads)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0 and done.stdout.strip() == "done", done.stderr[-2000:]
 
 
 @needs_csr
 def test_no_deadlock_with_many_devices_and_threads() -> None:
-    _stress(50, 120)
+    _stress(30, 8, 2, 280)
 
 
 @needs_csr
 @pytest.mark.slow
-def test_no_deadlock_in_a_thousand_sweeps() -> None:
-    _stress(1000, 1800)
+@pytest.mark.parametrize(
+    ("devices", "threads"),
+    [
+        pytest.param(1, 1, id="plain"),
+        pytest.param(8, 1, id="8 devices"),
+        pytest.param(1, 2, id="2 threads"),
+        pytest.param(8, 2, id="8 devices and 2 threads"),
+    ],
+)
+def test_no_deadlock_in_a_thousand_sweeps(devices: int, threads: int) -> None:
+    _stress(500 // threads, devices, threads, 1800)  # each takes two sweeps at a time
 
 
 INSTRUCTION_SETS = """
@@ -296,7 +307,7 @@ for batch in (2, 150):
 def test_smaller_instruction_sets_compute_the_same_up_to_rounding(name: str) -> None:
     env = {**os.environ, "JAXNET_CSR_ISA": name, "PYTHONPATH": str(ROOT)}
     run = [sys.executable, "-c", INSTRUCTION_SETS]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     if done.stdout.strip() != name:
         pytest.skip(f"this machine has no {name}")

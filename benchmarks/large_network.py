@@ -1,0 +1,268 @@
+"""One large network: a step of training with jaxnet's csr kernel against dense and sparse alternatives.
+
+3072-1024-512-10 on CIFAR-10, ReLU, Adam, Erdős–Rényi densities. Every way trains
+the same number of steps on images that lie in memory; reported is the time of an
+epoch, scaled from ``--steps`` timed steps to the steps of all training images:
+
+- ``csr``: jaxnet's training loop with the csr kernel;
+- ``dense``: the same with the dense product of the existing weights;
+- ``masked``: the same with dense weights under a mask, Adam over all of them;
+- ``torch_masked``: PyTorch, dense weights times a mask, Adam over all of them;
+- ``torch_csr``: PyTorch, CSR weights, products by ``torch.sparse``, the fastest of
+  the ways in ``_large_torch`` (found before the clock starts).
+
+Ways take turns, round after round; ratios are those of a round, reported is their
+median. PyTorch takes the better of one thread and one per core in every round.
+The crossover is the density at which csr takes as long as the faster of jaxnet's
+dense product and PyTorch's masked network: interpolated on logarithms between the
+densities measured.
+
+    python -m benchmarks.large_network --json result.json
+    python -m benchmarks.large_network --dataset digits --hidden 32,16 --steps 2 --repeats 1
+    python -m benchmarks.large_network --load result.json --doc docs/kernels.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks._report import (
+    check_output,
+    describe,
+    machine,
+    markdown,
+    ratio,
+    shown,
+    spread,
+    write_section,
+)
+from benchmarks._training import Training, Work, first_samples
+from experiments._cli import print_table, run_main
+from jaxnet import data
+from jaxnet.errors import InputError
+from jaxnet.files import read_json, write_json
+from jaxnet.kernels import csr_library
+from jaxnet.masks import allocate
+from jaxnet.provenance import provenance
+
+METHODS = {
+    "csr": "jaxnet csr",
+    "dense": "jaxnet dense",
+    "masked": "JAX masked dense",
+    "torch_masked": "PyTorch masked dense",
+    "torch_csr": "PyTorch CSR",
+}
+"""What is measured, by name, with its column in the table."""
+
+ALLOCATION = "erdos-renyi"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time per epoch of one large network at several densities, trained in five ways."""
+
+    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
+    load: str | None = dataclasses.field(
+        default=None, metadata={"help": "a file of --json to show instead of measuring"}
+    )
+    doc: str | None = dataclasses.field(default=None, metadata={"help": "document whose table is replaced"})
+    dataset: str = dataclasses.field(
+        default="cifar10", metadata={"help": "data set by name (digits is embedded), or path"}
+    )
+    data_dir: str | None = dataclasses.field(
+        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
+    )
+    hidden: tuple[int, ...] = dataclasses.field(default=(1024, 512), metadata={"help": "hidden units"})
+    densities: tuple[float, ...] = dataclasses.field(
+        default=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2), metadata={"help": "fractions of weights that exist"}
+    )
+    batch: int = dataclasses.field(default=128, metadata={"help": "samples per step"})
+    steps: int = dataclasses.field(default=40, metadata={"help": "steps really trained, scaled to an epoch"})
+    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of range."""
+        for name in ("batch", "steps", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        if min(self.hidden, default=1) < 1:
+            raise InputError("--hidden needs numbers of 1 or more, with commas between")
+        if not self.densities or not all(0 < d <= 1 for d in self.densities):
+            raise InputError("--densities needs numbers above 0 and at most 1, with commas between")
+        if list(self.densities) != sorted(set(self.densities)):
+            raise InputError("--densities must ascend")
+        check_output(self.json, self.doc)
+
+
+def crossover(densities: Sequence[float], ratios: Sequence[float]) -> float | None:
+    """Density at which a ratio falls to 1, interpolated on the logarithms of both.
+
+    Args:
+      densities: ascending.
+      ratios: how many times faster csr is at each.
+
+    Returns:
+      ``None`` if csr is faster at all of them, 0 if at none.
+    """
+    if ratios[0] <= 1:
+        return 0.0
+    for k in range(1, len(ratios)):
+        if ratios[k] <= 1:
+            high, low = math.log(ratios[k - 1]), math.log(ratios[k])
+            part = high / (high - low)
+            first, last = math.log(densities[k - 1]), math.log(densities[k])
+            return math.exp(first + part * (last - first))
+    return None
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Measures all ways in turn at every density; the file of ``--json`` is rewritten after every round.
+
+    Raises:
+      InputError: PyTorch or the csr kernel is missing, the data are not there, or
+        the file cannot be written.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("PyTorch is not installed: pip install 'jaxnet[bench]'")
+    csr_library.require()
+    loaded = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=0.0)
+    made_by = provenance()
+    made_by["versions"]["torch"] = importlib.metadata.version("torch")
+    made_by["instruction_set"] = csr_library.instruction_set()
+    hidden = {"json": None, "load": None, "doc": None, "data_dir": None, "dataset": loaded.name}
+    result: dict[str, Any] = {
+        "benchmark": "large_network",
+        "config": dataclasses.asdict(config) | hidden,
+        "machine": machine(),
+        "provenance": made_by,
+        "sizes": (loaded.num_features, *config.hidden, loaded.num_classes),
+        "steps_of_an_epoch": -(-len(loaded.y_train) // config.batch),
+        "ratios": {},
+        "by_density": {},
+    }
+    for density in config.densities:
+        _measure_density(config, loaded, density, result)
+    found = list(result["by_density"].values())
+    for name in ("dense", "torch_masked"):
+        ratios = [f["ratios"][f"csr_vs_{name}"]["median"] for f in found]
+        result[f"crossover_{name}"] = crossover(config.densities, ratios)
+    if config.json is not None:
+        write_json(Path(config.json), result)
+    return result
+
+
+def _measure_density(config: Config, loaded: data.Dataset, density: float, result: dict[str, Any]) -> None:
+    from benchmarks import _large_torch as theirs  # torch is there only now
+
+    sizes = result["sizes"]
+    counts = allocate(sizes, density, ALLOCATION)
+    split = first_samples(loaded, config.batch * config.steps)
+    cores = sorted({1, len(os.sched_getaffinity(0))})
+
+    def torch_training(way: str) -> theirs.Training:
+        return theirs.Training(loaded, sizes, counts, config.batch, config.steps, way)
+
+    sparse, threads, probed = theirs.fastest(torch_training, cores)
+    masked = torch_training("masked")
+    ours = {
+        kernel: Training(
+            Work(sizes, density, config.batch, config.steps, kernel, allocation=ALLOCATION), split
+        )
+        for kernel in ("csr", "dense", "masked")
+    }
+    per_step: dict[str, Callable[[], float]] = {
+        **ours,
+        "torch_masked": lambda: min(masked(number) for number in cores),
+        "torch_csr": lambda: sparse(threads),
+    }
+    for training in ours.values():
+        training()  # the first call touches its memory for the first time
+    epoch = result["steps_of_an_epoch"]
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    loads = []
+    for repeat in range(config.repeats):
+        loads.append(os.getloadavg()[0])
+        for name in METHODS if repeat % 2 == 0 else reversed(METHODS):
+            seconds[name].append(epoch * per_step[name]())
+        compared = {
+            f"csr_vs_{name}": ratio(seconds[name], seconds["csr"]) for name in METHODS if name != "csr"
+        }
+        result["by_density"][str(density)] = {
+            "weights_of_layers": counts,
+            "torch_csr_ways": probed,
+            "load_before_rounds": loads,
+            "seconds_per_epoch": {name: spread(times) for name, times in seconds.items()},
+            "program_bytes": {name: training.bytes for name, training in ours.items()},
+            "ratios": compared,
+        }
+        for name, found in compared.items():
+            result["ratios"][f"d{density}.{name}"] = found["median"]
+        if config.json is not None:
+            write_json(Path(config.json), result)
+
+
+def _table(result: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    columns = ["density", *(f"{label}, s" for label in METHODS.values())]
+    columns += [f"csr vs {name}" for name in METHODS if name != "csr"]
+    rows: list[list[object]] = []
+    for density, found in result["by_density"].items():
+        row: list[object] = [f"{100 * float(density):g} %"]
+        row += [shown(found["seconds_per_epoch"][name], 2) for name in METHODS]
+        row += [shown(found["ratios"][f"csr_vs_{name}"]) for name in METHODS if name != "csr"]
+        rows.append(row)
+    return columns, rows
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line on the machine and one on the crossover."""
+    versions = result["provenance"]["versions"]
+    parts = []
+    for name, what in (("dense", "jaxnet dense"), ("torch_masked", "PyTorch masked dense")):
+        found = result.get(f"crossover_{name}")
+        densities = result["config"]["densities"]
+        where = f"{100 * found:.1f} %" if found else "below" if found == 0 else "above"
+        parts.append(f"{what}: {where}{'' if found else f' the densities measured ({densities})'}")
+    loads = [load for found in result["by_density"].values() for load in found["load_before_rounds"]]
+    return (
+        f"{describe(result['machine'], {n: versions[n] for n in ('python', 'jax', 'torch')})}; csr with "
+        f"{result['provenance']['instruction_set']}; median load {statistics.median(loads):.1f}.\n"
+        f"Density at which csr stops being faster than {', '.join(parts)}."
+    )
+
+
+def _title(result: dict[str, Any]) -> str:
+    config = result["config"]
+    return (
+        f"{config['dataset']}, {'-'.join(map(str, result['sizes']))}, batch {config['batch']}: seconds per "
+        f"epoch ({config['steps']} steps scaled to {result['steps_of_an_epoch']}), "
+        f"median (range) of {config['repeats']}"
+    )
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints the table."""
+    print(summary(result))
+    print_table(_title(result), *_table(result))
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measures (or loads), prints and, if wanted, writes the table into the document."""
+    result = read_json(Path(config.load)) if config.load is not None else measure(config)
+    report(result)
+    if config.doc is not None:
+        text = f"{_title(result)}.\n\n{markdown(*_table(result))}\n\n{summary(result)}"
+        write_section(Path(config.doc), "large_network", text)
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main, Config, prog="python -m benchmarks.large_network", description=__doc__)
