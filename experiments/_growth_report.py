@@ -87,7 +87,8 @@ def _arm_row(name: str, summary: dict[str, Any]) -> str:
     weights = [s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"] for s in seeds]
     hidden = np.mean([sum(s["architecture"][1:-1]) for s in seeds])
     different = len({tuple(s["architecture"]) for s in seeds})
-    return f"| {name} | {mean_and_interval(a['accuracy'])} | {np.mean(weights):.0f} | {hidden:.0f} | {different} |"
+    accuracy = mean_and_interval(a["accuracy"])
+    return f"| {name} | {accuracy} | {np.mean(weights):.0f} | {hidden:.0f} | {different} |"
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> list[str]:

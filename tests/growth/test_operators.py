@@ -167,7 +167,7 @@ def test_the_specification_of_a_small_grown_network_can_be_drawn():
     assert spec.density == pytest.approx(0.5, rel=1e-6) and masks.allocate(spec.sizes, spec.density)
 
 
-WRONG = {
+WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "after": (
         growth.insert_layer,
         {"after": 1, "size": 2, "nonzeros_in": 2, "nonzeros_out": 2},
@@ -225,11 +225,13 @@ def test_wrong_arguments_are_refused(name):
 
 def test_what_cannot_be_preserved_or_grown_is_refused():
     options: Any = {"after": 0, "size": 2, "nonzeros_in": 2, "nonzeros_out": 4, "rule": "preserve"}
+    tanh: Any = tiny("tanh")
     with pytest.raises(ValueError, match="no layer of tanh units"):
-        growth.insert_layer(*tiny("tanh"), **options, **KEYS)
+        growth.insert_layer(tanh[0], tanh[1], tanh[2], **options, **KEYS)
     spec, params, structure = tiny()
+    masked: Any = network.to_masked_network(params, structure)
     with pytest.raises(TypeError, match="sparse representation"):
-        growth.insert_layer(spec, *network.to_masked_network(params, structure), **options, **KEYS)
+        growth.insert_layer(spec, masked[0], masked[1], **options, **KEYS)
     with pytest.raises(ValueError, match="skip connections"):
         growth.insert_layer(spec, params, structure.replace(skips=(None, None)), **options, **KEYS)
 

@@ -28,7 +28,8 @@ def extended(kind: str, silent: bool) -> tuple[Any, ...]:
 
     def run(p, s):
         after = network.with_patches(p, s, found, rules, key_patch=jax.random.key(12), silent=silent)
-        return after, [network.forward(spec, *net, X)[0] for net in ((p, s), after)]
+        nets: Any = ((p, s), after)
+        return after, [network.forward(spec, net[0], net[1], X)[0] for net in nets]
 
     after, logits = networks.quick(run)(params, structure)
     return spec, (params, structure), after, logits, found
@@ -37,7 +38,8 @@ def extended(kind: str, silent: bool) -> tuple[Any, ...]:
 def slots(structure: Any, values: Any, layer: int) -> tuple[list[Any], list[Any]]:
     """What each high and each low slot of a layer is: unit, active, places, values."""
     p, v = structure.bank.layers[layer], values.patches[layer]
-    high, low = [], []
+    high: list[Any] = []
+    low: list[Any] = []
     for i in range(p.unit.shape[0]):
         where = high if i < p.num_high else low
         k = i if i < p.num_high else i - p.num_high
@@ -133,9 +135,10 @@ def test_distances_by_hand():
     assert [None if p is None else p.reads for p in bank.layers] == [None, None, (1,), (1,)]
     spanning = patches.insert_bank_layer(structure.bank, 1)
     with pytest.raises(ValueError, match="spans an inserted layer"):
-        topologies = [None, None, *structure.connectivity[1:]]
-        values = [None, None, *networks.small("dense")[1].patches[1:]]
-        patches.merge_patches([None] * 4, topologies, values, spanning)
+        topologies: Any = [None, None, *structure.connectivity[1:]]
+        values: Any = [None, None, *networks.small("dense")[1].patches[1:]]
+        nothing: Any = [None] * 4
+        patches.merge_patches(nothing, topologies, values, spanning)
 
 
 def test_indices_move_with_the_units_they_name():
@@ -151,7 +154,7 @@ def test_indices_move_with_the_units_they_name():
     )
     bank = patches.PatchBank((None, None, placed), PatchRules("dense"))
     sizes = (10, 8, 5, 4)
-    wide = patches.widen_bank(bank, 0, 3, sizes).layers[2]
+    wide: Any = patches.widen_bank(bank, 0, 3, sizes).layers[2]
     assert wide.unit.tolist() == [7, 15, 3], "a low patch names a unit of its own layer"
     assert wide.topology.shape == (4, 16) and wide.topology.cols.tolist() == [7, 11, 15]
     # the second of them: nothing that exists moves
