@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -13,9 +15,11 @@ import pytest
 from jaxnet import trees
 from jaxnet.errors import InputError
 from jaxnet.growth import Budget, Decision, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
+from jaxnet.growth.population import Population
 from jaxnet.growth.steps import fitted, new_weights
 from jaxnet.growth.training import padded, padded_size
 from jaxnet.network import NetworkSpec, sparse
+from jaxnet.programs import Clock
 from jaxnet.rewire import ExchangeRules
 from tests.networks import samples
 
@@ -37,15 +41,26 @@ def data() -> GrowthData:
     return GrowthData(samples(20), samples(16), samples(12), jax.random.key(5))
 
 
+def grow_quickly(seeds: Sequence[int]) -> list[Member]:
+    """Two iterations, compiled without the optimisations: what runs once compiles in half the time."""
+    compiled = Clock.compiled
+
+    def plain(clock: Clock, function: Any, *args: Any, options: Any = None, **more: Any) -> Any:
+        return compiled(clock, function, *args, options={"xla_backend_optimization_level": 0}, **more)
+
+    with mock.patch.object(Clock, "compiled", plain):
+        return grow_until(PLAN, data(), NEVER, Budget(2), seeds)
+
+
 @functools.cache
 def grown() -> tuple[Member, ...]:
-    return tuple(grow_until(PLAN, data(), NEVER, Budget(2), range(3)))
+    return tuple(grow_quickly((1, 2)))  # whose draws differ
 
 
 def test_a_network_grown_alone_equals_its_row() -> None:
     members = grown()
     assert len({m.spec.sizes for m in members}) > 1, "the draw shall give different shapes"
-    alone = grow_until(PLAN, data(), NEVER, Budget(2), [members[1].seed])[0]
+    alone = grow_quickly([members[1].seed])[0]
     assert trees.equal(alone.network, members[1].network)
     assert alone.history == members[1].history and alone.stop == members[1].stop
 
@@ -61,10 +76,26 @@ def test_every_change_adds_what_it_should() -> None:
             assert layer.weight.shape == c.rows.shape and layer.bias.shape == (c.shape[0],)
 
 
+def considered(plan: GrowthPlan, budget: Budget, **told: Any) -> Member:
+    """A network after its first iteration, with ``told`` of it, once it was decided about."""
+    first = grown()[0]
+    entry = {**first.history[0], "decision": None, **told}
+    member = Member(first.seed, PLAN.spec, first.network, [entry])
+    Population(plan, data(), NEVER, budget, None, Clock()).consider(member)
+    return member
+
+
 def test_a_change_beyond_the_budget_is_not_made() -> None:
-    m = grow_until(dataclasses.replace(PLAN, epochs=1), data(), NEVER, Budget(3, nonzeros=START + 7), [0])[0]
-    assert m.stop == "budget: non-zeros"
-    assert [h["nonzeros"]["scaffold"] for h in m.history] == [START]
+    assert considered(PLAN, Budget(nonzeros=START + 8)).stop is None
+    assert considered(PLAN, Budget(nonzeros=START + 7)).stop == "budget: non-zeros"
+
+
+def test_without_extrema_there_is_nothing_to_follow() -> None:
+    none = {"extrema_high": [0, 0], "extrema_low": [0, 0]}
+    follows = dataclasses.replace(PLAN, decisions=dataclasses.replace(PLAN.decisions, place="worst"))
+    assert considered(follows, Budget(), **none).stop == "no extrema"
+    assert considered(PLAN, Budget(), **none).stop is None  # a random place needs none
+    assert considered(follows, Budget(), accuracy=1.0, **none).stop == "target"
 
 
 def test_a_start_beyond_the_budget() -> None:
