@@ -17,7 +17,6 @@ from jaxnet.masks import allocate
 from tests.experiments import cliff
 from tests.experiments.patched import cache_variables, compiling_once, read_rows
 
-
 FEW: dict[str, Any] = {"arms": ("random", "static", "static-erdos-renyi"), "epochs": 4}
 """What compiles in seconds: no arm that looks for extrema."""
 
