@@ -17,10 +17,21 @@ from jaxnet.masks import allocate
 from tests.experiments import cliff
 from tests.experiments.patched import cache_variables, compiling_once, read_rows
 
+FEW: dict[str, Any] = {"arms": ("random", "static", "static-erdos-renyi"), "epochs": 4}
+"""What compiles in seconds: no arm that looks for extrema."""
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
+    """A run of few arms."""
+    out = tmp_path_factory.mktemp("few") / "run"
+    cliff.run(xla_cache, out, **FEW)
+    return out
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
-    """The small run as it is."""
+    """A run of all arms."""
     out = tmp_path_factory.mktemp("cliff") / "run"
     cliff.run(xla_cache, out)
     return out
@@ -32,6 +43,21 @@ def arms(finished: Path) -> dict[str, Any]:
     return dict(json.loads((finished / "summary.json").read_text())["arms"])
 
 
+def test_random_growth_adds_exactly_its_share(few: Path) -> None:
+    arms = json.loads((few / "summary.json").read_text())["arms"]
+    assert list(arms) == ["static", "random", "static-erdos-renyi"]
+    start = allocate((64, 12, 8, 10), 0.2)
+    more = (max(1, int(0.1 * start[0])), max(1, int(0.1 * start[1])), 0)  # once, not after the last epoch
+    for name, expected in (
+        ("static", start),
+        ("random", tuple(np.add(start, more))),
+        ("static-erdos-renyi", allocate((64, 12, 8, 10), 0.2, "erdos-renyi")),
+    ):
+        assert all(s["nonzeros"]["layers"] == list(expected) for s in arms[name]["seeds"])
+        assert all(s["weights"] == sum(expected) for s in arms[name]["seeds"])
+
+
+@pytest.mark.slow
 def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) -> None:
     start = allocate((64, 12, 8, 10), 0.2)
     first, second = (max(1, int(0.1 * n)) for n in start[:-1])
@@ -57,6 +83,7 @@ def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) 
     assert arms["skips"]["weights"]["min"] == arms["random"]["weights"]["max"], "equal size, exactly"
 
 
+@pytest.mark.slow
 def test_seeds_are_paired_and_compared_with_static(finished: Path, arms: dict[str, Any]) -> None:
     rows = read_rows(finished)
     assert len(rows) == 5 * 7 * 3 and {row["split"] for row in rows} == {"validation"}
@@ -77,7 +104,7 @@ def test_seeds_are_paired_and_compared_with_static(finished: Path, arms: dict[st
     assert (finished / "accuracy.png").stat().st_size > 0 and (finished / "rescued.png").stat().st_size > 0
 
 
-def test_interrupted_and_continued_it_ends_the_same(finished: Path, tmp_path: Path, xla_cache: Path) -> None:
+def test_interrupted_and_continued_it_ends_the_same(few: Path, tmp_path: Path, xla_cache: Path) -> None:
     out, append, count = tmp_path / "out", _population.save_progress, 0
 
     def interrupt(*args: Any) -> None:
@@ -88,9 +115,9 @@ def test_interrupted_and_continued_it_ends_the_same(finished: Path, tmp_path: Pa
         append(*args)
 
     with mock.patch.object(_population, "save_progress", interrupt), pytest.raises(KeyboardInterrupt):
-        cliff.run(xla_cache, out)
-    cliff.run(xla_cache, out, resume=True)
-    assert cliff.same(out) == cliff.same(finished)
+        cliff.run(xla_cache, out, **FEW)
+    cliff.run(xla_cache, out, **FEW, resume=True)
+    assert cliff.same(out) == cliff.same(few)
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ def epochs() -> Any:
     return [trees.take(both, i) for i in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_inside_an_epoch_weights_are_exchanged_when_it_is_due(seed):
     _, before, _ = nets.network()
