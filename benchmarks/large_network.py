@@ -151,12 +151,6 @@ def measure(config: Config) -> dict[str, Any]:
     }
     for density in config.densities:
         _measure_density(config, loaded, density, result)
-    found = list(result["by_density"].values())
-    for name in ("dense", "torch_masked"):
-        ratios = [f["ratios"][f"csr_vs_{name}"]["median"] for f in found]
-        result[f"crossover_{name}"] = crossover(config.densities, ratios)
-    if config.json is not None:
-        write_json(Path(config.json), result)
     return result
 
 
@@ -206,6 +200,10 @@ def _measure_density(config: Config, loaded: data.Dataset, density: float, resul
         }
         for name, found in compared.items():
             result["ratios"][f"d{density}.{name}"] = found["median"]
+        for name in ("dense", "torch_masked"):
+            measured = result["by_density"]
+            ratios = [found["ratios"][f"csr_vs_{name}"]["median"] for found in measured.values()]
+            result[f"crossover_{name}"] = crossover([float(d) for d in measured], ratios)
         if config.json is not None:
             write_json(Path(config.json), result)
 
@@ -227,10 +225,9 @@ def summary(result: dict[str, Any]) -> str:
     versions = result["provenance"]["versions"]
     parts = []
     for name, what in (("dense", "jaxnet dense"), ("torch_masked", "PyTorch masked dense")):
-        found = result.get(f"crossover_{name}")
-        densities = result["config"]["densities"]
-        where = f"{100 * found:.1f} %" if found else "below" if found == 0 else "above"
-        parts.append(f"{what}: {where}{'' if found else f' the densities measured ({densities})'}")
+        found = result[f"crossover_{name}"]
+        outside = f"{'below' if found == 0 else 'above'} all that were measured"
+        parts.append(f"{what}: {f'{100 * found:.1f} %' if found else outside}")
     loads = [load for found in result["by_density"].values() for load in found["load_before_rounds"]]
     return (
         f"{describe(result['machine'], {n: versions[n] for n in ('python', 'jax', 'torch')})}; csr with "
