@@ -7,6 +7,7 @@ PYTEST_FLAGS ?=
 DEMO_FLAGS ?= --dataset digits --density 0.1 --batch-size 16 --num-seeds 16 --out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --doc docs/results/patched_density.md --resume
+CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 32 --kernel csr --doc docs/results/cliff_rescue.md --resume
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -72,6 +73,7 @@ asan: $(DEV_STAMP)  ## The kernel's tests with address and undefined-behaviour s
 
 results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patched_density_controls $(RESULTS_FLAGS)
+	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS)
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
