@@ -8,6 +8,7 @@ DEMO_FLAGS ?= --dataset digits --density 0.1 --batch-size 16 --num-seeds 16 --ou
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 GROWTH_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --resume
+CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 32 --kernel csr --resume
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -83,6 +84,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.seed_hunt_results --dataset mnist --resume --doc docs/results/seed_hunt.md
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
 	$(PY) -m experiments.indefinite_growth_controls $(GROWTH_FLAGS) --doc docs/results/growth.md
+	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
