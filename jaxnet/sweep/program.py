@@ -137,6 +137,11 @@ class Program:
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
 
     @property
+    def carried_structure(self) -> Any:
+        """Tree structure of what a call with ``rungs`` goes on from."""
+        return jax.tree.structure(self._blank)
+
+    @property
     def _blank(self) -> Carried:
         return blank_carried(self._family, self._config)
 
