@@ -266,9 +266,7 @@ class Hunt:
         self.folder.write_json(PLAN, {"stages": list(self.plan.values())})
         done = size - sum(r.left for r in running)
         densities = ", ".join(f"{d:g}" for d in stage.densities)
-        ends = (
-            f"epochs {stage.start + 1} to {stage.epochs}" if stage.start else several(stage.epochs, "epoch")
-        )
+        ends = several(stage.epochs, "epoch") + (f" ({stage.start} of them done)" if stage.start else "")
         self.report(
             f"{stage.name}: {size} networks, densities {densities}, {ends}, "
             f"seeds {self.seeds.start} to {self.seeds.stop - 1}" + (f"; {done} are done" if done else "")
