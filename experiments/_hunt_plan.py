@@ -32,19 +32,38 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Densities trained for a number of epochs.
+    """Densities trained for a number of epochs; with ``--halving`` each rung is a stage of its own.
 
     Attributes:
-      name: part of rows.
+      name: part of rows; the same for all rungs.
       number: place among the stages.
       epochs: passes over the training samples.
       densities: ascending.
+      start: passes that its networks have behind them, from the rung before.
+      last: whether no rung follows.
     """
 
     name: str
     number: int
     epochs: int
     densities: tuple[float, ...]
+    start: int = 0
+    last: bool = True
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training samples in this stage itself."""
+        return self.epochs - self.start
+
+    def rungs(self, factor: int | None) -> tuple[Stage, ...]:
+        """The rungs of successive halving, numbered on from this stage; without a factor the stage itself."""
+        ends = rung_epochs(self.epochs, factor)
+        return tuple(
+            dataclasses.replace(
+                self, number=self.number + k, epochs=end, start=start, last=end == self.epochs
+            )
+            for k, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +77,8 @@ class Job:
       members: architecture and density of what can be drawn.
       seeds: their numbers.
       mask: rule of the masks.
+      chosen: numbers, ascending, in the grid of seeds and members, of the networks that
+        are left in a rung; None: all.
     """
 
     stage: Stage
@@ -66,27 +87,41 @@ class Job:
     members: tuple[tuple[Architecture, float], ...]
     seeds: range
     mask: str
+    chosen: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
         """Number of networks."""
-        return len(self.members) * len(self.seeds)
+        return len(self.members) * len(self.seeds) if self.chosen is None else len(self.chosen)
 
     @property
     def key(self) -> str:
         """Name within the hunt."""
         return f"{self.stage.name}/{self.group.name}"
 
+    def grid(self, index: int) -> int:
+        """Number of network ``index`` in the grid of seeds and members."""
+        return index if self.chosen is None else self.chosen[index]
+
     def network(self, index: int) -> tuple[Architecture, float, int]:
         """Architecture, density and seed of network ``index``."""
-        seed, member = divmod(index, len(self.members))
+        seed, member = divmod(self.grid(index), len(self.members))
         return (*self.members[member], self.seeds[seed])
 
-    def find(self, row: dict[str, Any]) -> int:
-        """Index of the network of a row."""
+    def place(self, row: dict[str, Any]) -> int:
+        """Number of the network of a row in the grid of seeds and members."""
         architecture = tuple(int(units) for units in row["architecture"].split("-"))
         member = self.members.index((architecture, row["density"]))
         return self.seeds.index(row["seed"]) * len(self.members) + member
+
+    def find(self, row: dict[str, Any]) -> int:
+        """Index of the network of a row."""
+        place = self.place(row)
+        return place if self.chosen is None else self.chosen.index(place)
+
+    def narrowed(self, rows: Sequence[dict[str, Any]]) -> Job:
+        """The job with the networks of these rows only."""
+        return dataclasses.replace(self, chosen=tuple(sorted(self.place(row) for row in rows)))
 
     def family(self) -> Family:
         """The padded shapes that all members fit into."""
@@ -134,6 +169,36 @@ def make_jobs(
         if members:
             jobs.append(Job(stage, number, group, tuple(members), seeds, mask))
     return jobs, left_out
+
+
+def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:
+    """Epochs after which networks are compared: ``epochs`` divided by the factor again and again.
+
+    >>> rung_epochs(9, 3), rung_epochs(20, 4), rung_epochs(9, None)
+    ((1, 3, 9), (1, 5, 20), (9,))
+    """
+    ends = [epochs]
+    while factor is not None and ends[0] >= factor:
+        ends.insert(0, ends[0] // factor)
+    return tuple(ends)
+
+
+def survivors(rows: Sequence[dict[str, Any]], factor: int, keep: int | None = None) -> list[dict[str, Any]]:
+    """Rows of the networks that go on: of every architecture and density the best by accuracy.
+
+    One in ``factor`` goes on, rounded up, or ``keep``. Only networks of one
+    architecture and density are compared: after few epochs a large network is
+    often behind a small one that it will overtake. Equal networks go on in the
+    order of their seeds.
+    """
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["architecture"], row["density"]), []).append(row)
+    found = []
+    for group in groups.values():
+        number = -(-len(group) // factor) if keep is None else keep
+        found += sorted(group, key=lambda r: (-r["accuracy"], r["seed"]))[:number]
+    return found
 
 
 def spaced(low: float, high: float, points: int) -> tuple[float, ...]:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._hunt_kept import Row
-from experiments._hunt_plan import Job, Stage, make_jobs
+from experiments._hunt_plan import Job, Stage, make_jobs, network_id
 from experiments._hunt_run import PLAN
-from experiments._hunt_setup import Rules, inputs, make_groups, make_program, make_rows, make_splits
+from experiments._hunt_setup import (
+    Rules,
+    find_entries,
+    make_groups,
+    make_rows,
+    make_splits,
+    train_again,
+)
 from experiments._hunt_table import SCHEMA, HuntTable
 from experiments._population import load
 from experiments.seed_hunt import Config, ReplayConfig
@@ -51,17 +58,19 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
             f"({dataset.fingerprint}): give the right --data-dir"
         )
     row = find_row(HuntTable(out).read()[0], config, out)
-    plan = {stage["name"]: stage for stage in read_json(out / PLAN)["stages"]}[row["stage"]]
-    stage = Stage(plan["name"], 0, plan["epochs"], tuple(plan["densities"]))
+    plan = read_json(out / PLAN)["stages"]
+    rung = next(s for s in plan if (s["name"], s["epochs"]) == (row["stage"], row["epochs"]))
+    stage = Stage(rung["name"], 0, rung["epochs"], tuple(rung["densities"]))
     seeds = range(hunt.seed, hunt.seed + hunt.num_seeds)
     jobs, _ = make_jobs(stage, make_groups(hunt, dataset), seeds, Rules.of(hunt.protocol).mask)
     job: Job = next(j for j in jobs if j.group.name == row["group"])
-    entry = next(e for e in plan["programs"] if e["group"] == row["group"])
+    entries = find_entries(plan, row["stage"], row["group"], row["epochs"])
+    entry = entries[-1]
+    if not config.same_program:  # alone, all epochs at one go
+        entries = [{**entry, "chunk": 1, "start": 0}]
     splits = make_splits(hunt, dataset)
-    number = entry["chunk"] if config.same_program else 1
-    program = make_program(hunt, job, entry["kernel"], splits, chunk=number, num_networks=number)
     indices = [job.find(row)]
-    trained = program(*inputs(job, indices))
+    trained = train_again(hunt, job, indices, entries, splits)
     again = make_rows(job, indices, trained, row["split"], splits[1].size)[0]
     compared = {name: (row[name], again[name]) for name in SCHEMA.names}
     differ = ", ".join(name for name, (a, b) in compared.items() if not _same(a, b))
@@ -112,6 +121,8 @@ def find_row(rows: Sequence[Row], config: ReplayConfig, out: Path) -> Row:
         "stage": config.stage,
     }
     found = [row for row in rows if all(v is None or row[k] == v for k, v in wanted.items())]
+    # of a network that went through several rungs of --halving the last row
+    found = list({network_id(row): row for row in sorted(found, key=lambda r: int(r["epochs"]))}.values())
     asked = ", ".join(f"{k} {v}" for k, v in wanted.items() if v is not None)
     if not found:
         seeds = [row["seed"] for row in rows]

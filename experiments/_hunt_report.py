@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments._hunt_halving import describe_halving, halving_lines
 from experiments._hunt_kept import CRITERIA, Row
 from experiments._hunt_plan import network_id
 from experiments._hunt_run import Hunt
@@ -31,6 +32,9 @@ MEASURED = (
 def summarise(hunt: Hunt, rows: Sequence[Row], winners: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Everything ``summary.json`` holds."""
     _, seconds = hunt.table.read()
+    every_rung, rows = rows, finalists(hunt, rows)
+    factor, plan = hunt.config.halving, list(hunt.plan.values())
+    started = len({network_id(row) for row in every_rung})
     test = {w["id"]: w["test_accuracy"] for w in winners}
     paths = {w["id"]: w["path"] for w in winners}
 
@@ -51,9 +55,14 @@ def summarise(hunt: Hunt, rows: Sequence[Row], winners: Sequence[dict[str, Any]]
         "experiment": "seed_hunt",
         "config": {**dataclasses.asdict(hunt.config), "data_dir": None},
         "provenance": hunt.provenance(),
-        "plan": list(hunt.plan.values()),
+        "plan": plan,
         "complete": hunt.complete,
-        "networks": {"planned": sum(s["networks"] for s in hunt.plan.values()), "trained": len(rows)},
+        "networks": {
+            "planned": sum(s["networks"] for s in plan if not s["start"]),
+            "trained": started,
+        },
+        # all that follows is about the networks that trained to the end
+        "halving": None if factor is None else describe_halving(every_rung, plan, factor, distribution),
         "ranking": {
             "overall": ranking(),
             "by_density": [{"stage": s, "density": d, **ranking(s, d)} for s, d in every],
@@ -70,13 +79,19 @@ def summarise(hunt: Hunt, rows: Sequence[Row], winners: Sequence[dict[str, Any]]
                 for s, d in every
             ],
         },
-        "aggregate": groups(rows),
+        "aggregate": groups(every_rung),
         "timing": {
             "compile_seconds": seconds["compile"],
             "run_seconds": seconds["run"],
-            "networks_per_second": len(rows) / seconds["run"] if seconds["run"] else None,
+            "networks_per_second": started / seconds["run"] if seconds["run"] else None,
         },
     }
+
+
+def finalists(hunt: Hunt, rows: Sequence[Row]) -> list[Row]:
+    """Rows of the networks that trained to the end; of the furthest rung where there is none yet."""
+    furthest = max(row["epochs"] for row in rows)
+    return hunt.finalists(rows) or [row for row in rows if row["epochs"] == furthest]
 
 
 def distribution(rows: Sequence[Row]) -> dict[str, Any]:
@@ -108,6 +123,11 @@ def selection(rows: Sequence[Row], best: Sequence[dict[str, Any]], judged: tuple
       the other. ``None`` where selection was on the test samples themselves:
       then no unbiased reading is left.
     """
+    if not best:  # no network has trained to the end yet
+        nothing = dict.fromkeys(
+            ("best_accuracy", "mean_accuracy", "best_minus_mean", "best_test_accuracy", "selection_effect")
+        )
+        return {"candidates": len(rows), "selected_on": rows[0]["split"], **nothing}
     first = best[0]
     mean = float(np.mean([row["accuracy"] for row in rows]))
     on_test = first["split"] == "test"
@@ -130,25 +150,27 @@ def selection(rows: Sequence[Row], best: Sequence[dict[str, Any]], judged: tuple
 
 
 def groups(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Mean, deviation, range and interval of every measure per stage, architecture and density."""
-    by_group: dict[tuple[str, str, float], list[Row]] = {}
+    """Mean, deviation, range and interval of every measure per stage, architecture, density and rung."""
+    by_group: dict[tuple[str, str, float, int], list[Row]] = {}
     for row in rows:
-        by_group.setdefault((row["stage"], row["architecture"], row["density"]), []).append(row)
+        key = row["stage"], row["architecture"], row["density"], row["epochs"]
+        by_group.setdefault(key, []).append(row)
     return [
         {
             "stage": stage,
             "architecture": architecture,
             "density": density,
+            "epochs": epochs,
             **{name: aggregate([row[name] for row in members]) for name in MEASURED},
         }
-        for (stage, architecture, density), members in by_group.items()
+        for (stage, architecture, density, epochs), members in by_group.items()
     ]
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[str, list[str], list[list[object]]]:
     """Title, columns and rows of the ranking in the terminal."""
     split = summary["distribution"]["overall"]["split"]
-    staged = len(summary["plan"]) > 1
+    staged = len({stage["name"] for stage in summary["plan"]}) > 1
     columns = ["by", "among", *(["stage"] if staged else []), "architecture", "density", "seed", f"{split} %"]
     clean = split != "test"
     columns += ["test %"] if clean else []
@@ -194,14 +216,20 @@ def report_lines(summary: dict[str, Any]) -> list[str]:
     everything, chosen = summary["distribution"]["overall"], summary["selection"]["overall"]
     timing, networks = summary["timing"], summary["networks"]
     q = {name: _percent(value) for name, value in everything["quantiles"].items()}
+    halved = summary["halving"] is not None
+    who = f"the {everything['n']} networks left at the end" if halved else f"all {everything['n']} networks"
     lines = [
-        f"{everything['split']} accuracy of all {everything['n']} networks: "
+        *halving_lines(summary),
+        f"{everything['split']} accuracy of {who}: "
         f"mean {_percent(everything['mean'])} %, 5 % {q['0.05']}, median {q['0.5']}, "
-        f"95 % {q['0.95']}, best {q['1']}"
+        f"95 % {q['0.95']}, best {q['1']}",
     ]
-    lead = _percent(chosen["best_minus_mean"])
-    above = f"the best of {chosen['candidates']} lies {lead} points above their mean"
-    if chosen["selection_effect"] is not None:
+    lead = _percent(chosen["best_minus_mean"] or 0.0)
+    of = f"{chosen['candidates']}" + (f" left of {networks['trained']}" if halved else "")
+    above = f"the best of {of} lies {lead} points above their mean"
+    if chosen["best_accuracy"] is None:
+        lines.append("selection: none yet, no network has trained to the end")
+    elif chosen["selection_effect"] is not None:
         lines.append(
             f"selection: {above} on {chosen['selected_on']}; it reaches "
             f"{_percent(chosen['best_test_accuracy'])} % on test, a difference of "
@@ -212,7 +240,7 @@ def report_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"selection: on the test samples themselves; {above}, and no unbiased reading is left")
     if not summary["complete"]:
         lines.append(
-            f"stopped by --budget-seconds after {networks['trained']} of {networks['planned']} networks: "
+            f"stopped by --budget after {networks['trained']} of {networks['planned']} networks: "
             "the same command with --resume continues"
         )
     rate = timing["networks_per_second"]

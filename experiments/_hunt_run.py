@@ -25,18 +25,23 @@ from experiments._hunt_plan import (
     network_id,
     promising_ranges,
     spaced,
+    survivors,
 )
 from experiments._hunt_setup import (
     MIB,
+    Entry,
     Rules,
     choose_kernel,
+    find_entries,
     first_densities,
     inputs,
     make_groups,
     make_program,
     make_rows,
     make_splits,
+    train_again,
 )
+from experiments._hunt_states import States
 from experiments._hunt_table import HuntTable
 from jaxnet import data
 from jaxnet.errors import InputError
@@ -73,7 +78,11 @@ class Running:
     @property
     def left(self) -> int:
         """Networks still to train."""
-        return sum(min(self.entry["chunk"], self.job.size - first) for first in self.pending)
+        return sum(self.size(first) for first in self.pending)
+
+    def size(self, first: int) -> int:
+        """Networks of the call that begins with network ``first``."""
+        return min(int(self.entry["chunk"]), self.job.size - first)
 
 
 class Hunt:
@@ -96,9 +105,11 @@ class Hunt:
         self.table = HuntTable(folder.path)
         self.kept = Kept(config.top_k, config.min_accuracy, self.hosts.index)
         self.splits = make_splits(config, dataset)
-        self.plan = {stage["name"]: stage for stage in read_plan(folder)} if folder.resumed else {}
+        self.states = States(folder.path)
+        self.plan = plan_of(folder) if folder.resumed else {}
         self.jobs: dict[str, Job] = {}
-        self.longest_call = 0.0
+        self.slowest = 0.0  # seconds of the slowest call per epoch of its networks
+        self.trained = 0  # networks, here and now
         self.complete = True
 
     def provenance(self) -> dict[str, Any]:
@@ -115,7 +126,7 @@ class Hunt:
         if self.hosts.first:
             self.table.clean()
         self.hosts.meet("start")
-        self.kept.rank(self.table.read()[0])
+        self.kept.rank(self.finalists(self.table.read()[0]))
         self.kept.load(self.folder.path)
         for stage in self.stages():
             self.train(stage)
@@ -129,7 +140,7 @@ class Hunt:
     def gather(self, rows: Sequence[Row]) -> None:
         """Brings the best networks of all processes together in one file."""
         self.kept = Kept(self.config.top_k, self.config.min_accuracy)
-        self.kept.rank(rows)
+        self.kept.rank(self.finalists(rows))
         self.kept.load(self.folder.path)
         self.restore_networks()
         others = [name for name in kept_files(self.folder.path) if name != KEPT]
@@ -138,6 +149,10 @@ class Hunt:
         for name in others:
             with disk_errors(self.folder.path / name, "delete"):
                 (self.folder.path / name).unlink()
+
+    def finalists(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows of networks that trained to the end: only these are ranked."""
+        return [row for row in rows if row["epochs"] == self.config.epochs_of(row["stage"])]
 
     def leave_no_trace(self) -> None:
         """After an error: a new hunt that has not trained anything yet need not be overwritten."""
@@ -150,30 +165,40 @@ class Hunt:
         """The stages; the fine ones follow from the rows of the coarse one."""
         config = self.config
         if config.mode != "sweep":
-            yield Stage(config.mode, 0, config.epochs or 5, first_densities(config))
+            yield from Stage(config.mode, 0, config.epochs_of(config.mode), first_densities(config)).rungs(
+                config.halving
+            )
             return
-        yield Stage("coarse", 0, config.coarse_epochs or 3, first_densities(config))
-        names = promising_ranges([row for row in self.table.read()[0] if row["stage"] == "coarse"])
+        coarse = Stage("coarse", 0, config.epochs_of("coarse"), first_densities(config)).rungs(config.halving)
+        yield from coarse
+        rows = self.finalists(self.table.read()[0])
+        names = promising_ranges([row for row in rows if row["stage"] == "coarse"])
         if not names:
             self.report(
                 f"no fine stage: no network of a coarse density within {RANGES['ultra'][0]:g} to "
                 f"{RANGES['dense'][1]:g} reaches accuracy {PROMISING_ACCURACY} and patchability "
                 f"{PROMISING_PATCHABILITY}"
             )
-        for number, name in enumerate(RANGES, start=1):
+        number = len(coarse)
+        for name, (low, high) in RANGES.items():
+            fine = Stage(name, number, config.epochs_of(name), spaced(low, high, config.points or 5))
+            rungs = fine.rungs(config.halving)
+            number += len(rungs)
             if name in names:
-                low, high = RANGES[name]
-                yield Stage(name, number, config.fine_epochs or 7, spaced(low, high, config.points or 5))
+                yield from rungs
 
     def train(self, stage: Stage) -> None:
         """Compiles, plans and trains one stage."""
+        name = f"{stage.name}, {stage.epochs} epochs,"
         jobs, left_out = make_jobs(stage, self.groups, self.seeds, self.rules.mask)
+        if stage.start:
+            jobs, left_out = self.going_on(stage, jobs), []
         if not jobs:
             self.report(f"{stage.name}: nothing to train, every network would have a layer without weights")
         self.jobs |= {job.key: job for job in jobs}
         if not self.hosts.first:  # process 0 plans for all
-            self.hosts.meet(f"{stage.name} is planned")
-            self.plan = {stage["name"]: stage for stage in read_plan(self.folder)}
+            self.hosts.meet(f"{name} is planned")
+            self.plan = plan_of(self.folder)
         running = []
         with Progress(len(jobs), f"{stage.name}, compiling") as progress:
             for job in jobs:
@@ -181,8 +206,8 @@ class Hunt:
                 progress.advance(note=job.group.name)
         if self.hosts.first:
             self.announce(stage, running, left_out)
-            self.hosts.meet(f"{stage.name} is planned")
-        self.hosts.meet(f"{stage.name} is compiled")  # and nothing pending is on disk yet
+            self.hosts.meet(f"{name} is planned")
+        self.hosts.meet(f"{name} is compiled")  # and nothing pending is on disk yet
         calls = sorted(
             # all programs advance together, so that a hunt cut short has seen all architectures
             ((first + 0.5) / r.job.size, i, first)
@@ -193,23 +218,33 @@ class Hunt:
         with Progress(total, f"{stage.name}, {total} networks") as progress:
             progress.update(total - sum(r.left for r in running))
             for _, i, first in calls:
-                if self.out_of_time():
+                if self.out_of_budget(running[i], first):
                     break
                 self.hosts.check()
                 progress.advance(self.call(running[i], first), note=self.note())
-        self.hosts.meet(f"{stage.name} is trained")
+        self.hosts.meet(f"{name} is trained")
         self.complete = not any(self.pending(r.job, r.entry["chunk"]) for r in running)
+        if self.complete and self.hosts.first:  # all rows of this stage are on disk
+            self.states.drop(stage.number if stage.last else stage.number - 1)
+
+    def going_on(self, stage: Stage, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs of a rung, with the best networks of the rung before."""
+        assert self.config.halving is not None
+        rows = [r for r in self.table.read()[0] if (r["stage"], r["epochs"]) == (stage.name, stage.start)]
+        best = survivors(rows, self.config.halving)
+        return [job.narrowed([row for row in best if row["group"] == job.group.name]) for job in jobs]
 
     def compile(self, job: Job) -> Running:
         """Plans and compiles the program of a job; a continued hunt keeps its kernel and its calls."""
         before = time.perf_counter()
-        known = self.plan.get(job.stage.name, {"programs": []})["programs"]
-        entry = next((e for e in known if e["group"] == job.group.name), None)
+        stage = job.stage
+        entry = self.entry(job, stage.epochs)
         if entry is not None:
             pending = self.pending(job, entry["chunk"])
             if not self.hosts.share(pending, job.number):
                 return Running(job, entry, None, pending, 0.0)
-        kernel = entry["kernel"] if entry else choose_kernel(self.config, job)
+        planned = entry or (self.entry(job, stage.start) if stage.start else None)  # one kernel in all rungs
+        kernel = planned["kernel"] if planned else choose_kernel(self.config, job)
         chunk = entry["chunk"] if entry else self.config.chunk
         program = make_program(self.config, job, kernel, self.splits, chunk=chunk)
         plan = program.plan
@@ -230,6 +265,11 @@ class Hunt:
         }
         return Running(job, entry, program, self.pending(job, plan.chunk), time.perf_counter() - before)
 
+    def entry(self, job: Job, epochs: int) -> dict[str, Any] | None:
+        """The plan of a job's networks, up to some number of epochs."""
+        known = self.plan.get((job.stage.name, epochs), {"programs": []})["programs"]
+        return next((e for e in known if e["group"] == job.group.name), None)
+
     def pending(self, job: Job, chunk: int) -> list[int]:
         """First network of every call whose part is not in the table."""
         return [
@@ -244,8 +284,9 @@ class Hunt:
         """Writes the plan and prints it, before anything is trained."""
         names = [[label(a), d] for a, d in left_out]
         size = sum(r.job.size for r in running)
-        self.plan[stage.name] = {
+        self.plan[stage.name, stage.epochs] = {
             "name": stage.name,
+            "start": stage.start,
             "epochs": stage.epochs,
             "densities": list(stage.densities),
             "networks": size,
@@ -255,8 +296,9 @@ class Hunt:
         self.folder.write_json(PLAN, {"stages": list(self.plan.values())})
         done = size - sum(r.left for r in running)
         densities = ", ".join(f"{d:g}" for d in stage.densities)
+        ends = several(stage.epochs, "epoch") + (f" ({stage.start} of them done)" if stage.start else "")
         self.report(
-            f"{stage.name}: {size} networks, densities {densities}, {several(stage.epochs, 'epoch')}, "
+            f"{stage.name}: {size} networks, densities {densities}, {ends}, "
             f"seeds {self.seeds.start} to {self.seeds.stop - 1}" + (f"; {done} are done" if done else "")
         )
         for r in running:
@@ -276,19 +318,56 @@ class Hunt:
         assert program is not None
         before = time.perf_counter()
         indices = range(first, min(first + running.entry["chunk"], job.size))
-        trained = jax.block_until_ready(program(*inputs(job, indices)))
+        if self.config.halving is None:
+            trained = jax.block_until_ready(program(*inputs(job, indices)))
+        else:
+            epochs = range(job.stage.start, job.stage.epochs)
+            carried = self.carried(job, indices, program) if epochs.start else None
+            trained = jax.block_until_ready(program(*inputs(job, indices), carried, epochs))
         rows = make_rows(job, indices, trained, self.rules.split, self.splits[1].size)
         seconds = time.perf_counter() - before
-        # The networks first, those before and after this call together: whenever the process is
-        # killed, kept.npz holds all networks that the rows on disk call the best.
-        if self.kept.offer(rows, lambda chosen: networks(job, indices, trained, chosen)):
+        # What belongs to the rows goes first: whenever the process is killed, kept.npz holds all
+        # networks that the rows on disk call the best, and the states all that may go on.
+        if not job.stage.last:
+            self.save_states(job, first, indices, trained, rows)
+        elif self.kept.offer(rows, lambda chosen: networks(job, indices, trained, chosen)):
             self.kept.save(self.folder.path)
             self.kept.forget()
         path = self.table.part(job.stage.number, job.number, first)
         self.table.write(path, rows, {"compile": running.compile_seconds, "run": seconds})
         running.compile_seconds = 0.0  # counted once
-        self.longest_call = max(self.longest_call, time.perf_counter() - before)
+        self.slowest = max(self.slowest, (time.perf_counter() - before) / job.stage.passes)
+        self.trained += len(rows)
         return len(rows)
+
+    def save_states(
+        self, job: Job, first: int, indices: Sequence[int], trained: Trained, rows: Sequence[Row]
+    ) -> None:
+        """Puts what the next rung goes on from on disk, of those that are not beaten by this call alone."""
+        assert self.config.halving is not None
+        seeds = -(-job.size // len(job.members))  # of a member: every one has as many
+        best = {network_id(r) for r in survivors(rows, 1, keep=-(-seeds // self.config.halving))}
+        places = np.array([i for i, row in enumerate(rows) if network_id(row) in best])
+        carried = jax.tree.map(lambda leaf: np.asarray(leaf)[places], trained.carried)
+        grid = [job.grid(indices[i]) for i in places]
+        self.states.save(job.stage.number, job.number, first, grid, carried)
+
+    def carried(self, job: Job, indices: Sequence[int], program: Program) -> Any:
+        """What networks go on from, leaves ``(network, ...)``; trained again where no file holds it."""
+        grid = [job.grid(i) for i in indices]
+        found = self.states.load(job.stage.number - 1, job.number, grid)
+        missing = [i for i, g in zip(indices, grid, strict=True) if g not in found]
+        if missing:
+            self.report(f"{job.key}: {several(len(missing), 'state')} lost, so the networks train again")
+            again = train_again(self.config, job, missing, self.entries(job, job.stage.start), self.splits)
+            for k, i in enumerate(missing):
+                found[job.grid(i)] = [np.asarray(leaf)[k] for leaf in jax.tree.leaves(again.carried)]
+        leaves = zip(*(found[g] for g in grid), strict=True)
+        return jax.tree.unflatten(program.carried_structure, [np.stack(leaf) for leaf in leaves])
+
+    def entries(self, job: Job, epochs: int) -> list[Entry]:
+        """How a job's networks are trained up to some epochs."""
+        return find_entries(list(self.plan.values()), job.stage.name, job.group.name, epochs)
 
     def restore_networks(self) -> None:
         """Trains networks among the best again, each alone, that a lost or damaged file took away."""
@@ -296,28 +375,27 @@ class Hunt:
         if not missing:
             return
         self.report(f"training {len(missing)} of the best networks again: kept.npz does not hold them")
-        for stage in self.plan.values():
-            for entry in stage["programs"]:
-                key = f"{stage['name']}/{entry['group']}"
-                rows = [row for row in missing if f"{row['stage']}/{row['group']}" == key]
-                if rows:
-                    job = self.jobs[key]
-                    # the hunt's own program: the same bits
-                    program = make_program(
-                        self.config, job, entry["kernel"], self.splits, chunk=entry["chunk"]
-                    )
-                    for row in rows:
-                        index = job.find(row)
-                        trained = program(*inputs(job, [index]))
-                        self.kept.networks[network_id(row)] = networks(job, [index], trained, [0])[0]
+        for key, job in self.jobs.items():
+            rows = [row for row in missing if f"{row['stage']}/{row['group']}" == key]
+            whole = dataclasses.replace(job, chosen=None)
+            # the hunt's own programs: the same bits
+            entries = self.entries(job, job.stage.epochs)
+            for row in rows:
+                index = [whole.find(row)]
+                trained = train_again(self.config, whole, index, entries, self.splits)
+                self.kept.networks[network_id(row)] = networks(whole, index, trained, [0])[0]
         self.kept.save(self.folder.path)
 
-    def out_of_time(self) -> bool:
-        """Whether the time left does not suffice for another call; the first one is always made."""
-        budget = self.config.budget_seconds
-        if budget is None or not self.longest_call:
+    def out_of_budget(self, running: Running, first: int) -> bool:
+        """Whether the budget does not suffice for another call; the first one is always made."""
+        if not self.trained:
             return False
-        return time.perf_counter() - self.start + self.longest_call > budget
+        seconds, seeds = self.config.budget_in("s"), self.config.budget_in("seeds")
+        job = running.job
+        if seconds is not None:
+            return time.perf_counter() - self.start + self.slowest * job.stage.passes > seconds
+        # several processes share a number of networks in equal parts
+        return seeds is not None and self.trained + running.size(first) > seeds / self.hosts.count
 
     def note(self) -> str:
         """What stands behind the progress bar."""
@@ -340,7 +418,8 @@ def several(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def read_plan(folder: RunFolder) -> list[dict[str, Any]]:
-    """The stages of plan.json; none where there is no such file yet."""
+def plan_of(folder: RunFolder) -> dict[tuple[str, int], dict[str, Any]]:
+    """The stages of plan.json by name and epochs; none where there is no such file yet."""
     path = folder.path / PLAN
-    return list(read_json(path)["stages"]) if path.exists() else []
+    stages = read_json(path)["stages"] if path.exists() else []
+    return {(stage["name"], stage["epochs"]): stage for stage in stages}

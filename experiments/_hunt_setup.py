@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from experiments.seed_hunt import Config
 
 ACTIVATION = "relu"
+Entry = dict[str, Any]
 MIB = 2**20
 
 
@@ -165,9 +166,59 @@ def make_program(
             key_data=jax.random.key(config.data_seed),
             chunk=chunk,
             memory_budget=budget,
+            rungs=config.halving is not None,
         )
     except ValueError as error:
         raise InputError(f"{job.key}: {error} (--memory-budget, --sizes, --batch-size)") from None
+
+
+def find_entries(plan: Sequence[dict[str, Any]], stage: str, group: str, epochs: int) -> list[Entry]:
+    """How a hunt trains a group of a stage up to some epochs: entries of plan.json, rung by rung."""
+    rungs = sorted(
+        (s for s in plan if s["name"] == stage and s["epochs"] <= epochs), key=lambda s: int(s["epochs"])
+    )
+    return [
+        {**program, "start": rung.get("start", 0), "epochs": rung["epochs"]}
+        for rung in rungs
+        for program in rung["programs"]
+        if program["group"] == group
+    ]
+
+
+def train_again(
+    config: Config,
+    job: Job,
+    indices: Sequence[int],
+    entries: Sequence[Entry],
+    splits: tuple[Split, Split, Split],
+) -> Trained:
+    """Trains networks of a job once more, in the programs of the hunt: the same bits.
+
+    Args:
+      config: of the hunt.
+      job: networks.
+      indices: which of them; more than a call holds are trained call by call.
+      entries: from :func:`find_entries`, one per rung.
+      splits: samples.
+    """
+    parts: list[Trained] = []
+    chunk = min(entry["chunk"] for entry in entries)
+    programs = [
+        make_program(config, job, e["kernel"], splits, chunk=e["chunk"], num_networks=e["chunk"])
+        for e in entries
+    ]
+    for first in range(0, len(indices), chunk):
+        given = inputs(job, indices[first : first + chunk])
+        trained = None
+        for entry, program in zip(entries, programs, strict=True):
+            if config.halving is None:
+                trained = program(*given)
+            else:
+                carried = None if trained is None else trained.carried
+                trained = program(*given, carried, range(entry["start"], entry["epochs"]))
+        assert trained is not None
+        parts.append(trained)
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)
 
 
 def inputs(job: Job, indices: Sequence[int]) -> tuple[Key, Member]:

@@ -3,7 +3,8 @@
 ``OUT/table/`` read as one Parquet data set is the table (for instance
 ``pandas.read_parquet("OUT/table")``). A part's name says which networks it
 holds, so a hunt that was killed knows what is still to train: no row is lost,
-none is there twice.
+none is there twice. With ``--halving`` a network has one row for every rung that
+it reached, which ``epochs`` tells apart; the last one is what became of it.
 """
 
 from __future__ import annotations

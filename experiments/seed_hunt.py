@@ -91,8 +91,16 @@ class Config:
     memory_budget: int | None = option(
         None, "memory of a call; auto: half of what the device has", "MiB", none="auto"
     )
-    budget_seconds: float | None = option(
-        None, "start no call that would end later than this; --resume continues", "s"
+    halving: int | None = option(
+        None,
+        "compare networks of one architecture and density after few epochs already, at --epochs divided by "
+        "this factor again and again, and let only the best 1/factor go on, for instance 3",
+        none="off",
+    )
+    budget: str | None = option(
+        None,
+        "start no call that would end later (300s), or that would bring the networks trained by this "
+        "command above a number (500seeds), but one; --resume continues",
     )
     distributed: Literal["off", "auto"] = option(
         "off", "auto: share the hunt with the other processes of this SLURM, Open MPI, Kubernetes or TPU job"
@@ -133,8 +141,7 @@ class Config:
             raise InputError(f"--lr must be above 0: {self.lr}")
         if not 0 <= self.min_accuracy <= 1:
             raise InputError(f"--min-accuracy must be at least 0 and at most 1: {self.min_accuracy}")
-        if self.budget_seconds is not None and not self.budget_seconds > 0:
-            raise InputError(f"--budget-seconds must be above 0: {self.budget_seconds}")
+        self.budget_in("s")
         if not self.out.strip():
             raise InputError("--out must name a folder: it is empty")
         if self.sizes is not None and self.portfolio:
@@ -145,6 +152,7 @@ class Config:
             )
         self._check_densities()
         self._check_processes()
+        self._check_halving()
         # a flag that would do nothing is a misunderstanding
         for flag, modes in (
             ("points", ("sweep", "range")),
@@ -174,6 +182,41 @@ class Config:
         if re.fullmatch(r".+:\d+", self.coordinator) is None:
             raise InputError(f"--coordinator must be HOST:PORT: {self.coordinator}")
 
+    def budget_in(self, unit: Literal["s", "seeds"]) -> float | None:
+        """The budget, if it is one of this unit."""
+        if self.budget is None:
+            return None
+        match = re.fullmatch(r"(\d+|\d*\.\d+)(s|seeds)", self.budget)
+        if match is None or not float(match[1]) or (match[2] == "seeds" and not match[1].isdigit()):
+            raise InputError(
+                f"--budget must be a number above 0 with its unit, seconds or whole seeds, for instance 300s "
+                f"or 500seeds: {self.budget!r}"
+            )
+        return float(match[1]) if match[2] == unit else None
+
+    def epochs_of(self, stage: str) -> int:
+        """Epochs of the networks of a stage that train to the end."""
+        if self.mode != "sweep":
+            return self.epochs or 5
+        return (self.coarse_epochs or 3) if stage == "coarse" else (self.fine_epochs or 7)
+
+    def _check_halving(self) -> None:
+        if self.halving is None:
+            return
+        if self.halving < 2:
+            raise InputError(f"--halving must be a factor of at least 2, or off: {self.halving}")
+        flags = (
+            {"coarse": "--coarse-epochs", "fine": "--fine-epochs"}
+            if self.mode == "sweep"
+            else {"": "--epochs"}
+        )
+        for stage, flag in flags.items():
+            if self.epochs_of(stage) < self.halving:
+                raise InputError(
+                    f"--halving {self.halving} needs {flag} {self.halving} or more, for a first rung of one "
+                    f"epoch: {self.epochs_of(stage)}"
+                )
+
     def _check_densities(self) -> None:
         for density in self.densities or ():
             if not 0 < density <= 1:
@@ -187,7 +230,7 @@ class Config:
 
 
 MAY_DIFFER = (
-    *("out", "resume", "overwrite", "data_dir", "budget_seconds", "memory_budget"),
+    *("out", "resume", "overwrite", "data_dir", "budget", "memory_budget"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
 """What a continued hunt may change."""
@@ -226,9 +269,10 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
 def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[str, Any]:
     from experiments._hunt_kept import kept_files
     from experiments._hunt_plots import PLOTS, draw_all
-    from experiments._hunt_report import report_lines, summarise, table_rows
+    from experiments._hunt_report import finalists, report_lines, summarise, table_rows
     from experiments._hunt_run import PLAN, Hunt
     from experiments._hunt_setup import check
+    from experiments._hunt_states import States
     from experiments._hunt_table import HuntTable
     from experiments._hunt_winners import save_winners
     from experiments._population import load
@@ -243,7 +287,8 @@ def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[s
         folder = RunFolder.join(config.out, flags, hosts.meet("folder"), may_differ=MAY_DIFFER)
         Hunt(config, folder, dataset, lambda _: None, hosts).run()
         return {}
-    owns = (*PLOTS, PLAN, *kept_files(Path(config.out)), *HuntTable.files(Path(config.out)))
+    parts = (*HuntTable.files(Path(config.out)), *States.files(Path(config.out)))
+    owns = (*PLOTS, PLAN, *kept_files(Path(config.out)), *parts)
     with RunFolder.open(
         config.out,
         flags,
@@ -263,7 +308,7 @@ def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[s
         winners = save_winners(hunt)
         summary = summarise(hunt, rows, winners)
         folder.write_json("summary.json", summary)
-        draw_all(rows, summary, folder.path)
+        draw_all(finalists(hunt, rows), summary, folder.path)
     print_table(*table_rows(summary))
     for line in report_lines(summary):
         report(line)

@@ -3,7 +3,8 @@
 :func:`make_run` gives a function for one network: draw, train, measure.
 :class:`Program` vmaps it over seeds, plans chunks from the compiled program's own
 memory analysis, and spreads the seeds over all local devices. Nothing on the
-device grows with the number of seeds.
+device grows with the number of seeds. :func:`make_rung` trains some of the
+epochs, so that only the best networks need go on (successive halving).
 
 One program serves every architecture of a **family**: networks of equal depth
 are padded to common widths. A unit that does not exist has no weights in or out
@@ -13,12 +14,13 @@ and costs next to nothing where only existing weights are computed.
 from __future__ import annotations
 
 from jaxnet.sweep.family import DrawRules, Family, Member, draw_member, make_family, make_member
-from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live
+from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
 from jaxnet.sweep.program import Plan, Program, default_budget, program_bytes, run_chunks
-from jaxnet.sweep.run import Row, SweepConfig, Trained, make_run
+from jaxnet.sweep.run import Carried, Row, SweepConfig, Trained, make_phases, make_run, make_rung
 from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, trim, winner_meta
 
 __all__ = [
+    "Carried",
     "DrawRules",
     "Family",
     "LivePart",
@@ -35,13 +37,16 @@ __all__ = [
     "load_winner",
     "make_family",
     "make_member",
+    "make_phases",
     "make_run",
+    "make_rung",
     "program_bytes",
     "put_back",
     "run_chunks",
     "save_winner",
     "sort_units",
     "take_live",
+    "take_values",
     "to_scipy",
     "trim",
     "winner_meta",

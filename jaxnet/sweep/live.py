@@ -105,7 +105,6 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
       structure: likewise.
       shapes: room for it.
     """
-    layers: list[LayerParams] = []
     topologies: list[Topology] = []
     slots: list[Array] = []
     units: list[Array] = []
@@ -113,7 +112,7 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
     place = jnp.arange(shapes.sizes[-1])  # and where they go
     fits = jnp.ones((), bool)
     for layer in reversed(range(len(shapes.capacities))):
-        values, whole = params.scaffold[layer], structure.connectivity[layer]
+        whole = structure.connectivity[layer]
         assert isinstance(whole, Topology)
         num_out, num_in, capacity = shapes.sizes[layer + 1], shapes.sizes[layer], shapes.capacities[layer]
         kept = live.at[whole.rows].get(mode="fill", fill_value=False)
@@ -140,11 +139,10 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
         cols = jnp.where(exists, jnp.minimum(below, num_in - 1), 0)
         rows, cols, row_ptr = (index.astype(jnp.int32) for index in (rows, cols, row_ptr))
         topologies.insert(0, Topology(rows, cols, row_ptr, (num_out, num_in)))
-        weight = jnp.where(exists, values.weight.at[slot].get(mode="fill", fill_value=0.0), 0.0)
-        layers.insert(0, LayerParams(weight, values.bias.at[unit].get(mode="fill", fill_value=0.0)))
         slots.insert(0, slot)
         units.insert(0, unit)
-    return LivePart(Params(tuple(layers)), Structure(tuple(topologies)), tuple(slots), tuple(units), fits)
+    part = LivePart(params, Structure(tuple(topologies)), tuple(slots), tuple(units), fits)
+    return part.replace(params=take_values(params, part))
 
 
 def _invert(place: Int[Array, "n"], chosen: Bool[Array, "n"], room: int) -> Int[Array, "room"]:
@@ -152,6 +150,18 @@ def _invert(place: Int[Array, "n"], chosen: Bool[Array, "n"], room: int) -> Int[
     number = place.shape[0]
     index = jnp.arange(number)
     return jnp.full(room, number).at[jnp.where(chosen, place, room)].set(index, mode="drop")
+
+
+def take_values(whole: Params, part: LivePart) -> Params:
+    """The values of a live part out of values of the whole network; what :func:`put_back` undoes."""
+    layers = [
+        LayerParams(
+            layer.weight.at[slot].get(mode="fill", fill_value=0.0),
+            layer.bias.at[unit].get(mode="fill", fill_value=0.0),
+        )
+        for layer, slot, unit in zip(whole.scaffold, part.slots, part.units, strict=True)
+    ]
+    return Params(tuple(layers))
 
 
 def put_back(whole: Params, part: LivePart, trained: Params) -> Params:

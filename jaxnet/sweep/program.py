@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnet.sweep.family import Family, Member
-from jaxnet.sweep.run import SweepConfig, Trained, make_run
+from jaxnet.sweep.run import Carried, SweepConfig, Trained, blank_carried, make_run, make_rung
 from jaxnet.train import Split
 from jaxnet.types import Key
 
@@ -62,6 +62,7 @@ class Program:
         chunk: int = 128,
         memory_budget: int | None = None,
         devices: Sequence[jax.Device] | None = None,
+        rungs: bool = False,
     ) -> None:
         """Plans and compiles.
 
@@ -74,6 +75,8 @@ class Program:
           chunk: largest number of seeds per call.
           memory_budget: bytes; half of what the devices have by default.
           devices: all local ones by default.
+          rungs: calls train some of the epochs and can go on from where others ended
+            (:func:`~jaxnet.sweep.make_rung`).
 
         Raises:
           ValueError: not even one seed per device fits the budget, or ``num_seeds`` or
@@ -85,7 +88,7 @@ class Program:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._splits = jax.device_put(splits, self._everywhere)
         self._key_data = jax.device_put(key_data, self._everywhere)
-        self._family, self._config = family, config
+        self._family, self._config, self._rungs = family, config, rungs
         self._whole: Any = None  # compiled where it is needed, which is next to never
         self._devices = devices
         budget = memory_budget if memory_budget is not None else default_budget(devices)
@@ -95,32 +98,62 @@ class Program:
         self._program, chunk, needed = self._fit(largest, len(devices), budget)
         self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
 
-    def __call__(self, keys: Key, members: Member) -> Trained:
+    def __call__(
+        self, keys: Key, members: Member, carried: Carried | None = None, epochs: range | None = None
+    ) -> Trained:
         """Trains up to a chunk of seeds.
 
         Args:
           keys: ``(seed,)``, at most ``plan.chunk``; fewer are filled up and cut off again.
           members: leaves ``(seed, ...)``.
+          carried: with ``rungs``: ``Trained.carried`` of a call that trained these seeds up
+            to ``epochs.start``; none where that is 0.
+          epochs: with ``rungs``: the epochs to train, all of them by default.
 
         Returns:
           The trained networks, leaves ``(seed, ...)``.
 
         Raises:
-          ValueError: there is no seed, or there are more than a chunk holds.
+          ValueError: there is no seed, or there are more than a chunk holds; ``carried`` or
+            ``epochs`` do not fit together or to a program without ``rungs``.
         """
         number = keys.shape[0]
         if not 1 <= number <= self.plan.chunk:
             raise ValueError(f"a call trains 1 to {self.plan.chunk} seeds, not {number}: see run_chunks")
-        fill = jnp.minimum(jnp.arange(self.plan.chunk), number - 1)
-        keys, members = jax.device_put(
-            jax.tree.map(lambda leaf: leaf[fill], (keys, members)), self._over_seeds
-        )
-        trained: Trained = self._program(keys, self._key_data, members, *self._splits)
+        if not self._rungs and (carried is not None or epochs is not None):
+            raise ValueError("only a program with rungs goes on from where another call ended")
+        epochs = range(self._config.epochs) if epochs is None else epochs
+        if not epochs or (carried is None) != (epochs.start == 0):
+            raise ValueError(f"epochs from 0 on begin anew, later ones go on from what is carried: {epochs}")
+        fill = np.minimum(np.arange(self.plan.chunk), number - 1)
+        seeds: tuple[Any, ...] = (keys, members)
+        if self._rungs:
+            blank = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), self._blank)
+            seeds = (*seeds, blank if carried is None else carried)
+        seeds = jax.device_put(jax.tree.map(lambda leaf: jnp.asarray(leaf)[fill], seeds), self._over_seeds)
+        trained = self._call(self._program, seeds, epochs)
         if not np.all(np.asarray(trained.fits)):
-            trained = self._train_whole(trained, keys, members)
+            trained = self._train_whole(trained, seeds, epochs)
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
 
-    def _train_whole(self, trained: Trained, keys: Key, members: Member) -> Trained:
+    @property
+    def carried_structure(self) -> Any:
+        """Tree structure of what a call with ``rungs`` goes on from."""
+        return jax.tree.structure(self._blank)
+
+    @property
+    def _blank(self) -> Carried:
+        return blank_carried(self._family, self._config)
+
+    def _call(self, program: Any, seeds: tuple[Any, ...], epochs: range) -> Trained:
+        keys, members, *carried = seeds
+        bounds = jax.device_put((np.int32(epochs.start), np.int32(epochs.stop)), self._everywhere)
+        trained: Trained = program(
+            keys, self._key_data, members, *self._splits, *carried, *(bounds if self._rungs else ())
+        )
+        return trained
+
+    def _train_whole(self, trained: Trained, seeds: tuple[Any, ...], epochs: range) -> Trained:
         """Trains the seeds whose live part did not fit again, in a program with room for everything."""
         step = len(self._devices)
         if self._whole is None:
@@ -129,8 +162,8 @@ class Program:
         for begin in range(0, len(missing), step):
             here = missing[begin : begin + step]
             chosen = np.resize(here, step)
-            some = jax.device_put(jax.tree.map(lambda leaf: leaf[chosen], (keys, members)), self._over_seeds)  # noqa: B023
-            whole: Trained = self._whole(some[0], self._key_data, some[1], *self._splits)
+            some = jax.device_put(jax.tree.map(lambda leaf: leaf[chosen], seeds), self._over_seeds)  # noqa: B023
+            whole = self._call(self._whole, some, epochs)
             trained = jax.tree.map(
                 lambda leaf, new: leaf.at[here].set(new[: len(here)]),  # noqa: B023
                 trained,
@@ -176,12 +209,20 @@ class Program:
                 jnp.zeros(chunk),
             )
         )
-        keys, members = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), (keys, members)
+        seeds: tuple[Any, ...] = (keys, members)
+        if self._rungs:
+            seeds = (*seeds, jax.tree.map(lambda b: jnp.zeros((chunk, *b.shape), b.dtype), self._blank))
+        keys, members, *carried = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), seeds
         )
-        run = jax.vmap(make_run(family, self._config), in_axes=(0, None, 0, None, None, None))
-        jitted = jax.jit(run, out_shardings=self._over_seeds)
-        return jitted.lower(keys, self._key_data, members, *self._splits).compile()
+        axes: tuple[int | None, ...] = (0, None, 0, None, None, None)
+        bounds: tuple[Any, ...] = ()
+        run: Any = make_run(family, self._config)
+        if self._rungs:
+            number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
+            run, axes, bounds = make_rung(family, self._config), (*axes, 0, None, None), (number, number)
+        jitted = jax.jit(jax.vmap(run, in_axes=axes), out_shardings=self._over_seeds)
+        return jitted.lower(keys, self._key_data, members, *self._splits, *carried, *bounds).compile()
 
 
 def run_chunks(

@@ -66,12 +66,15 @@ def test_a_full_disk_leaves_the_rows_intact(
     assert results(out) == hunted.results()
 
 
-def test_a_budget_stops_and_resume_continues(hunted: Hunted, hunter: Hunter, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("budget", "trained"), [("0.001s", 4), ("9seeds", 8)])
+def test_a_budget_stops_and_resume_continues(
+    budget: str, trained: int, hunted: Hunted, hunter: Hunter, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    short = hunter("budget", out=out, budget_seconds=1e-3)
+    short = hunter("budget", out=out, budget=budget)
     assert not short.summary["complete"]
-    assert short.summary["networks"] == {"planned": 14, "trained": 4}
-    assert any("stopped by --budget-seconds after 4 of 14 networks" in line for line in short.lines)
+    assert short.summary["networks"] == {"planned": 14, "trained": trained}
+    assert any(f"stopped by --budget after {trained} of 14 networks" in line for line in short.lines)
     hunter("budget", out=out, resume=True)
     assert results(out) == hunted.results()
 
