@@ -169,13 +169,13 @@ def test_any_optimiser_with_a_value_for_every_weight_follows():
             net = chains.grow("widen 0", (spec, p, structure), "dense", key)
             return chains.grow("patch", net, "dense", key)[1]
 
-        return state, growth.carry_over(state, optimizer, params, change), optimizer.init(change(params))
+        return growth.carry_over(state, optimizer, params, change), optimizer.init(change(params))
 
-    state, new, want = networks.quick(run)(jax.random.key(0))
+    new, want = networks.quick(run)(jax.random.key(0))
     assert str(jax.tree.structure(new)) == str(jax.tree.structure(want))
     for (path, a), (_, b) in zip(
         jax.tree.leaves_with_path(new), jax.tree.leaves_with_path(want), strict=True
     ):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), path
-    threes = [int(np.sum(np.asarray(x, np.float32) == 3)) for x in jax.tree.leaves(new)]
-    assert sum(threes) == sum(x.size for x in jax.tree.leaves(state)), "nothing is lost, nothing doubled"
+    # the layer that neither step touches; elsewhere the made-up moments of padding slots become zero
+    assert np.all(np.asarray(new.inner_states["scaffold"].inner_state[1][0].nu.scaffold[2].weight) == 3)

@@ -180,7 +180,7 @@ def test_new_patches_over_a_narrow_layer_fit_beside_wide_ones():
         return *grown, network.forward(spec, *grown, X)[0]
 
     p, s, logits = networks.quick(run)(jax.random.key(11))
-    placed, old = s.bank.layers[2], structure.bank.layers[2]
+    placed, old = s.bank.layers[2], structure.bank.layers[1]
     assert placed.reads == (2, 1) and placed.sources.shape[1] == 4
     # all of the 2 units (behind the 8 of the spanned layer), and 2 of those by weights of zero
     assert placed.sources[old.sources.shape[0] :].tolist() == [[0, 1, 8, 9]] * 5
