@@ -51,7 +51,7 @@ QUESTIONS = (
 HEADLINE: dict[str, dict[str, Any]] = {
     "lean to 95 %": {},
     "lean to 97 %": {"target": 0.97, "density": 0.1, "added": 1200, "max_nonzeros": 12_000},
-    "original, protocol seed, to 95 %": {"recipe": "original", "protocol": "seed"},
+    "original, protocol seed, to 95 %": {"recipe": "original", "protocol": "seed", "num_seeds": 8},
 }
 """Runs until a target is reached (MNIST only)."""
 
