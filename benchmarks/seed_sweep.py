@@ -28,6 +28,9 @@ is also timed as it is without such care. A loop that is fastest on one thread
 leaves the other cores to other processes: one for each core would do up to that
 many times as much.
 
+One large network, and how the cost grows with seeds, density and width, with peak
+memory, are tables of their own: ``benchmarks.large_network``, ``benchmarks.seed_scaling``.
+
     python -m benchmarks.seed_sweep --json result.json
     python -m benchmarks.seed_sweep --epochs 1 --steps 10 --repeats 3 --json quick.json
 """
