@@ -25,8 +25,8 @@ from experiments._hunt_plan import (
     network_id,
     promising_ranges,
     spaced,
-    survivors,
 )
+from experiments._hunt_rungs import carried_states, going_on, save_states
 from experiments._hunt_setup import (
     MIB,
     Entry,
@@ -192,7 +192,7 @@ class Hunt:
         name = f"{stage.name}, {stage.epochs} epochs,"
         jobs, left_out = make_jobs(stage, self.groups, self.seeds, self.rules.mask)
         if stage.start:
-            jobs, left_out = self.going_on(stage, jobs), []
+            jobs, left_out = going_on(self, stage, jobs), []
         if not jobs:
             self.report(f"{stage.name}: nothing to train, every network would have a layer without weights")
         self.jobs |= {job.key: job for job in jobs}
@@ -226,13 +226,6 @@ class Hunt:
         self.complete = not any(self.pending(r.job, r.entry["chunk"]) for r in running)
         if self.complete and self.hosts.first:  # all rows of this stage are on disk
             self.states.drop(stage.number if stage.last else stage.number - 1)
-
-    def going_on(self, stage: Stage, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs of a rung, with the best networks of the rung before."""
-        assert self.config.halving is not None
-        rows = [r for r in self.table.read()[0] if (r["stage"], r["epochs"]) == (stage.name, stage.start)]
-        best = survivors(rows, self.config.halving)
-        return [job.narrowed([row for row in best if row["group"] == job.group.name]) for job in jobs]
 
     def compile(self, job: Job) -> Running:
         """Plans and compiles the program of a job; a continued hunt keeps its kernel and its calls."""
@@ -322,14 +315,14 @@ class Hunt:
             trained = jax.block_until_ready(program(*inputs(job, indices)))
         else:
             epochs = range(job.stage.start, job.stage.epochs)
-            carried = self.carried(job, indices, program) if epochs.start else None
+            carried = carried_states(self, job, indices, program) if epochs.start else None
             trained = jax.block_until_ready(program(*inputs(job, indices), carried, epochs))
         rows = make_rows(job, indices, trained, self.rules.split, self.splits[1].size)
         seconds = time.perf_counter() - before
         # What belongs to the rows goes first: whenever the process is killed, kept.npz holds all
         # networks that the rows on disk call the best, and the states all that may go on.
         if not job.stage.last:
-            self.save_states(job, first, indices, trained, rows)
+            save_states(self, job, first, indices, trained, rows)
         elif self.kept.offer(rows, lambda chosen: networks(job, indices, trained, chosen)):
             self.kept.save(self.folder.path)
             self.kept.forget()
@@ -339,31 +332,6 @@ class Hunt:
         self.slowest = max(self.slowest, (time.perf_counter() - before) / job.stage.passes)
         self.trained += len(rows)
         return len(rows)
-
-    def save_states(
-        self, job: Job, first: int, indices: Sequence[int], trained: Trained, rows: Sequence[Row]
-    ) -> None:
-        """Puts what the next rung goes on from on disk, of those that are not beaten by this call alone."""
-        assert self.config.halving is not None
-        seeds = -(-job.size // len(job.members))  # of a member: every one has as many
-        best = {network_id(r) for r in survivors(rows, 1, keep=-(-seeds // self.config.halving))}
-        places = np.array([i for i, row in enumerate(rows) if network_id(row) in best])
-        carried = jax.tree.map(lambda leaf: np.asarray(leaf)[places], trained.carried)
-        grid = [job.grid(indices[i]) for i in places]
-        self.states.save(job.stage.number, job.number, first, grid, carried)
-
-    def carried(self, job: Job, indices: Sequence[int], program: Program) -> Any:
-        """What networks go on from, leaves ``(network, ...)``; trained again where no file holds it."""
-        grid = [job.grid(i) for i in indices]
-        found = self.states.load(job.stage.number - 1, job.number, grid)
-        missing = [i for i, g in zip(indices, grid, strict=True) if g not in found]
-        if missing:
-            self.report(f"{job.key}: {several(len(missing), 'state')} lost, so the networks train again")
-            again = train_again(self.config, job, missing, self.entries(job, job.stage.start), self.splits)
-            for k, i in enumerate(missing):
-                found[job.grid(i)] = [np.asarray(leaf)[k] for leaf in jax.tree.leaves(again.carried)]
-        leaves = zip(*(found[g] for g in grid), strict=True)
-        return jax.tree.unflatten(program.carried_structure, [np.stack(leaf) for leaf in leaves])
 
     def entries(self, job: Job, epochs: int) -> list[Entry]:
         """How a job's networks are trained up to some epochs."""
