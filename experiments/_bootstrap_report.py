@@ -83,7 +83,7 @@ def draw_scales(summary: dict[str, Any], rows: Sequence[dict[str, Any]], path: P
         top.set(xlabel="epoch", ylabel=f"{_watched(summary)} accuracy (%)")
         top.set_title(f"{scale}: {'-'.join(map(str, summary['scales'][scale]['sizes']))}")
         top.grid(alpha=0.3)
-        top.legend(loc="lower right", frameon=False, fontsize=9)
+        top.legend(loc="center right", frameon=False, fontsize=9)
         draw_comparisons(bottom, compare(summary, scale))
         bottom.set_xlabel("test accuracy, paired difference (points), 95 %")
     n = len(summary["seeds"])
