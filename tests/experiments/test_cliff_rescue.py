@@ -184,7 +184,7 @@ WRONG = [
         "--arms must name static, which the others are compared with, and each arm once",
     ),
     (["--density", "0"], "--density must be above 0 and at most 1: 0.0"),
-    (["--density", "0.001"], "leaves the 8x10 layer without any weight: raise the density"),
+    (["--density", "0.001"], "leaves the 64x12 layer without any weight: raise the density"),
     (["--grow-fraction", "2"], "--grow-fraction must be above 0 and at most 1: 2.0"),
     (["--target", "35.6"], "--target must be above 0 and below 1: 35.6"),
     (["--num-seeds", "1"], "--num-seeds must be at least 2: 1"),
