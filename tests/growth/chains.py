@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxnet import growth, optim
 from jaxnet.network import NetworkSpec
@@ -20,6 +21,14 @@ OPTIMIZER = optim.dual_rate_adam(*RATES)
 
 # widths of small networks below every layer's, so that all additions are alike
 RULES = {kind: PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4) for kind in ("mlp", "dense")}
+# every kind of patch and every rule in the default run, all pairs of them in the slow one
+CASES = [
+    ("mlp", "redraw"),
+    ("dense", "preserve"),
+    pytest.param("mlp", "preserve", marks=pytest.mark.slow),
+    pytest.param("dense", "redraw", marks=pytest.mark.slow),
+]
+
 # patches that span a layer, others beside them, and a source of both that gets wider
 CHAIN = ("insert 0", "patch", "widen 0")
 

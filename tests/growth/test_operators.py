@@ -266,8 +266,7 @@ def test_networks_compute_the_same_while_they_grow(kind, seed):
         assert int(counts["total"]) > int(before[1]["total"])
 
 
-@pytest.mark.parametrize("rule", growth.RULES)
-@pytest.mark.parametrize("kind", chains.RULES)
+@pytest.mark.parametrize(("kind", "rule"), chains.CASES)
 def test_counts_are_those_of_the_arguments_and_everything_is_in_order(kind, rule):
     stages = chains.example(kind, rule)
     for step, before, after in zip(chains.CHAIN, stages[:-1], stages[1:], strict=True):
@@ -295,18 +294,18 @@ def test_counts_are_those_of_the_arguments_and_everything_is_in_order(kind, rule
             assert not np.any(value[absent]), path
 
 
-@pytest.mark.parametrize("kind", chains.RULES)
-def test_a_grown_network_computes_what_numpy_says(kind):
-    for rule in growth.RULES:
-        spec, params, structure, _ = chains.example(kind, rule)[-1]
-        assert any(p is not None and p.reads == (2, 1) for p in structure.bank.layers)
-        logits, _ = network.forward(spec, params, structure, X)
-        want = reference.forward(
-            "relu", reference.to_numpy(params), reference.to_numpy(structure), np.asarray(X, np.float64)
-        )[0]
-        np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("kind", "rule"), chains.CASES)
+def test_a_grown_network_computes_what_numpy_says(kind, rule):
+    spec, params, structure, _ = chains.example(kind, rule)[-1]
+    assert any(p is not None and p.reads == (2, 1) for p in structure.bank.layers)
+    logits, _ = network.forward(spec, params, structure, X)
+    want = reference.forward(
+        "relu", reference.to_numpy(params), reference.to_numpy(structure), np.asarray(X, np.float64)
+    )[0]
+    np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # a population equals its networks alone, in test_population.py
 def test_many_grow_as_one_does():
     keys = jax.random.split(jax.random.key(8), 3)
     together = chains.compiled("dense", "redraw", many=True)(keys)

@@ -58,8 +58,7 @@ def flat_patches(moments: Any, structure: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("rule", growth.RULES)
-@pytest.mark.parametrize("kind", chains.RULES)
+@pytest.mark.parametrize(("kind", "rule"), chains.CASES)
 def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
     stages = chains.example(kind, rule)
     for step, before, after in zip(chains.CHAIN, stages[:-1], stages[1:], strict=True):
@@ -102,7 +101,7 @@ def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
                 assert values == [[np.ravel(v).tolist() for v in i.values()] for i in nows.values()]
 
 
-@pytest.mark.parametrize("kind", chains.RULES)
+@pytest.mark.parametrize("kind", ["dense", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_the_next_adam_step_is_what_numpy_says(kind):
     spec, params, structure, state = chains.example(kind, "preserve")[-1]
     split = networks.samples()
