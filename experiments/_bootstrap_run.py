@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _runtime
 from experiments._bootstrap_report import PLOTS
 from experiments._bootstrap_summary import summarise
 from experiments._population import (
@@ -32,7 +33,7 @@ from jaxnet.kernels import product
 from jaxnet.masks import Topology, allocate
 from jaxnet.network import NetworkSpec, Params, Structure
 from jaxnet.provenance import provenance
-from jaxnet.records import MAY_DIFFER, RunFolder
+from jaxnet.records import RunFolder
 from jaxnet.train import Task, TrainState
 from jaxnet.types import Array, Float, Int, Key, PyTree
 
@@ -272,15 +273,7 @@ class BootstrapRun:
 
 def open_folder(config: Config, dataset: Dataset) -> RunFolder:
     """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`."""
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    return RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, "data_dir", "doc"),
-        owns=PLOTS,
-    )
+    return _runtime.open_folder(config, dataset, PLOTS, may_differ=("doc",))
 
 
 def prepare(config: Config, dataset: Dataset) -> Config:

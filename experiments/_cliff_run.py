@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _runtime
 from experiments._cliff_arms import GROW, SCHEDULER, Memory, Treatment
 from experiments._cliff_plots import PLOTS
 from experiments._population import (
@@ -32,7 +33,7 @@ from jaxnet.kernels import product
 from jaxnet.masks import allocate
 from jaxnet.network import NetworkSpec, Structure
 from jaxnet.provenance import provenance
-from jaxnet.records import MAY_DIFFER, RunFolder
+from jaxnet.records import RunFolder
 from jaxnet.statistics import aggregate, paired_difference, paired_rates, success_rate
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Array, Key, PyTree
@@ -268,15 +269,7 @@ def run(config: Config, folder: RunFolder, dataset: data.Dataset) -> dict[str, A
 
 def open_folder(config: Config, dataset: data.Dataset) -> RunFolder:
     """Opens the folder of a run; see :meth:`jaxnet.records.RunFolder.open`."""
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    return RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, "data_dir"),
-        owns=PLOTS,
-    )
+    return _runtime.open_folder(config, dataset, PLOTS)
 
 
 def make_spec(config: Config, dataset: data.Dataset) -> NetworkSpec:
