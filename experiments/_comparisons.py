@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 
 from experiments._patched_plots import plt, save_figure
+from jaxnet.records import MAY_DIFFER
+from jaxnet.statistics import paired_difference
+
+LEVEL = 0.05
+"""A difference is called one where its 95 % interval excludes zero and its p is below this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +32,18 @@ class Comparison:
     p: float
 
     @property
+    def sign(self) -> int:
+        """1 where the first is shown to be better, -1 where it is shown to be worse, else 0."""
+        if not self.p < LEVEL:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+    @property
     def verdict(self) -> str:
-        """What the interval allows to say."""
-        if self.low > 0:
+        """What interval and test together allow to say."""
+        if self.sign > 0:
             return f"better by {self.mean:.2f} points"
-        if self.high < 0:
+        if self.sign < 0:
             return f"**worse** by {-self.mean:.2f} points"
         return "no difference shown"
 
@@ -41,6 +53,51 @@ def comparison(title: str, first: str, second: str, difference: Mapping[str, Any
     low, high = difference["ci95"] or (float("nan"), float("nan"))
     mean, p = (float("nan") if difference[name] is None else difference[name] for name in ("mean", "p"))
     return Comparison(title, first, second, mean, low, high, difference["wins"], difference["n"], p)
+
+
+def compare(
+    arms: Mapping[str, Mapping[str, Any]], questions: Sequence[tuple[str, str, str]], value: str
+) -> list[Comparison]:
+    """Paired differences in points of one entry of every seed.
+
+    Args:
+      arms: by name, each with its ``seeds`` in the same order.
+      questions: title, first and second arm of each.
+      value: name of the entry, a fraction.
+    """
+    comparisons = []
+    for title, first, second in questions:
+        a, b = (np.array([100 * s[value] for s in arms[name]["seeds"]]) for name in (first, second))
+        comparisons.append(comparison(title, first, second, paired_difference(a, b)))
+    return comparisons
+
+
+def command_line(program: str, config: Any) -> str:
+    """The command that makes a document again: every flag that decides the results, and the document.
+
+    Args:
+      program: name of the module.
+      config: its configuration, a dataclass with a field ``doc``.
+    """
+    always = ("dataset", "datasets", "num_seeds", "doc")
+    flags = [
+        f"--{field.name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for field in sorted(dataclasses.fields(config), key=lambda field: field.name == "doc")
+        if field.name not in ("data_dir", *MAY_DIFFER)
+        and ((value := getattr(config, field.name)) != field.default or field.name in always)
+    ]
+    return " ".join([f"python -m {program}", *flags])
+
+
+def correction(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons there are, and how many differences withstand that (Bonferroni)."""
+    n = len(comparisons)
+    shown = [c for c in comparisons if c.sign]
+    hold = sum(c.p * n < LEVEL for c in shown)
+    return (
+        f"{n} comparisons are made and the p-values not corrected for that; multiplied by {n} (Bonferroni), "
+        f"{hold} of the {len(shown)} differences called better or worse stay below {LEVEL}."
+    )
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
@@ -60,8 +117,7 @@ def draw_comparisons(axes: Any, comparisons: Sequence[Comparison]) -> None:
     """A forest plot: the mean paired difference of each comparison with its interval."""
     y = np.arange(len(comparisons))[::-1]
     for yi, c in zip(y, comparisons, strict=True):
-        clear = c.low > 0 or c.high < 0
-        color = ("#2e7d4f" if c.mean > 0 else "#c44e52") if clear else "0.45"
+        color = {1: "#2e7d4f", -1: "#c44e52", 0: "0.45"}[c.sign]
         axes.plot([c.low, c.high], [yi, yi], color=color, lw=2)
         axes.plot([c.mean], [yi], "o", color=color, ms=6)
         axes.annotate(

@@ -108,8 +108,9 @@ class Config:
     change: Literal["insert", "widen", "rewire", "none"] | None = auto(
         "how: a new layer, more units, as many weights elsewhere, not at all"
     )
-    place: Literal["worst", "least", "random", "last"] = option(
-        "worst", "where: at the layer with most or fewest extrema, at a random one, at the last"
+    place: Literal["worst", "share", "least", "random", "last"] = option(
+        "worst",
+        "where: at the layer with most extrema, most per unit, fewest, at a random one, at the last",
     )
     operator: Literal["redraw", "preserve"] | None = auto(
         "what happens to the layer behind: drawn afresh, or the function is preserved"

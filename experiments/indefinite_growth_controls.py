@@ -24,6 +24,7 @@ START = "start"
 
 ARMS: dict[str, dict[str, Any]] = {
     "extrema": {START: True},
+    "extrema per unit": {START: True, "place": "share"},
     "random layer": {START: True, "place": "random"},
     "last layer": {START: True, "place": "last"},
     "fewest extrema": {START: True, "place": "least"},
@@ -39,6 +40,8 @@ QUESTIONS = (
     ("Place: most extrema against a random layer", "extrema", "random layer"),
     ("Place: most extrema against the last layer", "extrema", "last layer"),
     ("Place: most extrema against fewest", "extrema", "fewest extrema"),
+    ("Place: most extrema per unit against a random layer", "extrema per unit", "random layer"),
+    ("Place: most extrema per unit against fewest", "extrema per unit", "fewest extrema"),
     ("Growth against training on without new weights", "extrema", "train longer"),
     ("Growth against RigL with all weights from the start", "extrema", "RigL"),
     ("Growth with RigL against static Erdős–Rényi", "extrema", "static Erdős–Rényi"),
@@ -146,7 +149,7 @@ def run_one(config: RunConfig) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Runs all arms, compares them, prints and writes the tables."""
-    from experiments._controls_report import compare
+    from experiments._comparisons import compare
     from experiments._growth_report import write_document
     from experiments._population import load
     from experiments._runtime import use_compilation_cache

@@ -141,7 +141,8 @@ def run_arms(config: Config, arms: dict[str, dict[str, Any]], protocol: str) -> 
 
 def main(config: Config) -> None:
     """Runs all arms, compares them, prints and writes the tables."""
-    from experiments._controls_report import compare, write_document
+    from experiments._comparisons import compare
+    from experiments._controls_report import write_document
     from experiments._runtime import use_compilation_cache
 
     use_compilation_cache()
@@ -149,7 +150,7 @@ def main(config: Config) -> None:
     headline = {}
     if config.headline_seeds and config.dataset == "mnist":
         headline = run_arms(config, HEADLINE, "seed")
-    comparisons = compare(controls, QUESTIONS)
+    comparisons = compare(controls, QUESTIONS, "patched_accuracy")
     columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
     rows = [
         [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]

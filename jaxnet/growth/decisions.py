@@ -18,8 +18,9 @@ Change = Literal["insert", "widen", "rewire", "none"]
 """What happens to the scaffold: a layer behind another one, more units in a layer, as many
 weights moved elsewhere (nothing is added), nothing."""
 
-Place = Literal["worst", "least", "random", "last"]
-"""Where: at the layer with most or fewest extrema, at one drawn at random, at the last hidden layer."""
+Place = Literal["worst", "share", "least", "random", "last"]
+"""Where: at the layer with most extrema, with most of them per unit, with fewest, at one drawn at
+random, at the last hidden layer."""
 
 PLACES: tuple[str, ...] = get_args(Place)
 CHANGES: tuple[str, ...] = get_args(Change)
@@ -37,6 +38,11 @@ class LayerCount:
     def extrema(self) -> int:
         """Of both kinds."""
         return self.high + self.low
+
+    @property
+    def share(self) -> float:
+        """Extrema per unit."""
+        return self.extrema / self.units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,7 @@ class DecisionRules:
     @property
     def needs_extrema(self) -> bool:
         """Whether a network without extrema leaves nothing to decide by."""
-        follows = self.place == "worst" and self.change in ("insert", "widen")
+        follows = self.place in ("worst", "share") and self.change in ("insert", "widen")
         return self.rule != "always" or follows
 
 
@@ -184,6 +190,9 @@ def decide(layers: Sequence[LayerCount], rules: DecisionRules, *, draw: int = 0)
     if rules.place == "random":
         layer = random.Random(draw).randrange(len(layers))
         where = f"layer {layer + 1} drawn at random"
+    elif rules.place == "share":
+        layer = max(range(len(layers)), key=lambda k: (layers[k].share, -k))
+        where = f"layer {layer + 1} has the largest share ({layers[layer].share:.2f} of its units)"
     elif rules.place == "least":
         layer = min(range(len(layers)), key=lambda k: (layers[k].extrema, k))
         where = f"layer {layer + 1} has fewest ({layers[layer].extrema})"

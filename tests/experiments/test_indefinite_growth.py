@@ -148,7 +148,7 @@ WRONG = [
     (["--recipe", "lean", "--patience", "3"], "--schedule cosine needs iterations of equal length"),
     (["--exchange", "gradient"], "--exchange goes with iterations of equal length"),
     (["--operator", "preserve", "--activation", "tanh"], "--operator redraw"),
-    (["--place", "middle"], "'middle' is not one of worst, least, random, last"),
+    (["--place", "middle"], "'middle' is not one of worst, share, least, random, last"),
     (["--resume", "--overwrite"], "exclude each other"),
     (["--grow"], "unknown flag --grow"),
 ]
@@ -185,14 +185,17 @@ def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> N
         "sizes": (64, 16, 16, 10),
         "density": 0.2,
         "added": 40,
+        "iterations": 3,
+        "epochs": 2,
     }
     with compiling_once(xla_cache):
         controls(ControlsConfig(**small, doc=str(doc), out=str(tmp_path / "out")))
     start = int(0.2 * (64 * 16 + 16 * 16 + 160))
     for folder in (tmp_path / "out").iterdir():
         for s in read_json(folder / "summary.json")["seeds"]:
-            wanted = start if "train-longer" in folder.name else start + 40
+            wanted = start if "train-longer" in folder.name else start + 80
             assert s["nonzeros"]["scaffold"] == wanted, folder
     text = doc.read_text()
     assert all(f"| {name} |" in text for name in ARMS) and "## Verdict" in text
+    assert "| last layer | layer 2: 4 |" in text, "two seeds, two changes"
     assert doc.with_suffix(".png").exists()

@@ -26,6 +26,9 @@ TWO = [LayerCount(128, 9, 100), LayerCount(256, 9, 144)]
         ([LayerCount(128, 4, 0), LayerCount(128, 6, 9)], {"rule": "count"}, "insert", 1, 60),
         ([LayerCount(128, 0, 1)], {"rule": "always", "change": "widen"}, "widen", 0, 4),
         ([LayerCount(128, 0, 0)], {"rule": "always", "change": "widen"}, "widen", 0, 1),
+        (TWO, {"place": "share"}, "insert", 0, 256),  # 109 / 128 against 153 / 256
+        ([LayerCount(10, 1, 4), LayerCount(20, 2, 8)], {"place": "share"}, "none", None, 0),
+        ([LayerCount(10, 2, 4), LayerCount(20, 4, 8)], {"place": "share"}, "insert", 0, 48),  # a tie
         (TWO, {"place": "last", "size": 16}, "insert", 1, 16),
         (list(reversed(TWO)), {"place": "last"}, "insert", 1, 256),  # the size follows the worst layer
         (TWO, {"change": "rewire"}, "rewire", None, 0),
@@ -42,6 +45,9 @@ def test_by_hand(
 def test_the_reason_holds_the_numbers() -> None:
     assert decide(TWO, DecisionRules()).reason == (
         "262 extrema in 384 hidden units, above 0.5; layer 2 has most (153)"
+    )
+    assert decide(TWO, DecisionRules(place="share")).reason.endswith(
+        "; layer 1 has the largest share (0.85 of its units)"
     )
     assert "9 high extrema, fewer than 10" in decide(TWO[:1], DecisionRules(rule="count")).reason
     assert "patches only" in decide([LayerCount(9, 0, 0)], DecisionRules()).reason
