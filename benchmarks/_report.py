@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from experiments._cli import print_table
 from jaxnet.errors import InputError
 from jaxnet.files import write_bytes
 
@@ -151,6 +152,21 @@ def check_output(json: str | None, doc: str | None = None) -> None:
         raise InputError(f"--json {json}: there is no such folder, create it first")
     if doc is not None and not Path(doc).is_file():
         raise InputError(f"--doc {doc}: there is no such file")
+
+
+def publish(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    summary: str,
+    doc: str | None,
+) -> None:
+    """Prints a table with its summary; puts both into the section ``name`` of a document, if there is one."""
+    print(summary)
+    print_table(title, columns, rows)
+    if doc is not None:
+        write_section(Path(doc), name, f"{title}.\n\n{markdown(columns, rows)}\n\n{summary}")
 
 
 def write_section(doc: Path, name: str, text: str) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 
 from benchmarks import _sweep_jax as ours
-from benchmarks._report import describe, machine, ratio, shown, spread
-from benchmarks.seed_sweep import FULL_EPOCHS, check_json, dense_flops
+from benchmarks._report import check_output, describe, machine, ratio, shown, spread
+from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
 from experiments._cli import print_table, run_main
 from jaxnet import data
 from jaxnet.errors import InputError
@@ -70,7 +70,7 @@ class Config:
             raise InputError(f"--precisions needs some of {', '.join(PRECISIONS)}, with commas between")
         if not 0 < self.density <= 1:
             raise InputError(f"--density must be above 0 and at most 1: {self.density}")
-        check_json(self.json)
+        check_output(self.json)
 
 
 def measure(config: Config) -> dict[str, Any]:

@@ -12,12 +12,14 @@ and change. Everything runs in one process, the numbers of networks in turn.
 from __future__ import annotations
 
 import dataclasses
+import os
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from benchmarks._report import describe, machine, ratio, shown, spread
-from experiments._cli import print_table, run_main
+from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
+from experiments._cli import run_main
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
 from jaxnet.provenance import provenance
@@ -28,6 +30,9 @@ class Config:
     """Time per growth iteration, for several numbers of networks."""
 
     json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
+    doc: str | None = dataclasses.field(
+        default=None, metadata={"help": "Markdown file whose section 'growth' gets the table"}
+    )
     dataset: str = dataclasses.field(
         default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
     )
@@ -51,8 +56,7 @@ class Config:
                 raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
         if not self.num_seeds or min(self.num_seeds) < 1:
             raise InputError(f"--num-seeds needs positive numbers: {list(self.num_seeds)}")
-        if self.json is not None and not Path(self.json).absolute().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no such folder, create it first")
+        check_output(self.json, self.doc)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -80,8 +84,10 @@ def measure(config: Config) -> dict[str, Any]:
     train = make_split(dataset, "train")
     data = GrowthData(train, make_split(dataset, "val"), train, jax.random.key(0))
     clocks: dict[int, list[Clock]] = {n: [] for n in config.num_seeds}
+    loads: list[float] = []
     for _ in range(config.repeats):
         for number, seen in clocks.items():
+            loads.append(os.getloadavg()[0])
             clock = Clock()
             grow_until(plan, data, Target(1.0), Budget(config.iterations), range(number), clock=clock)
             seen.append(clock)
@@ -94,6 +100,7 @@ def measure(config: Config) -> dict[str, Any]:
         "kernel": settled.kernel,
         "machine": machine(),
         "provenance": provenance(),
+        "load_before_runs": loads,
         "networks": [
             {
                 "num_seeds": n,
@@ -115,8 +122,7 @@ def measure(config: Config) -> dict[str, Any]:
 def main(config: Config) -> None:
     """Measures, prints the table, writes the file."""
     result = measure(config)
-    print(describe(result["machine"], result["provenance"]["versions"]))
-    rows = [
+    rows: list[list[object]] = [
         [
             r["num_seeds"],
             shown(r["seconds_per_iteration"], 2),
@@ -128,12 +134,15 @@ def main(config: Config) -> None:
     ]
     columns = ["networks", "s per iteration", "s compiling", "time / one by one", "with compiling"]
     title = (
-        f"{config.dataset}, {config.iterations} iterations of {config.epochs} epochs, "
+        f"{config.dataset}, recipe original, {config.iterations} iterations of {config.epochs} epochs, "
         f"{result['kernel']} kernel: median (range) of {config.repeats}"
     )
-    print_table(title, columns, rows)
     if config.json is not None:
         write_json(Path(config.json), result)
+    versions = {name: result["provenance"]["versions"][name] for name in ("python", "jax", "jaxlib")}
+    load = statistics.median(result["load_before_runs"])
+    summary = f"{describe(result['machine'], versions)}; median load {load:.1f}."
+    publish("growth", title, columns, rows, summary, doc=config.doc)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,13 @@ from benchmarks._report import (
     check_output,
     describe,
     machine,
-    markdown,
+    publish,
     ratio,
     shown,
     spread,
-    write_section,
 )
 from benchmarks._training import Training, Work, first_samples
-from experiments._cli import print_table, run_main
+from experiments._cli import run_main
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, write_json
@@ -245,19 +244,10 @@ def _title(result: dict[str, Any]) -> str:
     )
 
 
-def report(result: dict[str, Any]) -> None:
-    """Prints the table."""
-    print(summary(result))
-    print_table(_title(result), *_table(result))
-
-
 def main(config: Config) -> dict[str, Any]:
     """Measures (or loads), prints and, if wanted, writes the table into the document."""
     result = read_json(Path(config.load)) if config.load is not None else measure(config)
-    report(result)
-    if config.doc is not None:
-        text = f"{_title(result)}.\n\n{markdown(*_table(result))}\n\n{summary(result)}"
-        write_section(Path(config.doc), "large_network", text)
+    publish("large_network", _title(result), *_table(result), summary(result), doc=config.doc)
     return result
 
 

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks._report import Process, describe, machine, ratio, shown, spread, timed_process
+from benchmarks._report import Process, check_output, describe, machine, ratio, shown, spread, timed_process
 from experiments._cli import print_table, run_main
 from jaxnet import data
 from jaxnet.errors import InputError
@@ -73,8 +73,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1: {value}")
-        if self.json is not None and not Path(self.json).absolute().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no such folder, create it first")
+        check_output(self.json)
 
 
 class Runner:

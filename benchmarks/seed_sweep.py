@@ -51,7 +51,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import _sweep_jax as ours
-from benchmarks._report import describe, machine, ratio, shown, spread
+from benchmarks._report import check_output, describe, machine, ratio, shown, spread
 from experiments._cli import print_table, run_main
 from jaxnet import data
 from jaxnet.errors import InputError
@@ -108,13 +108,7 @@ class Config:
             raise InputError("--batches needs numbers of 1 or more, with commas between")
         if not 0 < self.density <= 1:
             raise InputError(f"--density must be above 0 and at most 1: {self.density}")
-        check_json(self.json)
-
-
-def check_json(path: str | None) -> None:
-    """Raises InputError if the result could not be written there."""
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise InputError(f"--json {path}: there is no such folder, create it first")
+        check_output(self.json)
 
 
 def dense_flops(sizes: tuple[int, ...], samples: int) -> float:
