@@ -9,14 +9,20 @@ epochs each arm changes its networks in its own way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
-from experiments.patched_density import option
+from experiments._options import (
+    check_at_least,
+    check_folder,
+    check_fractions,
+    check_positive,
+    check_seeds,
+    option,
+)
 from jaxnet.errors import InputError
 
 
@@ -91,28 +97,21 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range, whatever the data."""
-        for flag in ("density", "grow_fraction"):
-            if not 0 < getattr(self, flag) <= 1:
-                name = flag.replace("_", "-")
-                raise InputError(f"--{name} must be above 0 and at most 1: {getattr(self, flag)}")
+        check_fractions(self, "density", "grow_fraction")
         if not 0 < self.target < 1:
             raise InputError(f"--target must be above 0 and below 1: {self.target}")
-        for flag, least in (
-            ("num_seeds", 2),
-            ("seed", 0),
-            ("data_seed", 0),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("grow_every", 1),
-            ("max_incoming", 1),
-        ):
-            if getattr(self, flag) < least:
-                name = flag.replace("_", "-")
-                raise InputError(f"--{name} must be at least {least}: {getattr(self, flag)}")
-        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
-            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"--lr must be above 0: {self.lr}")
+        check_at_least(
+            self,
+            num_seeds=2,
+            seed=0,
+            data_seed=0,
+            epochs=1,
+            batch_size=1,
+            grow_every=1,
+            max_incoming=1,
+        )
+        check_seeds(self)
+        check_positive(self, "lr")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise InputError(f"--arms: unknown arm {unknown[0]!r}: choose from {', '.join(ARMS)}")
@@ -123,10 +122,7 @@ class Config:
                 "--sizes needs four or more positive sizes, for skip connections two hidden layers: "
                 f"{list(self.sizes)}"
             )
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
-        if not self.out.strip():
-            raise InputError("--out must name a folder: it is empty")
+        check_folder(self)
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:

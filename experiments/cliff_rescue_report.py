@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._cli import run_main
+from experiments._options import check_document, option
 from experiments.cliff_rescue import Config as RunConfig
-from experiments.patched_density import option
 from jaxnet.errors import InputError
 
 
@@ -33,8 +33,7 @@ class Config:
         """Raises InputError for a value out of range."""
         if not self.datasets or len(set(self.datasets)) != len(self.datasets):
             raise InputError("--datasets must be different names, at least one")
-        if self.doc is not None and not Path(self.doc).parent.is_dir():
-            raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
+        check_document(self.doc)
         self.runs()  # checks the rest
 
     def runs(self) -> dict[str, RunConfig]:

@@ -11,14 +11,20 @@ reached. All seeds grow at once; networks of equal shape train as one program.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
-from experiments.patched_density import option
+from experiments._options import (
+    check_at_least,
+    check_folder,
+    check_fractions,
+    check_positive,
+    check_seeds,
+    option,
+)
 from jaxnet.errors import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -149,41 +155,29 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range, whatever the data."""
-        for flag in ("target", "density"):
-            value = getattr(self, flag)
-            if value is not None and not 0 < value <= 1:
-                raise InputError(f"--{flag} must be above 0 and at most 1: {value}")
-        for flag, least in (
-            ("num_seeds", 1),
-            ("seed", 0),
-            ("data_seed", 0),
-            ("iterations", 1),
-            ("max_nonzeros", 1),
-            ("stall", 1),
-            ("added", 2),
-            ("size", 1),
-            ("max_size", 1),
-            ("max_patches", 0),
-            ("epochs", 1),
-            ("patience", 0),
-            ("batch_size", 1),
-            ("extrema_samples", 2),
-            ("standard_errors", 0),
-            ("min_ratio", 0),
-        ):
-            value = getattr(self, flag)
-            if value is not None and value < least:
-                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {value}")
-        for flag in ("lr", "time_limit", "min_gain"):
-            value = getattr(self, flag)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"--{flag.replace('_', '-')} must be above 0: {value}")
-        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
-            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
-        if not self.out.strip():
-            raise InputError("--out must name a folder: it is empty")
+        check_fractions(self, "target", "density")
+        check_at_least(
+            self,
+            num_seeds=1,
+            seed=0,
+            data_seed=0,
+            iterations=1,
+            max_nonzeros=1,
+            stall=1,
+            added=2,
+            size=1,
+            max_size=1,
+            max_patches=0,
+            epochs=1,
+            patience=0,
+            batch_size=1,
+            extrema_samples=2,
+            standard_errors=0,
+            min_ratio=0,
+        )
+        check_positive(self, "lr", "time_limit", "min_gain")
+        check_seeds(self)
+        check_folder(self)
         if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
             raise InputError(
                 f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments._cli import print_table, run_main
+from experiments._options import check_document, option, run_values
 from experiments.indefinite_growth import RECIPES
 from experiments.indefinite_growth import Config as RunConfig
-from experiments.patched_density import option
 from jaxnet.errors import InputError
 
 START = "start"
@@ -86,8 +86,7 @@ class Config:
             raise InputError(f"--headline-seeds must be 0 or more: {self.headline_seeds}")
         if self.iterations < 2:
             raise InputError(f"--iterations must be at least 2, or nothing grows: {self.iterations}")
-        if self.doc is not None and not Path(self.doc).parent.is_dir():
-            raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
+        check_document(self.doc)
 
 
 def final_density(config: Config, sizes: tuple[int, ...]) -> float:
@@ -110,26 +109,13 @@ def arm_config(config: Config, name: str, changes: dict[str, Any], sizes: tuple[
         "added": config.added,
         "num_seeds": config.num_seeds,
     }
-    return _config(config, f"arm--{name}", {**values, **changes})
+    return RunConfig(**{**run_values(config, f"arm--{name}"), **values, **changes})
 
 
 def headline_config(config: Config, name: str, changes: dict[str, Any]) -> RunConfig:
     """A run to a target."""
     values = {"recipe": "lean", "num_seeds": config.headline_seeds}
-    return _config(config, f"to--{name}", {**values, **changes})
-
-
-def _config(config: Config, name: str, values: dict[str, Any]) -> RunConfig:
-    folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
-    common: dict[str, Any] = {
-        "dataset": config.dataset,
-        "data_dir": config.data_dir,
-        "kernel": config.kernel,
-        "out": str(Path(config.out) / folder),
-        "resume": config.resume,
-        "overwrite": config.overwrite,
-    }
-    return RunConfig(**{**common, **values})
+    return RunConfig(**{**run_values(config, f"to--{name}"), **values, **changes})
 
 
 def run_one(config: RunConfig) -> dict[str, Any]:
@@ -155,7 +141,7 @@ def main(config: Config) -> None:
     from experiments._runtime import use_compilation_cache
 
     use_compilation_cache()
-    dataset = load(_config(config, "", {}))
+    dataset = load(RunConfig(**run_values(config, "")))
     hidden = RECIPES["lean"]["hidden"]
     sizes = config.sizes or (dataset.num_features, *hidden, dataset.num_classes)
     runs = {name: arm_config(config, name, changes, sizes) for name, changes in ARMS.items()}

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
-from experiments.patched_density import option
+from experiments._options import (
+    check_at_least,
+    check_document,
+    check_folder,
+    check_fractions,
+    check_positive,
+    check_seeds,
+    option,
+)
 from jaxnet.errors import InputError
 
 
@@ -58,41 +66,30 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range, whatever the data."""
-        if not 0 < self.density <= 1:
-            raise InputError(f"--density must be above 0 and at most 1: {self.density}")
+        check_fractions(self, "density")
         if not 0 <= self.threshold < 1:
             raise InputError(f"--threshold must be at least 0 and below 1: {self.threshold}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"--lr must be above 0: {self.lr}")
-        for flag, least in (
-            ("num_seeds", 1),
-            ("seed", 0),
-            ("data_seed", 0),
-            ("search_epochs", 1),
-            ("epochs", 1),
-            ("batch_size", 1),
-        ):
-            if getattr(self, flag) < least:
-                raise InputError(
-                    f"--{flag.replace('_', '-')} must be at least {least}: {getattr(self, flag)}"
-                )
-        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
-            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        check_positive(self, "lr")
+        check_at_least(
+            self,
+            num_seeds=1,
+            seed=0,
+            data_seed=0,
+            search_epochs=1,
+            epochs=1,
+            batch_size=1,
+        )
+        check_seeds(self)
         for flag in ("hidden", "widths"):
             sizes = getattr(self, flag)
             if min(sizes, default=1) < 1:
                 raise InputError(f"--{flag} must be positive sizes: {','.join(map(str, sizes))}")
         if len(set(self.hidden)) < len(self.hidden):
             raise InputError(f"--hidden names a size twice: {','.join(map(str, self.hidden))}")
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
-        if not self.out.strip():
-            raise InputError("--out must name a folder: it is empty")
-        if self.doc is not None:
-            if not Path(self.doc).parent.is_dir():
-                raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
-            if self.num_seeds < 2:
-                raise InputError(f"--doc needs at least 2 seeds for an interval: {self.num_seeds}")
+        check_folder(self)
+        check_document(self.doc)
+        if self.doc is not None and self.num_seeds < 2:
+            raise InputError(f"--doc needs at least 2 seeds for an interval: {self.num_seeds}")
 
 
 def print_summary(summary: dict[str, Any]) -> None:

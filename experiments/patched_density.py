@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
+from experiments._options import check_at_least, check_folder, check_fractions, check_seeds, option
 from jaxnet.errors import InputError
-
-
-def option(default: Any, help: str, unit: str | None = None, **more: Any) -> Any:
-    """A field of a configuration with its text for ``--help``."""
-    metadata = {"help": help, **more}
-    return field(default=default, metadata=metadata if unit is None else {**metadata, "unit": unit})
-
 
 FRESH: dict[str, Any] = {
     "density": 0.02,
@@ -114,36 +108,27 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range, whatever the data."""
-        for flag in ("density", "patch_density"):
-            value = getattr(self, flag)
-            if value is not None and not 0 < value <= 1:
-                raise InputError(f"--{flag.replace('_', '-')} must be above 0 and at most 1: {value}")
-        for flag, least in (
-            ("num_seeds", 1),
-            ("seed", 0),
-            ("data_seed", 0),
-            ("scaffold_epochs", 1 if self.from_checkpoint is None else 0),
-            ("patch_epochs", 0),
-            ("batch_size", 1),
-            ("max_patches", 0),
-            ("patience", 1),
-            ("extrema_samples", 2),
-        ):
-            value = getattr(self, flag)
-            if value is not None and value < least:
-                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {value}")
-        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
-            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        check_fractions(self, "density", "patch_density")
+        check_at_least(
+            self,
+            num_seeds=1,
+            seed=0,
+            data_seed=0,
+            scaffold_epochs=1 if self.from_checkpoint is None else 0,
+            patch_epochs=0,
+            batch_size=1,
+            max_patches=0,
+            patience=1,
+            extrema_samples=2,
+        )
+        check_seeds(self)
         for flag in ("lr", "lr_scaffold", "lr_patch"):
             value = getattr(self, flag)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
         if self.lr == 0:
             raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
-        if not self.out.strip():
-            raise InputError("--out must name a folder: it is empty")
+        check_folder(self)
         if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
             raise InputError(
                 f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments._cli import print_table, run_main
+from experiments._options import check_document, option, run_values
 from experiments.patched_density import Config as RunConfig
-from experiments.patched_density import option
 from jaxnet.errors import InputError
 
 NO_PATCHES = {"max_patches": 0}
@@ -90,24 +90,17 @@ class Config:
             raise InputError(f"--num-seeds must be at least 2 for an interval: {self.num_seeds}")
         if self.headline_seeds < 0:
             raise InputError(f"--headline-seeds must be 0 or more: {self.headline_seeds}")
-        if self.doc is not None and not Path(self.doc).parent.is_dir():
-            raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
+        check_document(self.doc)
 
 
 def arm_config(config: Config, name: str, changes: dict[str, Any], protocol: str) -> RunConfig:
     """The run of one arm."""
-    folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     values: dict[str, Any] = {
-        "dataset": config.dataset,
-        "data_dir": config.data_dir,
+        **run_values(config, f"{protocol}--{name}"),
         "protocol": protocol,
         "num_seeds": config.num_seeds if protocol == "clean" else config.headline_seeds,
         "scaffold_epochs": config.scaffold_epochs,
         "patch_epochs": config.patch_epochs,
-        "kernel": config.kernel,
-        "out": str(Path(config.out) / f"{protocol}--{folder}"),
-        "resume": config.resume,
-        "overwrite": config.overwrite,
     }
     return RunConfig(**{**values, **changes})
 

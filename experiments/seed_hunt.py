@@ -12,7 +12,6 @@ with --resume. One network again, alone, compared with its row:
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._cli import print_table, run_main
-from experiments.patched_density import option
+from experiments._options import check_at_least, check_folder, check_positive, check_seeds, option
 from jaxnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,34 +115,29 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range, whatever the data."""
-        for flag, least in (
-            ("num_seeds", 1),
-            ("seed", 0),
-            ("data_seed", 0),
-            ("points", 2),
-            ("epochs", 1),
-            ("coarse_epochs", 1),
-            ("fine_epochs", 1),
-            ("batch_size", 1),
-            ("extrema_samples", 2),
-            ("top_k", 1),
-            ("chunk", 1),
-            ("memory_budget", 1),
-        ):
-            value = getattr(self, flag)
-            if value is not None and value < least:
-                raise InputError(f"--{flag.replace('_', '-')} must be at least {least}: {value}")
-        if self.seed + self.num_seeds > 2**32 or self.data_seed >= 2**32:
-            raise InputError("seeds must be below 2**32 (--seed, --num-seeds, --data-seed)")
+        check_at_least(
+            self,
+            num_seeds=1,
+            seed=0,
+            data_seed=0,
+            points=2,
+            epochs=1,
+            coarse_epochs=1,
+            fine_epochs=1,
+            batch_size=1,
+            extrema_samples=2,
+            top_k=1,
+            chunk=1,
+            memory_budget=1,
+        )
+        check_seeds(self)
         if self.num_seeds > 10**8:
             raise InputError(f"--num-seeds must be at most {10**8}: {self.num_seeds}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"--lr must be above 0: {self.lr}")
+        check_positive(self, "lr")
         if not 0 <= self.min_accuracy <= 1:
             raise InputError(f"--min-accuracy must be at least 0 and at most 1: {self.min_accuracy}")
         self.budget_in("s")
-        if not self.out.strip():
-            raise InputError("--out must name a folder: it is empty")
+        check_folder(self)
         if self.sizes is not None and self.portfolio:
             raise InputError("--sizes and --portfolio exclude each other: the portfolio has its own sizes")
         if self.sizes is not None and (len(self.sizes) < 2 or min(self.sizes) < 1):

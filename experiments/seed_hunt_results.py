@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._cli import run_main
-from experiments.patched_density import option
+from experiments._options import check_document, option, run_values
 from experiments.seed_hunt import Config as HuntConfig
 from jaxnet.errors import InputError
 
@@ -39,22 +39,12 @@ class Config:
             raise InputError(
                 f"--reference-seeds must be at least 2 and at most --num-seeds: {self.reference_seeds}"
             )
-        if self.doc is not None and not Path(self.doc).parent.is_dir():
-            raise InputError(f"--doc: the folder {Path(self.doc).parent} does not exist")
+        check_document(self.doc)
 
 
 def hunt_config(config: Config, name: str, **changes: Any) -> HuntConfig:
     """One of the hunts."""
-    values: dict[str, Any] = {
-        "dataset": config.dataset,
-        "data_dir": config.data_dir,
-        "epochs": config.epochs,
-        "kernel": config.kernel,
-        "out": str(Path(config.out) / name),
-        "resume": config.resume,
-        "overwrite": config.overwrite,
-    }
-    return HuntConfig(**{**values, **changes})
+    return HuntConfig(**{**run_values(config, name), "epochs": config.epochs, **changes})
 
 
 def main(config: Config) -> dict[str, Any]:

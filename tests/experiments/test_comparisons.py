@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from experiments._comparisons import Comparison, command_line, compare, correction
-from experiments.patched_density import option
+from experiments._options import option
 
 
 def of(mean: float, half: float, p: float) -> Comparison:
