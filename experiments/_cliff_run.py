@@ -34,7 +34,7 @@ from jaxnet.masks import allocate
 from jaxnet.network import NetworkSpec, Structure
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
-from jaxnet.statistics import aggregate, paired_difference, paired_rates, success_rate
+from jaxnet.statistics import aggregate, exact_fraction, paired_difference, paired_rates, success_rate
 from jaxnet.train import Split, Task, TrainState
 from jaxnet.types import Array, Key, PyTree
 
@@ -189,10 +189,11 @@ class CliffRun:
     def summarise(self, state: TrainState, structure: Structure, memory: Memory) -> dict[str, Any]:
         """Everything ``summary.json`` holds."""
         if self.config.protocol == "seed":
-            accuracy = np.asarray(state.best_accuracy)
+            judged, accuracy = self.watch, np.asarray(state.best_accuracy)
         else:
-            test = make_split(self.dataset, "test")
+            judged = test = make_split(self.dataset, "test")
             accuracy = np.asarray(evaluate_all(self.clock, self.task, state.params, structure, test).accuracy)
+        accuracy = np.array([exact_fraction(float(a), judged.size) for a in accuracy])
         count = self.clock.compiled(jax.vmap(network.count_nonzeros), state.params, structure)
         counts = jax.tree.map(np.asarray, count(state.params, structure))
         layers = np.stack([np.asarray(c.num_nonzeros) for c in structure.connectivity], axis=1)

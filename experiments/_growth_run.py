@@ -23,7 +23,7 @@ from jaxnet.programs import Clock
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
 from jaxnet.rewire import ExchangeRules
-from jaxnet.statistics import aggregate
+from jaxnet.statistics import aggregate, exact_fraction
 
 if TYPE_CHECKING:
     from experiments.indefinite_growth import Config
@@ -162,8 +162,9 @@ def run(
             on_epoch=at,
             on_iteration=told,
         )
-    accuracy = [m.history[-1]["accuracy"] for m in members]
-    if not seed:
+    if seed:
+        accuracy = [exact_fraction(m.history[-1]["accuracy"], data.watch.size) for m in members]
+    else:
         accuracy = test_accuracy(plan, members, dataset, clock)
     seeds = [seed_entry(m, a) for m, a in zip(members, accuracy, strict=True)]
     summary = {
@@ -192,7 +193,7 @@ def test_accuracy(plan: GrowthPlan, members: list[Member], dataset: Dataset, clo
         task = plan.task(members[places[0]].spec)
         found = np.asarray(evaluate_all(clock, task, stack.params, stack.structure, test).accuracy)
         for i, value in zip(places, found, strict=True):
-            accuracy[i] = float(value)
+            accuracy[i] = exact_fraction(float(value), test.size)
     return accuracy
 
 

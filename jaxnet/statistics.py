@@ -128,6 +128,27 @@ def paired_difference(
     )
 
 
+def exact_fraction(value: float, count: int) -> float:
+    """The fraction of a count that a rounded one stands for: 9,700 of 10,000 are 0.97.
+
+    In float32, as accuracies are computed, 0.97 is 0.96999997, which is below a
+    target of 0.97.
+
+    Args:
+      value: in [0, 1], rounded.
+      count: samples it is a fraction of, below 2**23.
+
+    Raises:
+      ValueError: a count below 1.
+
+    >>> exact_fraction(float(np.float32(0.97)), 10_000)
+    0.97
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1: {count}")
+    return round(value * count) / count if math.isfinite(value) else value
+
+
 class Rate(TypedDict):
     """What :func:`success_rate` returns."""
 

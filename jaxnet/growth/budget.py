@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jaxnet.errors import InputError
 from jaxnet.growth.plan import GrowthPlan
 from jaxnet.masks import allocate
+from jaxnet.statistics import exact_fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Target:
 
     def reached(self, accuracy: float, samples: int) -> bool:
         """Whether an accuracy on so many samples is enough."""
+        accuracy = exact_fraction(accuracy, samples)
         error = math.sqrt(max(0.0, accuracy * (1 - accuracy)) / samples)
         return accuracy - self.standard_errors * error >= self.accuracy
 

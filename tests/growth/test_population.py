@@ -120,6 +120,14 @@ def test_stop_reasons(accuracies: list[float], seconds: float, reason: str | Non
     assert budget.stop_reason(Target(0.9), accuracies, 1000, seconds) == reason
 
 
+def test_a_target_is_reached_exactly_and_not_to_float32() -> None:
+    for hundredths in range(1, 101):  # float32 of most is below
+        assert Target(hundredths / 100).reached(float(np.float32(hundredths / 100)), 10_000)
+        assert not Target(hundredths / 100).reached(
+            float(np.float32((100 * hundredths - 1) / 10_000)), 10_000
+        )
+
+
 def test_a_target_with_standard_errors() -> None:
     error = np.sqrt(0.96 * 0.04 / 400)
     assert Target(0.96 - 1.001 * error, 1.0).reached(0.96, 400)
