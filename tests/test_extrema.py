@@ -59,8 +59,9 @@ def assert_two_pass(stats: extrema.UnitStats, pre: np.ndarray) -> None:
 @given(
     st.integers(0, 2**31 - 1),
     st.lists(st.integers(0, 24), max_size=4).map(sorted),
-    st.floats(-3, 3),
-    st.floats(0.0, 3),
+    # XLA may take numbers below the smallest normal one for zero
+    st.floats(-3, 3).map(lambda v: round(v, 6)),
+    st.floats(0.0, 3).map(lambda v: round(v, 6)),
 )
 def test_streamed_statistics_equal_two_passes_whatever_the_split(seed, cuts, offset, scale):
     pre = (offset + scale * np.random.default_rng(seed).normal(size=(UNITS, 24))).astype(np.float32)

@@ -65,7 +65,7 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
         assert s["architecture"] == [64, 12, 9, 10]
         assert [h["nonzeros"]["scaffold"] for h in s["history"]] == WEIGHTS
         assert s["accuracy"] == pytest.approx(s["history"][-1]["accuracy"])
-        assert (s["accuracy"] * 360).is_integer(), "of 360 test samples"
+        assert round(s["accuracy"] * 359) / 359 == s["accuracy"], "of 359 test samples"
         assert s["nonzeros"]["density"] == pytest.approx(
             (s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"]) / (64 * 12 + 12 * 9 + 9 * 10)
         )
@@ -86,16 +86,29 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
     assert summary["seeds"][0]["accuracy"] == pytest.approx(best), "protocol seed: the best test epoch"
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [
+            ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
+            ["kill", "before", "iteration-2-epoch-2", 1],  # a grown network, in the middle of its training
+            None,
+        ],
+        pytest.param(
+            [
+                ["kill", "half", "metrics.jsonl", 2],
+                ["kill", "half", "metrics.jsonl", 2],
+                ["kill", "before", "summary.json", 1],
+                None,
+            ],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["3 stages", "4 stages"],
+)
 def test_killed_anywhere_it_ends_bit_for_bit_the_same(
-    grown: tuple[Path, list[str]], tmp_path: Path, xla_cache: Path, run_python: Run
+    plan: list[Any], grown: tuple[Path, list[str]], tmp_path: Path, xla_cache: Path, run_python: Run
 ) -> None:
-    plan = [
-        ["kill", "half", "metrics.jsonl", 2],
-        ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
-        ["kill", "before", "iteration-2-epoch-2", 1],  # a grown network, in the middle of its training
-        ["kill", "before", "summary.json", 1],
-        None,
-    ]
     out = tmp_path / "out"
     flags = [*as_flags(SMALL), "--out", str(out), "--resume"]
     done = run_python(
@@ -108,7 +121,7 @@ def test_killed_anywhere_it_ends_bit_for_bit_the_same(
     )
     assert done.returncode == 0, done.stderr
     stages = json.loads(done.stdout)
-    assert [code for code, _ in stages] == [-signal.SIGKILL] * 4 + [0], stages
+    assert [code for code, _ in stages] == [-signal.SIGKILL] * (len(plan) - 1) + [0], stages
     assert results(out) == results(grown[0])
 
 

@@ -260,7 +260,7 @@ def _stress(sweeps: int, devices: int, threads: int, timeout: int) -> None:
 
 @needs_csr
 def test_no_deadlock_with_many_devices_and_threads() -> None:
-    _stress(30, 8, 2, 280)
+    _stress(12, 8, 2, 280)
 
 
 @needs_csr

@@ -120,6 +120,7 @@ def run(family, kernel: str):
     return program(small.keys(number), members)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     "kernel",
     [

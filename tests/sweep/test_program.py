@@ -21,6 +21,7 @@ ROUNDING = 1e-5
 
 
 @csr
+@pytest.mark.exact
 @pytest.mark.parametrize("chunk", [4, 1])
 def test_chunks_do_not_matter_to_the_last_bit(chunk):
     """In one call, in calls of 4 (the last one incomplete), alone."""
@@ -177,6 +178,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.exact
 def test_eight_devices_give_the_rows_of_one(run_python):
     """A chunk of 3 becomes 8, one seed per device; the second call has 2 seeds for 8 devices."""
     done = run_python("-W", "error", "-c", EIGHT_DEVICES, devices=8)

@@ -12,6 +12,7 @@ import pytest
 
 from jaxnet.sweep import Program, make_family, make_member, put_back, take_live, take_values
 from jaxnet.sweep.family import draw_member
+from tests import networks
 from tests.sweep import small
 from tests.sweep.test_live import WIDE
 
@@ -64,11 +65,15 @@ def test_what_is_carried_must_fit_the_epochs():
 def test_values_of_the_live_part_come_back_as_they_were_put():
     family = make_family([WIDE], [0.05], "uniform")
     rules, key = small.config(KERNEL).draw, jax.random.key(3)
-    params, structure = draw_member(family, make_member(WIDE, 0.05), rules, key_mask=key, key_init=key)
-    assert family.live is not None
-    part = take_live(params, structure, family.live)
-    moved = jax.tree.map(lambda leaf: 2 * leaf, part.params)
-    small.assert_same(take_values(put_back(params, part, moved), part), moved)
+
+    def run(key):
+        params, structure = draw_member(family, make_member(WIDE, 0.05), rules, key_mask=key, key_init=key)
+        assert family.live is not None
+        part = take_live(params, structure, family.live)
+        moved = jax.tree.map(lambda leaf: 2 * leaf, part.params)
+        return take_values(put_back(params, part, moved), part), moved
+
+    small.assert_same(*networks.quick(run)(key))
 
 
 @pytest.mark.slow
