@@ -29,7 +29,15 @@ from jaxnet.masks import (
     check_sizes,
     draw_topologies,
 )
-from jaxnet.patches import PatchBank, PatchParams, PatchRules, add_patches, apply_patches, slot_sizes
+from jaxnet.patches import (
+    PatchBank,
+    PatchParams,
+    PatchRules,
+    add_patches,
+    apply_patches,
+    redraw_inputs,
+    slot_sizes,
+)
 from jaxnet.types import Array, Features, Float, Int, Key, Logits, Values
 
 
@@ -169,13 +177,16 @@ def forward(
     """
     last = len(params.scaffold) - 1
     pres, posts = [x], [x]  # of all layers so far, the input first
+    bank = structure.bank
+    inputs: Sequence[Array | None] = [None] * (last + 1)
+    if bank is not None and bank.rules.redraw_inputs and key_forward is not None:
+        sizes = [x.shape[0], *(layer.bias.shape[0] for layer in params.scaffold)]
+        inputs = redraw_inputs(bank, sizes, key_forward=key_forward)
     for t, (layer, connectivity) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
         name = "identity" if t == last else spec.activation
         pre, post = linear_activated(layer, connectivity, posts[-1], product, name)
-        if structure.bank is not None:
-            added = apply_patches(
-                params.patches, structure.bank, t, pres, posts, product, key_forward=key_forward
-            )
+        if bank is not None:
+            added = apply_patches(params.patches, bank, t, pres, posts, product, inputs=inputs[t])
             if added is not None:
                 pre = pre + added
                 post = ACTIVATIONS[name](pre)

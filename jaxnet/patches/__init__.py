@@ -6,12 +6,22 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.extrema import Extrema
 from jaxnet.kernels import Product
 from jaxnet.layers import LayerParams
 from jaxnet.masks import Topology
-from jaxnet.patches.bank import KINDS, PLACEMENTS, LayerPatches, PatchBank, PatchRules, place, slot_counts
+from jaxnet.patches.bank import (
+    KINDS,
+    PLACEMENTS,
+    LayerPatches,
+    PatchBank,
+    PatchRules,
+    draw_ordered,
+    place,
+    slot_counts,
+)
 from jaxnet.patches.dense import (
     DensePatchParams,
     apply_dense_patches,
@@ -108,11 +118,12 @@ def apply_patches(
     posts: Sequence[Features],
     product: Product,
     *,
-    key_forward: Key | None = None,
+    inputs: Int[Array, "slot input"] | None = None,
 ) -> Features | None:
     """What patches add to the pre-activations of ``layer``: ``(out, batch)``, or None without patches.
 
-    ``pres`` and ``posts`` are the activations of all layers below, the network's input first.
+    ``pres`` and ``posts`` are the activations of all layers below, the network's input first;
+    ``inputs`` what low patches of the layer read, where :func:`redraw_inputs` drew it anew.
     """
     patches, values = bank.layers[layer], params[layer]
     if patches is None or values is None:
@@ -120,9 +131,44 @@ def apply_patches(
     pre, post = (_side_by_side([side[-d] for d in patches.reads]) for side in (pres, posts))
     if isinstance(values, DensePatchParams):
         return apply_dense_patches(values, patches, post, product)
-    key = None if key_forward is None else jax.random.fold_in(key_forward, layer)
-    widths = [posts[-d].shape[0] for d in patches.reads]
-    return apply_mlp_patches(values, patches, bank.rules, pre, post, product, key_forward=key, widths=widths)
+    return apply_mlp_patches(values, patches, bank.rules, pre, post, product, inputs=inputs)
+
+
+def redraw_inputs(
+    bank: PatchBank, sizes: Sequence[int], *, key_forward: Key
+) -> tuple[Int[Array, "slot input"] | None, ...]:
+    """Draws for one forward pass what the low patches of every layer read: the original's fault.
+
+    A patch reads as many different units of the layer that holds its stored inputs, in an order
+    that is drawn too: all layers in one go, for each random draw costs time of its own.
+
+    Args:
+      bank: the patches.
+      sizes: units per layer of the network, input and output included.
+      key_forward: of this forward pass.
+    """
+    drawn: list[Int[Array, "slot input"] | None] = [None] * len(bank.layers)
+    stored = {t: p.sources for t, p in enumerate(bank.layers) if p is not None and p.sources is not None}
+    for width in sorted({sources.shape[1] for sources in stored.values()}):
+        of_width = [t for t, sources in stored.items() if sources.shape[1] == width]
+        starts, units = [], []
+        for t in of_width:
+            patches = bank.layers[t]
+            assert patches is not None
+            widths = np.array([sizes[t + 1 - d] for d in patches.reads], np.int32)
+            ends = np.cumsum(widths, dtype=np.int32)
+            layer = jnp.sum(stored[t][:, :1] >= ends[:-1], axis=1)
+            units.append(jnp.asarray(widths)[layer])
+            starts.append(jnp.asarray(ends - widths)[layer])
+        found = (
+            draw_ordered(jnp.concatenate(units), width, key=jax.random.fold_in(key_forward, width))
+            + jnp.concatenate(starts)[:, None]
+        )
+        at = 0
+        for t in of_width:
+            slots = stored[t].shape[0]
+            drawn[t], at = found[at : at + slots], at + slots
+    return tuple(drawn)
 
 
 def _side_by_side(parts: Sequence[Features]) -> Features:

@@ -189,6 +189,40 @@ def first_by_rank(
     return index.astype(jnp.int32), best >= 0
 
 
+def draw_ordered(sizes: Int[Array, "row"], number: int, *, key: Key) -> Int[Array, "row number"]:
+    """Draws ``number`` different indices below ``sizes[row]`` for each row, in random order.
+
+    Every ordered draw is equally likely. Takes two random numbers per index drawn,
+    where ranking all of them takes one for each index there is: what a forward
+    pass needs that draws anew.
+
+    Method: R. W. Floyd's sample without replacement (Bentley and Floyd, "A sample
+    of brilliance", CACM 30(9), 1987), each index put at a random place among those
+    before it (the inside-out form of Fisher and Yates's shuffle).
+
+    Args:
+      sizes: ``(row,)``, at least ``number`` each.
+      number: static.
+      key: PRNG key.
+    """
+    which, where = jax.random.uniform(key, (2, number, sizes.shape[0]))
+    column = jnp.arange(number, dtype=jnp.int32)
+
+    def below(uniform: Float[Array, "row"], bound: Int[Array, "..."]) -> Int[Array, "row"]:
+        return jnp.minimum((uniform * jnp.asarray(bound, uniform.dtype)).astype(jnp.int32), bound - 1)
+
+    def step(i: Array, drawn: Int[Array, "row number"]) -> Int[Array, "row number"]:
+        top = sizes - number + i
+        new = below(which[i], top + 1)
+        new = jnp.where(jnp.any(drawn == new[:, None], axis=1), top, new)
+        here = column == below(where[i], i + 1)[:, None]
+        moved = jnp.sum(jnp.where(here, drawn, 0), axis=1, keepdims=True)
+        return jnp.where(here, new[:, None], jnp.where(column == i, moved, drawn))
+
+    start = jnp.full((sizes.shape[0], number), -1, jnp.int32)
+    return jax.lax.fori_loop(0, number, step, start)
+
+
 def draw_uniform(key: Key, *shapes: tuple[int, ...]) -> list[Array]:
     """Uniform numbers in [0, 1) of several shapes from one call of the generator.
 

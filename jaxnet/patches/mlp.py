@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.kernels import Product
 from jaxnet.masks import Topology, topology_from_flat
-from jaxnet.patches.bank import LayerPatches, PatchRules, draw_distinct, draw_uniform, first_by_rank
+from jaxnet.patches.bank import LayerPatches, PatchRules, draw_uniform, first_by_rank
 from jaxnet.types import Array, Bool, Features, Float, Int, Key
 
 
@@ -95,8 +94,7 @@ def apply_mlp_patches(
     post_below: Features,
     product: Product,
     *,
-    key_forward: Key | None = None,
-    widths: Sequence[int] | None = None,
+    inputs: Int[Array, "slot input"] | None = None,
 ) -> Features:
     """What the ``mlp`` patches add to the pre-activations of their layer.
 
@@ -110,10 +108,8 @@ def apply_mlp_patches(
       pre_below: ``(in, batch)``, pre-activations of the layer below.
       post_below: ``(in, batch)``, its post-activations.
       product: the sparse product.
-      key_forward: with ``rules.redraw_inputs``, the key from which this forward
-        pass draws the inputs of low patches; without it the stored inputs serve.
-      widths: units of each layer that the patches read from, where there are
-        several: inputs are drawn within the layer that holds the stored ones.
+      inputs: what low patches read in this forward pass, in any order, where it
+        is not what is stored.
 
     Returns:
       ``(out, batch)``.
@@ -131,14 +127,7 @@ def apply_mlp_patches(
         biases.append((params.high.b2 * scale[:, None]).ravel())
         rows.append(patches.targets.ravel())
     if params.low is not None and patches.sources is not None:
-        sources, num_in = patches.sources, post_below.shape[0]
-        if rules.redraw_inputs and key_forward is not None:
-            elsewhere = None
-            if widths is not None and len(widths) > 1:
-                layer = jnp.asarray(np.repeat(np.arange(len(widths)), widths))
-                elsewhere = layer != layer[sources[:, :1]]
-            drawn, _ = draw_distinct(sources.shape[0], num_in, sources.shape[1], elsewhere, key=key_forward)
-            sources = jnp.sort(drawn, axis=1)
+        sources, num_in = patches.sources if inputs is None else inputs, post_below.shape[0]
         first = product(params.low.w1.ravel(), _input_topology(sources, rules.hidden, num_in), post_below)
         hidden.append(first + params.low.b1.reshape(-1, 1))
         scale = jnp.where(patches.active[n:], rules.scale_low, 0.0)

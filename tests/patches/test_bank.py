@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from jaxnet import patches, trees
 from jaxnet.patches import PatchRules
-from jaxnet.patches.bank import choose_units, draw_distinct, place, slot_counts
+from jaxnet.patches.bank import choose_units, draw_distinct, draw_ordered, place, slot_counts
 from tests import networks
 
 RULES = {
@@ -152,3 +152,13 @@ def test_wrong_rules_are_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         PatchRules(**change)
     assert "\n" not in str(caught.value)
+
+
+def test_ordered_draws_are_all_equally_likely():
+    sizes = jnp.repeat(jnp.array([3, 4, 5]), 20_000)
+    drawn = np.asarray(jax.jit(lambda key: draw_ordered(sizes, 3, key=key))(jax.random.key(4)))
+    for size, rows in zip((3, 4, 5), np.split(drawn, 3), strict=True):
+        _, counts = np.unique(rows, axis=0, return_counts=True)
+        assert len(counts) == size * (size - 1) * (size - 2), "every arrangement occurs"
+        assert all(len(set(row)) == 3 for row in rows.tolist()) and rows.max() == size - 1
+        assert chisquare(counts).pvalue > 1e-3

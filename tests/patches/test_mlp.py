@@ -174,3 +174,30 @@ def test_slots_are_summed_where_they_meet(key):
     whole = applied(values, placed, rules, PRE, POST)
     alone = [applied(values, placed.replace(active=jnp.arange(3) == k), rules, PRE, POST) for k in range(3)]
     np.testing.assert_allclose(whole, sum(np.asarray(a) for a in alone), rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_drawn_anew_are_units_of_the_layer_of_the_stored_ones(key):
+    rules = PatchRules(max_patches=2, max_inputs=3, redraw_inputs=True)
+    placed, _ = make([0, 1, 2, 3], 2, (4, 9), rules, key)
+    # the patches read layers of 5 and of 4 units, the first low patch the former, the second the latter
+    placed = placed.replace(sources=jnp.array([[0, 2, 4], [5, 7, 8]]), reads=(2, 1))
+    bank = patches.PatchBank((None, None, placed), rules)
+    seen: list[set[int]] = [set(), set()]
+    orders = set()
+    draw = networks.quick(lambda k: patches.redraw_inputs(bank, (7, 5, 4, 4), key_forward=k)[2])
+    for k in jax.random.split(key, 60):
+        rows = np.asarray(draw(k)).tolist()
+        for one, row in zip(seen, rows, strict=True):
+            assert len(set(row)) == 3
+            one.update(row)
+        orders.add(tuple(np.argsort(rows[0]).tolist()))
+    assert seen == [set(range(5)), set(range(5, 9))] and len(orders) == 6, "in any order"
+
+
+def test_the_order_of_inputs_decides_which_weight_takes_them():
+    placed, values = one_high_one_low()
+    order = jnp.flip(placed.sources, axis=1)
+    turned = values.replace(low=values.low.replace(w1=jnp.flip(values.low.w1, axis=2)))
+    plain = applied(values, placed, RULES, PRE, POST)
+    again = np.asarray(apply_mlp_patches(turned, placed, RULES, PRE, POST, dense_product, inputs=order))
+    np.testing.assert_allclose(again, plain, rtol=1e-6)
