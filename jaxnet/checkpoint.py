@@ -384,7 +384,9 @@ def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         try:
             _undisturbed(checkpointer.save, path.absolute(), ocp.args.PyTreeSave(arrays))
         except Exception as error:
-            # Writes still under way report to an event loop that is gone: let them end in silence.
+            # Writes still under way report to an event loop that is gone: let them end in silence. What
+            # others of them raised is reported when they are collected, which may be much later.
+            logging.getLogger("asyncio").addFilter(_is_no_other_write)
             time.sleep(0.2)
             if isinstance(error, OSError):
                 raise
@@ -405,6 +407,12 @@ def _orbax_restore(path: Path, names: list[str], ways: str) -> dict[str, np.ndar
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} cannot be read ({reason}): {ways}") from error
+
+
+def _is_no_other_write(record: logging.LogRecord) -> bool:
+    """False for the report of one more write that failed beside the one that was raised."""
+    said = record.getMessage()
+    return not (said.startswith("Future exception was never retrieved") and "OCDBT" in said)
 
 
 def _undisturbed(function: Callable[..., Any], *args: Any) -> Any:

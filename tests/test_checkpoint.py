@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import shutil
@@ -490,3 +491,15 @@ def test_order_is_not_alphabetical(tmp_path: Path) -> None:
     for name in ("z", "a"):
         save(tmp_path, name, {"x": 1})
     assert latest(tmp_path) == "a"
+
+
+def test_other_writes_that_failed_are_not_reported_and_all_else_is():
+    def report(message: str) -> logging.LogRecord:
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, message, None, None)
+
+    lost = "Future exception was never retrieved\nfuture: <Future finished exception=ValueError('"
+    assert not checkpoint._is_no_other_write(
+        report(lost + 'OUT_OF_RANGE: Error writing "4/0.0" in OCDBT database\')>')
+    )
+    assert checkpoint._is_no_other_write(report(lost + "another')>"))
+    assert checkpoint._is_no_other_write(report("Task was destroyed but it is pending"))

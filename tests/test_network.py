@@ -147,7 +147,7 @@ def test_apply_is_forward_turned(kind):
         assert np.array_equal(np.maximum(np.asarray(pre), 0), post)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "dense"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("dense", marks=pytest.mark.slow)])
 def test_many_networks_equal_one_by_one(kind, key):
     spec = NetworkSpec(networks.SIZES, 0.4)
     rules = PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4)

@@ -342,7 +342,7 @@ def test_seeds_differ_from_one_another(base: Finished) -> None:
     ("kind", "placement"),
     [
         ("mlp", "random"),
-        ("dense", "least"),
+        pytest.param("dense", "least", marks=pytest.mark.slow),
         pytest.param("mlp", "least", marks=pytest.mark.slow),
         pytest.param("dense", "random", marks=pytest.mark.slow),
     ],
@@ -450,6 +450,7 @@ def test_scaffold_phase_masks_end_with_a_dense_network(base: Finished, patched: 
     assert free.summary["aggregate"]["gain_per_1000_weights"]["n"] == 0
 
 
+@pytest.mark.slow
 def test_no_epochs_with_patches(base: Finished, patched: Runner) -> None:
     none = patched("no-patch-epochs", scaffolds=base.scaffolds, patch_epochs=0, patch_kind="dense")
     assert none.rows == scaffold_rows(base)
@@ -460,6 +461,7 @@ def test_no_epochs_with_patches(base: Finished, patched: Runner) -> None:
     assert {k: again.results()[k] for k in before} == before
 
 
+@pytest.mark.slow
 def test_a_scaffold_with_rate_zero_stays_bit_for_bit(base: Finished, patched: Runner) -> None:
     frozen = patched("frozen", scaffolds=base.scaffolds, lr_scaffold=0.0)
     saved = arrays(frozen.folder)

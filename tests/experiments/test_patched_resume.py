@@ -105,6 +105,7 @@ def test_a_finished_run_continued_stays_as_it_is(base: Finished, patched: Runner
     assert base.results() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_continues_to_the_same(patched: Runner) -> None:
     # a learning rate this small changes no prediction: no seed ever finds a second best epoch
     changes: dict[str, Any] = {"patience": 2, "lr": 1e-9, "lr_scaffold": 1e-9, "lr_patch": 1e-9}

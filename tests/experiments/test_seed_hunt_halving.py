@@ -141,6 +141,7 @@ def test_replay_of_rows_of_both_rungs(halved: Hunted, xla_cache: Path) -> None:
         assert found["equal"] and found["compared"]["epochs"] == (epochs, epochs)
 
 
+@pytest.mark.slow
 def test_killed_between_rungs_and_states_lost(
     halved: Hunted, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any], hunter: Hunter
 ) -> None:

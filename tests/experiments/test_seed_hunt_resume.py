@@ -100,6 +100,7 @@ def test_a_finished_hunt_continued_changes_nothing(hunted: Hunted, hunter: Hunte
     assert hunted.results() == before
 
 
+@pytest.mark.slow
 def test_lost_networks_are_trained_again(hunted: Hunted, hunter: Hunter, copy_of_hunted: Path) -> None:
     (copy_of_hunted / "kept.npz").unlink()
     shutil.rmtree(copy_of_hunted / "winners")

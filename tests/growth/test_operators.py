@@ -314,6 +314,7 @@ def test_many_grow_as_one_does():
         assert trees.allclose(trees.take(together, i), alone, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_redrawn_reader_leaves_the_positions_of_dense_patches_alone():
     spec, *net, _ = chains.example("dense", "redraw")[1]
     rules = PatchRules("dense", 2, patch_density=0.9)

@@ -120,7 +120,7 @@ def test_bernoulli_at_density_one_is_complete(key):
     [
         (0.15, DrawRules()),
         (0.5, DrawRules(init="dense-fan-in")),
-        (0.15, DrawRules(mask="bernoulli", activation="tanh")),
+        pytest.param(0.15, DrawRules(mask="bernoulli", activation="tanh"), marks=pytest.mark.slow),
     ],
     ids=["distinct", "sorted", "bernoulli"],
 )

@@ -139,6 +139,7 @@ def test_trained_network_equals_that_of_training_everything(kernel):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_seed_without_room_is_trained_as_a_whole():
     family = make_family([WIDE], [0.05], "uniform")
     assert family.live is not None
