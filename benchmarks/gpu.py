@@ -23,6 +23,7 @@ from benchmarks import _sweep_jax as ours
 from benchmarks._report import check_output, describe, machine, ratio, shown, spread
 from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
 from experiments._cli import print_table, run_main
+from experiments._options import check_at_least, check_fractions
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
@@ -61,15 +62,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("hidden", "batch", "epochs", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        check_at_least(self, hidden=1, batch=1, epochs=1, repeats=1)
         if not self.chunks or min(self.chunks) < 1:
             raise InputError("--chunks needs numbers of 1 or more, with commas between")
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise InputError(f"--precisions needs some of {', '.join(PRECISIONS)}, with commas between")
-        if not 0 < self.density <= 1:
-            raise InputError(f"--density must be above 0 and at most 1: {self.density}")
+        check_fractions(self, "density")
         check_output(self.json)
 
 

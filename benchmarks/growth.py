@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
 from experiments._cli import run_main
+from experiments._options import check_at_least
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
 from jaxnet.provenance import provenance
@@ -51,9 +52,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("iterations", "epochs", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        check_at_least(self, iterations=1, epochs=1, repeats=1)
         if not self.num_seeds or min(self.num_seeds) < 1:
             raise InputError(f"--num-seeds needs positive numbers: {list(self.num_seeds)}")
         check_output(self.json, self.doc)

@@ -46,6 +46,7 @@ from benchmarks._report import (
 )
 from benchmarks._training import Training, Work, first_samples
 from experiments._cli import run_main
+from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, write_json
@@ -90,9 +91,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("batch", "steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        check_at_least(self, batch=1, steps=1, repeats=1)
         if min(self.hidden, default=1) < 1:
             raise InputError("--hidden needs numbers of 1 or more, with commas between")
         if not self.densities or not all(0 < d <= 1 for d in self.densities):

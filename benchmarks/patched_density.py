@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks._report import Process, check_output, describe, machine, ratio, shown, spread, timed_process
 from experiments._cli import print_table, run_main
+from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, write_json
@@ -69,10 +70,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("num_seeds", "repeats", "scaffold_epochs", "patch_epochs", "torch_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1: {value}")
+        check_at_least(self, num_seeds=1, repeats=1, scaffold_epochs=1, patch_epochs=1, torch_threads=1)
         check_output(self.json)
 
 

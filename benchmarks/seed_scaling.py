@@ -35,6 +35,7 @@ from benchmarks._report import (
 )
 from benchmarks._training import Training, Work, first_samples, peak_bytes
 from experiments._cli import run_main
+from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, write_json
@@ -82,9 +83,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("others", "batch", "steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        check_at_least(self, others=1, batch=1, steps=1, repeats=1)
         for name in ("seeds", "widths"):
             if min(getattr(self, name), default=1) < 1:
                 raise InputError(f"--{name} needs numbers of 1 or more, with commas between")

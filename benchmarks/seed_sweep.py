@@ -53,6 +53,7 @@ import jax.numpy as jnp
 from benchmarks import _sweep_jax as ours
 from benchmarks._report import check_output, describe, machine, ratio, shown, spread
 from experiments._cli import print_table, run_main
+from experiments._options import check_at_least, check_fractions
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
@@ -101,13 +102,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
-        for name in ("hidden", "chunk", "stack", "epochs", "steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1: {getattr(self, name)}")
+        check_at_least(self, hidden=1, chunk=1, stack=1, epochs=1, steps=1, repeats=1)
         if not self.batches or min(self.batches) < 1:
             raise InputError("--batches needs numbers of 1 or more, with commas between")
-        if not 0 < self.density <= 1:
-            raise InputError(f"--density must be above 0 and at most 1: {self.density}")
+        check_fractions(self, "density")
         check_output(self.json)
 
 

@@ -12,9 +12,9 @@ from experiments._bootstrap_summary import QUESTIONS, curves, shown_epochs
 from experiments._comparisons import (
     Comparison,
     command_line,
-    comparison,
     comparison_table,
     draw_comparisons,
+    in_points,
     mean_and_interval,
     provenance_lines,
 )
@@ -98,13 +98,7 @@ def compare(summary: dict[str, Any], scale: str, measure: str = "test accuracy")
     found = []
     for c in summary["comparisons"]:
         if (c["scale"], c["measure"]) == (scale, measure):
-            points = {
-                **c,
-                "mean": None if c["mean"] is None else 100 * c["mean"],
-                "ci95": c["ci95"] and [100 * x for x in c["ci95"]],
-            }
-            title = f"{c['first']} − {c['second']}"
-            found.append(comparison(title, c["first"], c["second"], points))
+            found.append(in_points(f"{c['first']} − {c['second']}", c["first"], c["second"], c))
     return found
 
 

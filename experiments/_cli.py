@@ -212,7 +212,7 @@ def _parse(config_class: type[C], argv: Sequence[str] | None, description: str |
         if field.init and field.metadata.get("cli", True):
             _add_flag(parser, field, hints[field.name])
             if hints[field.name] is not bool:
-                takes_value.add(_flag(field.name))
+                takes_value.add(flag_name(field.name))
     known = [flag for action in parser._actions for flag in action.option_strings]
     arguments = _joined(sys.argv[1:] if argv is None else list(argv), takes_value, set(known) - takes_value)
     namespace, unknown = parser.parse_known_args(arguments)
@@ -271,17 +271,18 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hi
         "help": f"{field.metadata.get('help', '')}{unit} {tail}".strip().replace("%", "%%"),
     }
     if hint is bool:
-        parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, **options)
+        parser.add_argument(flag_name(field.name), action=argparse.BooleanOptionalAction, **options)
         if not required:  # given above, Python 3.11 and 3.12 would write it into the help once more
             parser.set_defaults(**{field.name: default})
         return
     if not required:
         options["default"] = default
     convert, placeholder = _converter(hint, none, bool(field.metadata.get("nonfinite", False)))
-    parser.add_argument(_flag(field.name), type=convert, metavar=placeholder, **options)
+    parser.add_argument(flag_name(field.name), type=convert, metavar=placeholder, **options)
 
 
-def _flag(name: str) -> str:
+def flag_name(name: str) -> str:
+    """The flag of a field: ``--num-seeds`` for ``num_seeds``."""
     return "--" + name.replace("_", "-")
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._cliff_plots import draw_epochs, draw_final
 from experiments._comparisons import (
-    Comparison,
     command_line,
     compare,
-    comparison,
     comparison_table,
     correction,
+    in_points,
     provenance_lines,
 )
 from experiments._patched_plots import plt, save_figure
@@ -150,15 +149,9 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
         against = arm["against_static"]
         if against is not None:
             rate = arm["rescued"]
-            said = _in_points(name, against["difference"]).verdict
+            said = in_points(name, name, "static", against["difference"]).verdict
             lines.append(f"- {name} against static: {said}; rescued {rate['successes']} of {rate['n']}.")
     return lines
-
-
-def _in_points(name: str, difference: Mapping[str, Any]) -> Comparison:
-    low, high = difference["ci95"] or (float("nan"), float("nan"))
-    points = {"mean": 100 * difference["mean"], "ci95": [100 * low, 100 * high]}
-    return comparison(name, name, "static", {**difference, **points})
 
 
 def _between(summary: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments._cli import flag_name, print_table
 from experiments._patched_plots import plt, save_figure
 from jaxnet.records import MAY_DIFFER
 from jaxnet.statistics import paired_difference
@@ -55,6 +56,16 @@ def comparison(title: str, first: str, second: str, difference: Mapping[str, Any
     return Comparison(title, first, second, mean, low, high, difference["wins"], difference["n"], p)
 
 
+def in_points(title: str, first: str, second: str, difference: Mapping[str, Any]) -> Comparison:
+    """As :func:`comparison`, of a paired difference of fractions."""
+    mean, interval = difference["mean"], difference["ci95"]
+    points = {
+        "mean": None if mean is None else 100 * mean,
+        "ci95": interval and [100 * x for x in interval],
+    }
+    return comparison(title, first, second, {**difference, **points})
+
+
 def compare(
     arms: Mapping[str, Mapping[str, Any]], questions: Sequence[tuple[str, str, str]], value: str
 ) -> list[Comparison]:
@@ -81,7 +92,7 @@ def command_line(program: str, config: Any) -> str:
     """
     always = ("dataset", "datasets", "num_seeds", "doc")
     flags = [
-        f"--{field.name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        f"{flag_name(field.name)} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for field in sorted(dataclasses.fields(config), key=lambda field: field.name == "doc")
         if field.name not in ("data_dir", *MAY_DIFFER)
         and ((value := getattr(config, field.name)) != field.default or field.name in always)
@@ -98,6 +109,16 @@ def correction(comparisons: Sequence[Comparison]) -> str:
         f"{n} comparisons are made and the p-values not corrected for that; multiplied by {n} (Bonferroni), "
         f"{hold} of the {len(shown)} differences called better or worse stay below {LEVEL}."
     )
+
+
+def print_comparisons(title: str, comparisons: Sequence[Comparison]) -> None:
+    """Prints a row per comparison to the terminal."""
+    columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
+    rows = [
+        [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]
+        for c in comparisons
+    ]
+    print_table(title, columns, rows)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from experiments._cli import flag_name
 from jaxnet.errors import InputError
 
 
@@ -25,7 +26,7 @@ def check_at_least(config: Any, **least: float) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:
-            raise InputError(f"{_flag(name)} must be at least {bound}: {value}")
+            raise InputError(f"{flag_name(name)} must be at least {bound}: {value}")
 
 
 def check_fractions(config: Any, *names: str) -> None:
@@ -33,7 +34,7 @@ def check_fractions(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value <= 1:
-            raise InputError(f"{_flag(name)} must be above 0 and at most 1: {value}")
+            raise InputError(f"{flag_name(name)} must be above 0 and at most 1: {value}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -41,7 +42,7 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"{_flag(name)} must be above 0: {value}")
+            raise InputError(f"{flag_name(name)} must be above 0: {value}")
 
 
 def check_seeds(config: Any) -> None:
@@ -74,7 +75,3 @@ def run_values(config: Any, name: str) -> dict[str, Any]:
     folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     handed = {key: getattr(config, key) for key in ("dataset", "data_dir", "kernel", "resume", "overwrite")}
     return {**handed, "out": str(Path(config.out) / folder)}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from experiments._cli import flag_name
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
 from jaxnet.network import NetworkSpec, Params, Structure
@@ -92,7 +93,7 @@ def adopt(config: Config, winner: Winner, dataset: Dataset) -> Config:
     for flag in ("scaffold_epochs", "lr"):
         if getattr(config, flag):  # 0 epochs are what is done
             raise InputError(
-                f"--{flag.replace('_', '-')} has no meaning with --from-checkpoint: its scaffold is trained; "
+                f"{flag_name(flag)} has no meaning with --from-checkpoint: its scaffold is trained; "
                 "leave it out"
             )
     if config.max_patches == 0 and config.num_seeds > 1:

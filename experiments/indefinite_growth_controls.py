@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments._cli import print_table, run_main
+from experiments._cli import run_main
 from experiments._options import check_document, option, run_values
 from experiments.indefinite_growth import RECIPES
 from experiments.indefinite_growth import Config as RunConfig
@@ -135,7 +135,7 @@ def run_one(config: RunConfig) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Runs all arms, compares them, prints and writes the tables."""
-    from experiments._comparisons import compare
+    from experiments._comparisons import compare, print_comparisons
     from experiments._growth_report import write_document
     from experiments._population import load
     from experiments._runtime import use_compilation_cache
@@ -156,12 +156,7 @@ def main(config: Config) -> None:
             name: run_one(headline_config(config, name, changes)) for name, changes in HEADLINE.items()
         }
     comparisons = compare(arms, QUESTIONS, "accuracy")
-    columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
-    rows = [
-        [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]
-        for c in comparisons
-    ]
-    print_table(f"{config.dataset}, {config.num_seeds} paired seeds", columns, rows)
+    print_comparisons(f"{config.dataset}, {config.num_seeds} paired seeds", comparisons)
     if config.doc is not None:
         write_document(Path(config.doc), config, sizes, arms, headline, comparisons)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments._cli import print_table, run_main
+from experiments._cli import flag_name, print_table, run_main
 from experiments._options import check_at_least, check_folder, check_fractions, check_seeds, option
 from jaxnet.errors import InputError
 
@@ -125,7 +125,7 @@ class Config:
         for flag in ("lr", "lr_scaffold", "lr_patch"):
             value = getattr(self, flag)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InputError(f"--{flag.replace('_', '-')} must be 0 or more: {value}")
+                raise InputError(f"{flag_name(flag)} must be 0 or more: {value}")
         if self.lr == 0:
             raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
         check_folder(self)

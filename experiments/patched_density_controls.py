@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments._cli import print_table, run_main
+from experiments._cli import run_main
 from experiments._options import check_document, option, run_values
 from experiments.patched_density import Config as RunConfig
 from jaxnet.errors import InputError
@@ -134,7 +134,7 @@ def run_arms(config: Config, arms: dict[str, dict[str, Any]], protocol: str) -> 
 
 def main(config: Config) -> None:
     """Runs all arms, compares them, prints and writes the tables."""
-    from experiments._comparisons import compare
+    from experiments._comparisons import compare, print_comparisons
     from experiments._controls_report import write_document
     from experiments._runtime import use_compilation_cache
 
@@ -144,12 +144,7 @@ def main(config: Config) -> None:
     if config.headline_seeds and config.dataset == "mnist":
         headline = run_arms(config, HEADLINE, "seed")
     comparisons = compare(controls, QUESTIONS, "patched_accuracy")
-    columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
-    rows = [
-        [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]
-        for c in comparisons
-    ]
-    print_table(f"{config.dataset}, {config.num_seeds} paired seeds", columns, rows)
+    print_comparisons(f"{config.dataset}, {config.num_seeds} paired seeds", comparisons)
     if config.doc is not None:
         write_document(Path(config.doc), config, controls, headline, comparisons)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments._cli import print_table, run_main
+from experiments._cli import flag_name, print_table, run_main
 from experiments._options import check_at_least, check_folder, check_positive, check_seeds, option
 from jaxnet.errors import InputError
 
@@ -156,7 +156,7 @@ class Config:
         ):
             if getattr(self, flag) is not None and self.mode not in modes:
                 raise InputError(
-                    f"--{flag.replace('_', '-')} has no meaning with --mode {self.mode}: "
+                    f"{flag_name(flag)} has no meaning with --mode {self.mode}: "
                     f"leave it out or choose --mode {' or '.join(modes)}"
                 )
 
