@@ -28,6 +28,10 @@ from jaxnet.statistics import aggregate, exact_fraction
 if TYPE_CHECKING:
     from experiments.indefinite_growth import Config
 
+SEED_EXTREMA = slice(128, 192)
+"""Test samples for the extrema of protocol ``seed``: the original passes three batches of 64, and its last
+one overwrites what the others left."""
+
 EXCHANGED_UNTIL = 0.75
 """Share of an iteration after which no weights are exchanged any more (as RigL's authors have it)."""
 
@@ -60,6 +64,7 @@ def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
         first_targets=seed,
         redraw_inputs=seed,
         detach_source=seed,
+        keep_level=seed,
     )
     try:
         return GrowthPlan(
@@ -133,11 +138,13 @@ def run(
     known = {**provenance(), "dataset": dataset.name, "data_fingerprint": dataset.fingerprint}
     folder.write_json("provenance.json", known)
     plan, clock = make_plan(config, dataset), Clock()
-    limit = 1000 if seed and config.extrema_samples is None else config.extrema_samples
+    samples = slice(config.extrema_samples)
+    if seed and config.extrema_samples is None and len(dataset.y_test) >= SEED_EXTREMA.stop:
+        samples = SEED_EXTREMA
     data = GrowthData(
         train=make_split(dataset, "train"),
         watch=make_split(dataset, "test" if seed else "val"),
-        extrema=make_split(dataset, "test" if seed else "train", limit),
+        extrema=make_split(dataset, "test" if seed else "train", samples),
         key_data=jax.random.key(config.data_seed),
         watch_name="test" if seed else "validation",
     )

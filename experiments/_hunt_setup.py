@@ -118,7 +118,7 @@ def make_splits(config: Config, dataset: data.Dataset) -> tuple[Split, Split, Sp
     return (
         make_split(dataset, "train"),
         make_split(dataset, "test" if config.protocol == "seed" else "val"),
-        make_split(dataset, "train", config.extrema_samples),
+        make_split(dataset, "train", slice(config.extrema_samples)),
     )
 
 

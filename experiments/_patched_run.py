@@ -243,8 +243,7 @@ class PatchedRun:
 
     def extrema_split(self) -> Split:
         """The samples whose activations are watched for extrema."""
-        limit = self.setting.extrema_samples
-        return make_split(self.dataset, self.setting.extrema_part, limit)
+        return make_split(self.dataset, self.setting.extrema_part, slice(self.setting.extrema_samples))
 
     def add_patches(
         self, scaffold: TrainState, structure: Structure

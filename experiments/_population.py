@@ -50,11 +50,13 @@ def load(config: DataChoice) -> Dataset:
     return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
 
 
-def make_split(dataset: Dataset, part: Literal["train", "val", "test"], limit: int | None = None) -> Split:
-    """Puts a part of a data set on the device as it is stored; the first ``limit`` samples, or all."""
+def make_split(
+    dataset: Dataset, part: Literal["train", "val", "test"], samples: slice = slice(None)
+) -> Split:
+    """Puts a part of a data set on the device as it is stored; all ``samples`` or some."""
     x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
     # a NumPy copy first: device arrays must not alias a memory-mapped cache file
-    x, y = np.array(x[:limit]), np.array(y[:limit])
+    x, y = np.array(x[samples]), np.array(y[samples])
     return Split(jnp.asarray(x), jnp.asarray(y), jnp.asarray(dataset.mean), jnp.asarray(dataset.std))
 
 

@@ -144,7 +144,8 @@ class Config:
     detect_on: Literal["pre", "post"] = option("pre", "activations watched for extrema: before or after")
     extrema_samples: int | None = option(
         None,
-        "samples for the statistics; auto: all training samples, or 1000 test samples with --protocol seed",
+        "samples for the statistics; auto: all training samples, or the third 64 test samples with "
+        "--protocol seed",
         "samples",
         none="auto",
     )

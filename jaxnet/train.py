@@ -357,12 +357,19 @@ def make_watched_epoch(
 
 
 def collect_stats(
-    task: Task, params: Params, structure: Structure, split: Split, *, values: str = "pre"
+    task: Task,
+    params: Params,
+    structure: Structure,
+    split: Split,
+    *,
+    values: str = "pre",
+    key_forward: Key | None = None,
 ) -> tuple[extrema.UnitStats, ...]:
     """Statistics of every hidden layer over a whole split, streamed batch by batch.
 
     Args:
       values: watch ``pre`` or ``post`` activations.
+      key_forward: only for patches that draw their inputs in every forward pass.
 
     Raises:
       ValueError: ``values`` is neither.
@@ -372,11 +379,12 @@ def collect_stats(
     hidden = task.spec.sizes[1:-1]
 
     def step(
-        stats: tuple[extrema.UnitStats, ...], batch: tuple[Array, Array]
+        stats: tuple[extrema.UnitStats, ...], batch: tuple[Array, Array, Array]
     ) -> tuple[tuple[extrema.UnitStats, ...], None]:
-        rows, w = batch
+        rows, w, number = batch
         x, _ = split.batch(rows)
-        _, acts = forward(task.spec, params, structure, x, product=task.product)
+        key = None if key_forward is None else jax.random.fold_in(key_forward, number)
+        _, acts = forward(task.spec, params, structure, x, product=task.product, key_forward=key)
         watched = acts.pre if values == "pre" else acts.post
         return tuple(
             extrema.update_stats(s, v, p, task.spec.activation, w)
@@ -385,4 +393,4 @@ def collect_stats(
 
     index, weight = epoch_batches(split.size, min(task.eval_batch_size, split.size), None)
     start = tuple(extrema.init_stats(units) for units in hidden)
-    return jax.lax.scan(step, start, (index, weight))[0]
+    return jax.lax.scan(step, start, (index, weight, jnp.arange(index.shape[0])))[0]

@@ -11,7 +11,8 @@ comes with two rules:
 
 Array shapes depend on the arguments only, never on values: an operator runs on
 the host for one network and under ``vmap`` for many of equal shape. Patches stay
-at their units whichever rule changes the scaffold; see :mod:`jaxnet.patches.extend`.
+at their units whichever rule changes the scaffold, unless ``PatchRules.keep_level``
+says otherwise; see :mod:`jaxnet.patches.extend`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from jaxnet.masks import (
     uniform_topology,
 )
 from jaxnet.network import NetworkSpec, Params, Structure, sparse, with_patches
-from jaxnet.patches import PatchRules, insert_bank_layer, widen_bank
+from jaxnet.patches import PatchRules, insert_bank_layer, keep_bank_levels, widen_bank
 from jaxnet.patches.extend import taken_below
 from jaxnet.types import Array, Key
 
@@ -88,7 +89,8 @@ def insert_layer(
       ValueError: an argument is out of range, the network has skip connections,
         or ``preserve`` is asked for where no function-preserving layer exists: an
         activation other than ReLU or the identity, fewer units than the layer
-        below has, or ReLU directly behind the input, which may be negative.
+        below has, ReLU directly behind the input, which may be negative, or
+        patches that keep their level.
     """
     topologies = _growable(structure, rule)
     at = after + 1
@@ -97,6 +99,8 @@ def insert_layer(
     below, above = spec.sizes[at], spec.sizes[at + 1]
     keys_mask, keys_init = jax.random.split(key_mask), jax.random.split(key_init)
     if rule == "preserve":
+        if structure.bank is not None and structure.bank.rules.keep_level:
+            raise ValueError("patches that keep their level do not keep the function: choose rule redraw")
         _check_passes(spec.activation, after, size, below)
         new = _passing_layer(spec, below, size, nonzeros_in, keys_mask[0], keys_init[0])
         reader = _with_silent_columns(
@@ -111,10 +115,12 @@ def insert_layer(
         )
     layers = [*_layers(topologies, params)]
     layers[at : at + 1] = [new, reader]
-    bank, patches = structure.bank, params.patches
-    if bank is not None:
-        bank, patches = insert_bank_layer(bank, at), (*patches[:at], None, *patches[at:])
     sizes = (*spec.sizes[: at + 1], size, *spec.sizes[at + 1 :])
+    bank, patches = structure.bank, params.patches
+    if bank is not None and bank.rules.keep_level:
+        bank, patches = keep_bank_levels(bank, sizes), (*patches, None)
+    elif bank is not None:
+        bank, patches = insert_bank_layer(bank, at), (*patches[:at], None, *patches[at:])
     return _network(spec, sizes, layers, params.replace(patches=patches), structure.replace(bank=bank))
 
 

@@ -153,9 +153,9 @@ class Population:
             if decisions:
                 spec, before = self.shapes(decisions[:-1])
                 look = functools.partial(measure, self.plan, spec)
-                found = jax.eval_shape(look, before, self.data.extrema).found
-                change = self.change_one(spec, decisions[-1])
                 number = jax.ShapeDtypeStruct((), jnp.int32)
+                found = jax.eval_shape(look, before, self.data.extrema, key, number).found
+                change = self.change_one(spec, decisions[-1])
                 after = jax.eval_shape(change, before, found, key, number)
                 self._shapes[decisions] = grown_spec(spec, decisions[-1]), after
             else:
@@ -178,8 +178,10 @@ class Population:
         state, first = begun or (self.start_group(group), 0)
         state = self.train(group, state, first)
         judged, networks = outcome(self.plan, state)
-        look = lambda: jax.vmap(functools.partial(measure, self.plan, spec), in_axes=(0, None))  # noqa: E731
-        args = (networks, self.data.extrema)
+        one = functools.partial(measure, self.plan, spec)
+        look = lambda: jax.vmap(one, in_axes=(0, None, 0, None))  # noqa: E731
+        seeds = padded([m.seed for m in group])
+        args = (networks, self.data.extrema, keys_of(seeds), jnp.int32(iteration))
         measured = self.programs.get(("measure", spec), look, *args)(*args)
         decisions = []
         for i, member in enumerate(group):

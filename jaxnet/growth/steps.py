@@ -26,7 +26,7 @@ from jaxnet.types import Array, Int, Key, PyTree
 REWIRED = 0.3
 """Share of the weights that move where rewiring stands in for growth."""
 
-_MASK, _INIT, _PATCH = 0, 1, 2  # purposes of a network's key
+_MASK, _INIT, _PATCH, _LOOK = 0, 1, 2, 3  # purposes of a network's key
 _GROWTH = 4  # folded in first for the key of a change
 
 
@@ -60,10 +60,22 @@ def start_network(plan: GrowthPlan, optimizer: optax.GradientTransformation, key
     return Network(params, structure, optimizer.init(params))
 
 
-def measure(plan: GrowthPlan, spec: NetworkSpec, network_: Network, watched: Split) -> Measured:
-    """Extrema on the samples watched, and sizes."""
+def measure(
+    plan: GrowthPlan,
+    spec: NetworkSpec,
+    network_: Network,
+    watched: Split,
+    key: Key,
+    number: Int[Array, ""],
+) -> Measured:
+    """Extrema on the samples watched, and sizes; key and number as for :func:`grow`."""
     params, structure = network_.params, network_.structure
-    stats = train.collect_stats(plan.task(spec), params, structure, watched, values=plan.detect_on)
+    look = None
+    if structure.bank is not None and structure.bank.rules.redraw_inputs:
+        look = jax.random.fold_in(_of_change(key, number), _LOOK)
+    stats = train.collect_stats(
+        plan.task(spec), params, structure, watched, values=plan.detect_on, key_forward=look
+    )
     found = tuple(extrema.detect(s, plan.detector) for s in stats)
     bank = structure.bank
     active = jnp.zeros((), jnp.int32) if bank is None else jnp.sum(active_slots(bank), dtype=jnp.int32)
@@ -92,7 +104,7 @@ def grow(
       key: of the network.
       number: of the iteration, so that every change draws anew.
     """
-    key = jax.random.fold_in(jax.random.fold_in(key, _GROWTH), number)
+    key = _of_change(key, number)
     change = scaffold_change(plan, spec, decision)
     if decision.change == "rewire":
         network_ = _rewired(plan, spec, network_, key)
@@ -118,6 +130,11 @@ def grow(
         return Network(params, structure, optimizer.init(params))
     state = carry_over(network_.opt_state, optimizer, network_.params, lambda values: both(values)[0])
     return Network(params, structure, state)
+
+
+def _of_change(key: Key, number: Int[Array, ""]) -> Key:
+    """The key of what is done to a network after an iteration."""
+    return jax.random.fold_in(jax.random.fold_in(key, _GROWTH), number)
 
 
 def _rewired(plan: GrowthPlan, spec: NetworkSpec, network_: Network, key: Key) -> Network:

@@ -34,6 +34,7 @@ from jaxnet.patches.extend import (
     check_same_use,
     extend_layer,
     insert_bank_layer,
+    keep_bank_levels,
     silenced,
     taken_below,
     widen_bank,
@@ -158,7 +159,8 @@ def redraw_inputs(
             widths = np.array([sizes[t + 1 - d] for d in patches.reads], np.int32)
             ends = np.cumsum(widths, dtype=np.int32)
             layer = jnp.sum(stored[t][:, :1] >= ends[:-1], axis=1)
-            units.append(jnp.asarray(widths)[layer])
+            # a layer that has come to the index of another may be narrower: what it lacks is not read
+            units.append(jnp.asarray(np.maximum(widths, width))[layer])
             starts.append(jnp.asarray(ends - widths)[layer])
         found = (
             draw_ordered(jnp.concatenate(units), width, key=jax.random.fold_in(key_forward, width))
@@ -312,6 +314,7 @@ __all__ = [
     "contributions",
     "gain_per_weight",
     "insert_bank_layer",
+    "keep_bank_levels",
     "keep_patches",
     "merge_patches",
     "redundancy",

@@ -50,6 +50,10 @@ class PatchRules:
         pass (a fault of the original) instead of once.
       detach_source: no gradient flows through a high ``mlp`` patch back into its
         extremum (so in the original).
+      keep_level: an ``mlp`` patch goes on feeding the layer of the same index
+        after another was inserted below it (a fault of the original): it acts
+        between units of the same indices in other layers, and does nothing where
+        these have no such unit. Without it patches stay at their units.
     """
 
     kind: str = "mlp"
@@ -65,6 +69,7 @@ class PatchRules:
     first_targets: bool = False
     redraw_inputs: bool = False
     detach_source: bool = False
+    keep_level: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
@@ -79,6 +84,8 @@ class PatchRules:
         for name in ("hidden", "max_targets", "max_inputs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if self.keep_level and self.kind != "mlp":
+            raise ValueError(f"keep_level is for mlp patches, not for {self.kind} ones")
         if self.max_patches < 0:
             raise ValueError(f"max_patches must be 0 or more: {self.max_patches}")
 

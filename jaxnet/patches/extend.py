@@ -3,7 +3,8 @@
 A patch stays where it was: at its extremum, feeding the same units. Where a
 layer is inserted between the two, the patch spans it (its distance in
 ``LayerPatches.reads`` grows by one), so that no index ever points elsewhere and
-what the patches compute is unchanged.
+what the patches compute is unchanged. (Those of the original keep their indices
+instead, whatever these then name: :func:`keep_bank_levels`.)
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from jaxnet.types import Array, Bool, Int
 Values = MlpLayerParams | DensePatchParams
 T = TypeVar("T")
 
-_USE = {"mlp": ("hidden", "scale_high", "scale_low", "redraw_inputs", "detach_source"), "dense": ()}
+_USE = {
+    "mlp": ("hidden", "scale_high", "scale_low", "redraw_inputs", "detach_source", "keep_level"),
+    "dense": (),
+}
 
 
 def check_same_use(there: PatchRules, new: PatchRules) -> None:
@@ -129,6 +133,24 @@ def insert_bank_layer(bank: PatchBank, at: int) -> PatchBank:
             patches = patches.replace(reads=reads)
         above.append(patches)
     return bank.replace(layers=(*bank.layers[:at], None, *above))
+
+
+def keep_bank_levels(bank: PatchBank, sizes: Sequence[int]) -> PatchBank:
+    """The bank of a network that got a layer, with every patch at the layer index that it had.
+
+    The original's fault, see ``PatchRules.keep_level``. ``sizes`` are the units
+    per layer after the change. Patches hold their values; what they do not find
+    in the layer now at their index does nothing until a change brings it back.
+    """
+    layers: list[LayerPatches | None] = []
+    for t, patches in enumerate(bank.layers):
+        if patches is not None:
+            rows = [] if patches.targets is None else [patches.targets]
+            rows += [] if patches.sources is None else [patches.unit[patches.num_high :, None]]
+            topology, order = output_topology(rows, bank.rules.hidden, sizes[t + 1])
+            patches = patches.replace(topology=topology, order=order)
+        layers.append(patches)
+    return bank.replace(layers=(*layers, None))
 
 
 def widen_bank(bank: PatchBank, layer: int, units: int, sizes: Sequence[int]) -> PatchBank:

@@ -115,28 +115,36 @@ def apply_mlp_patches(
       ``(out, batch)``.
     """
     assert patches.topology is not None and patches.order is not None
-    n, batch = patches.num_high, pre_below.shape[1]
+    num_out = patches.topology.shape[0]
+    n, (num_in, batch) = patches.num_high, pre_below.shape
+    active = patches.active
+    if rules.keep_level:  # the layers between which a patch acts may lack its units
+        active = active & (patches.unit < jnp.where(jnp.arange(active.shape[0]) < n, num_in, num_out))
     hidden, weights, biases, rows = [], [], [], []
     if params.high is not None and patches.targets is not None:
         source = pre_below[patches.unit[:n]]
         if rules.detach_source:
             source = jax.lax.stop_gradient(source)
         hidden.append((params.high.w1 * source[:, None, :] + params.high.b1[:, :, None]).reshape(-1, batch))
-        scale = jnp.where(patches.active[:n], rules.scale_high, 0.0)
+        scale = jnp.where(active[:n], rules.scale_high, 0.0)
         weights.append((params.high.w2 * scale[:, None, None]).ravel())
         biases.append((params.high.b2 * scale[:, None]).ravel())
         rows.append(patches.targets.ravel())
     if params.low is not None and patches.sources is not None:
-        sources, num_in = patches.sources if inputs is None else inputs, post_below.shape[0]
-        first = product(params.low.w1.ravel(), _input_topology(sources, rules.hidden, num_in), post_below)
+        sources, w1 = patches.sources if inputs is None else inputs, params.low.w1
+        if rules.keep_level and (inputs is None or inputs.shape[1] > num_in):
+            w1 = jnp.where((sources < num_in)[:, None, :], w1, 0.0)
+            sources = jnp.minimum(sources, num_in - 1)
+        first = product(w1.ravel(), _input_topology(sources, rules.hidden, num_in), post_below)
         hidden.append(first + params.low.b1.reshape(-1, 1))
-        scale = jnp.where(patches.active[n:], rules.scale_low, 0.0)
+        scale = jnp.where(active[n:], rules.scale_low, 0.0)
         weights.append((params.low.w2 * scale[:, None, None]).ravel())
         biases.append((params.low.b2 * scale[:, None]).ravel())
         rows.append(patches.unit[n:])
     values = jnp.concatenate(weights)[patches.order]
     out = product(values, patches.topology, jax.nn.relu(jnp.concatenate(hidden)))
-    bias = jnp.zeros(out.shape[0]).at[jnp.concatenate(rows)].add(jnp.concatenate(biases))
+    # mode drop: targets that the layer lacks
+    bias = jnp.zeros(num_out).at[jnp.concatenate(rows)].add(jnp.concatenate(biases), mode="drop")
     return out + bias[:, None]
 
 
@@ -168,6 +176,8 @@ def output_topology(
 ) -> tuple[Topology, Int[Array, "nnz"]]:
     """Second small layers of all slots, high ones first, as one sparse layer.
 
+    Outputs to units that a layer of ``num_out`` lacks do not exist.
+
     Returns:
       The topology of shape ``(out, slot * hidden)``, and where each of its
       weights stands among the ``w2`` of all slots laid end to end.
@@ -179,7 +189,7 @@ def output_topology(
         flat.append((r[:, :, None] * units + cols).ravel())
         start += r.shape[0] * hidden
     positions = jnp.concatenate(flat)
-    topology = topology_from_flat(positions, jnp.ones(positions.size, bool), (num_out, units))
+    topology = topology_from_flat(positions, positions < num_out * units, (num_out, units))
     return topology, jnp.argsort(positions).astype(jnp.int32)
 
 

@@ -74,6 +74,9 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
             int((saved[f"{name}[{k}].rows"] < out).sum()) for k, out in enumerate(s["architecture"][1:])
         )
         assert there == WEIGHTS[1]
+        # as in the original, the patches found before the layer was inserted feed it, by its index
+        bank = f"['networks'][{place}].structure.bank.layers"
+        assert saved[f"{bank}[1].topology.row_ptr"].shape == (9 + 1,) and f"{bank}[2].unit" not in saved
         high = s["history"][0]["extrema_high"][0]
         assert s["history"][0]["patches"] == 0 and s["history"][1]["patches"] == min(2, high)
         assert s["history"][0]["decision"]["change"] == "insert"

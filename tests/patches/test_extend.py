@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import masks, network, patches
+from jaxnet import growth, masks, network, patches, trees
 from jaxnet.patches import PatchRules
 from jaxnet.patches.extend import check_same_use
 from tests import networks, reference
@@ -189,7 +189,86 @@ def test_new_patches_over_a_narrow_layer_fit_beside_wide_ones():
     np.testing.assert_allclose(logits, want[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"kind": "dense"}, {"hidden": 4}, {"scale_low": 0.1}])
+def as_the_original(params: Any, structure: Any, x: np.ndarray) -> np.ndarray:
+    """Logits with patches found by the index of their layer, as the original applies them: in a loop."""
+    p, s = reference.to_numpy(params), reference.to_numpy(structure)
+    pre: list[np.ndarray] = []
+    below = x
+    for t, (layer, c) in enumerate(zip(p.scaffold, s.connectivity, strict=True)):
+        z = reference.matrix(layer.weight, c) @ below + layer.bias[:, None]
+        placed, values = s.bank.layers[t], p.patches[t]
+        for k, unit in enumerate([] if placed is None else placed.unit):
+            low = k - placed.num_high
+            if not placed.active[k]:
+                continue
+            part, i = (values.high, k) if low < 0 else (values.low, low)
+            if low < 0 and unit < len(pre[t - 1]):
+                hidden = part.w1[i] @ pre[t - 1][unit][None] + part.b1[i][:, None]
+                out = part.w2[i] @ np.maximum(hidden, 0) + part.b2[i][:, None]
+                for j, target in enumerate(placed.targets[i]):
+                    if target < len(z):
+                        z[target] += 0.3 * out[j]
+            elif low >= 0 and unit < len(z):
+                there = placed.sources[i] < len(below)
+                hidden = part.w1[i][:, there] @ below[placed.sources[i][there]] + part.b1[i][:, None]
+                z[unit] += 0.5 * (part.w2[i] @ np.maximum(hidden, 0) + part.b2[i][:, None])[0]
+        pre.append(z)
+        below = np.maximum(z, 0)
+    return pre[-1]
+
+
+@pytest.mark.parametrize("size", [7, 2])
+def test_patches_that_keep_their_level_act_between_other_layers(size):
+    """As in the original, whose patches name a layer by its index; a wide or a narrow one comes first."""
+    spec, params, structure = networks.small("mlp")
+    rules = dataclasses.replace(structure.bank.rules, keep_level=True)
+    structure = structure.replace(bank=structure.bank.replace(rules=rules))
+
+    def run(params, structure, key):
+        found = networks.made_up_extrema(spec.sizes, jax.random.key(11))
+        params, structure = network.with_patches(params, structure, found, rules, key_patch=key)
+        nets = [(spec, params, structure)]
+        for wide in (size, 9):  # what the narrow layer silences, the next brings back
+            net = growth.insert_layer(
+                *nets[-1],
+                after=0,
+                size=wide,
+                nonzeros_in=8,
+                nonzeros_out=2 * wide,
+                rule="redraw",
+                key_mask=key,
+                key_init=key,
+            )
+            nets.append(net)
+        loss = lambda p, s: jnp.sum(network.forward(spec, p, s, X)[0] ** 2)  # noqa: E731
+        return [(n[1:], network.forward(spec, *n[1:], X)[0], jax.grad(loss)(*n[1:])) for n in nets]
+
+    stages = networks.quick(run)(params, structure, jax.random.key(5))
+    for (p, s), logits, grad in stages:
+        want = as_the_original(p, s, np.asarray(X, np.float64))
+        np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
+    (p, s), _, grad = stages[1]
+    assert [t.shape[0] for t in s.connectivity] == [8, size, 6, 4]
+    assert [None if b is None else b.reads for b in s.bank.layers] == [None, (1,), (1,), None]
+    for layer in (1, 2):
+        masks.validate_topology(s.bank.layers[layer].topology)
+        assert trees.equal(p.patches[layer], stages[0][0][0].patches[layer])
+    if size == 2:  # the low patches at units 2 to 5 of layer 1 find no unit there, and are found again
+        gone = np.asarray(s.bank.layers[1].unit[s.bank.layers[1].num_high :]) >= 2
+        gone &= np.asarray(s.bank.layers[1].active[s.bank.layers[1].num_high :])
+        assert gone.any() and not np.any(np.asarray(grad.patches[1].low.b2)[gone])
+        assert np.any(np.asarray(stages[2][2].patches[1].low.b2)[gone])
+
+
+def test_only_small_networks_can_keep_their_level():
+    with pytest.raises(ValueError, match="keep_level is for mlp patches, not for dense ones"):
+        PatchRules("dense", keep_level=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "dense"}, {"keep_level": True}, {"hidden": 4}, {"scale_low": 0.1}]
+)
 def test_patches_applied_in_another_way_are_refused(change):
     there = PatchRules()
     with pytest.raises(ValueError, match=f"have {next(iter(change))} "):
