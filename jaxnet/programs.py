@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -51,19 +52,21 @@ class Clock:
 class Programs:
     """Compiles every function once per name and shape of its arguments.
 
+    Of programs that are not asked for any more the oldest are let go: on a CPU each holds
+    hundreds to thousands of memory mappings, of which Linux grants a process 65,530
+    by default, and LLVM ends the process that wants more.
+
     Attributes:
       clock: adds up the time.
       compiled: how many programs were compiled.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, keep: int = 12) -> None:
+        """``keep`` is how many programs are kept, those asked for last."""
         self.clock = clock
-        self._known: dict[Hashable, Any] = {}
-
-    @property
-    def compiled(self) -> int:
-        """How many programs were compiled."""
-        return len(self._known)
+        self.compiled = 0
+        self._keep = keep
+        self._known: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(
         self,
@@ -87,5 +90,9 @@ class Programs:
         shapes = tuple((jax.numpy.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves)
         key = (name, structure, shapes)
         if key not in self._known:
+            while len(self._known) >= self._keep:  # before: the new one needs room
+                self._known.popitem(last=False)
             self._known[key] = self.clock.compiled(make(), *args, donate=donate, options=options)
+            self.compiled += 1
+        self._known.move_to_end(key)
         return self._known[key]
