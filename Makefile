@@ -31,11 +31,10 @@ help:  ## This list
 demo: $(RUN_STAMP)  ## Train scaffolds and patches on the digits; results go to checkpoints/demo
 	$(PY) -m experiments.patched_density $(DEMO_FLAGS)
 
-# Most tests are compiled in half the time, by other generators of code than users have; those marked exact are not,
-# and the slow ones are compiled with all optimisations too (tests/conftest.py).
+# Most tests are compiled in half the time, by other generators of code than users have; the slow ones are compiled
+# with all optimisations (tests/conftest.py).
 test: check  ## Style, types, import directions, then the tests
 	$(PYTEST)
-	XLA_FLAGS=--xla_cpu_use_fusion_emitters=true $(PYTEST) -m "exact and not slow"
 
 test-slow: $(DEV_STAMP)  ## The tests marked slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(PYTEST) -m slow

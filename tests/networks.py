@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +70,25 @@ def make(
             params = params.replace(patches=tuple(awake))
     bias = [layer.replace(bias=layer.bias + 0.05) for layer in params.scaffold]
     return params.replace(scaffold=tuple(bias)), structure
+
+
+@contextlib.contextmanager
+def as_users_compile() -> Iterator[None]:
+    """Programs compiled ahead of time meanwhile get XLA's newer generator of code, which ``conftest`` turns off.
+
+    Equality to the last bit of networks trained in programs of different shapes rests on it.
+    """
+    compile_ = jax.stages.Lowered.compile
+
+    def compiled(self: Any, compiler_options: dict[str, Any] | None = None, **more: Any) -> Any:
+        options = {"xla_cpu_use_fusion_emitters": True, **(compiler_options or {})}
+        return compile_(self, compiler_options=options, **more)
+
+    if "xla_cpu_use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", ""):
+        with mock.patch.object(jax.stages.Lowered, "compile", compiled):
+            yield
+    else:
+        yield
 
 
 def quick(function: Callable[..., Any], **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxnet.masks import Topology
 from jaxnet.network import Params, Structure
 from jaxnet.sweep import Member, Program, SweepConfig, make_family, make_member, run_chunks
 from jaxnet.train import Split
+from tests import networks
 
 FEATURES, CLASSES = 20, 4
 SMALL, LARGE = (16, 9, 3), (FEATURES, 14, CLASSES)
@@ -64,11 +66,12 @@ def config(kernel: str, **changes: Any) -> SweepConfig:
 
 
 @functools.cache
-def program(kernel: str, chunk: int) -> Program:
-    """A compiled sweep of :data:`NUM_SEEDS` seeds of :data:`FAMILY`."""
-    return Program(
-        FAMILY, config(kernel), NUM_SEEDS, splits(), key_data=jax.random.key(KEY_DATA), chunk=chunk
-    )
+def program(kernel: str, chunk: int, exact: bool = False) -> Program:
+    """A compiled sweep of :data:`NUM_SEEDS` seeds of :data:`FAMILY`; ``exact`` as users compile."""
+    with networks.as_users_compile() if exact else contextlib.nullcontext():
+        return Program(
+            FAMILY, config(kernel), NUM_SEEDS, splits(), key_data=jax.random.key(KEY_DATA), chunk=chunk
+        )
 
 
 def train_all(program: Program, number: int = NUM_SEEDS, start: int = 0) -> Any:
@@ -78,9 +81,9 @@ def train_all(program: Program, number: int = NUM_SEEDS, start: int = 0) -> Any:
 
 
 @functools.cache
-def trained(kernel: str, chunk: int) -> Any:
+def trained(kernel: str, chunk: int, exact: bool = False) -> Any:
     """What :func:`program` trains."""
-    return train_all(program(kernel, chunk))
+    return train_all(program(kernel, chunk, exact))
 
 
 def leaves(tree: Any) -> dict[str, np.ndarray]:
