@@ -19,8 +19,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # `make test-slow` runs with all optimisations, as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # Half of the rest is XLA's newer code generator for fused loops. Without it the last bits may depend on the
-# shape: tests of that compile by `networks.as_users_compile`. A flag that XLA does not know ends the process, so
-# it is given to the versions that are known to have it.
+# shape: tests of that compile by `networks.as_users_compile`. A flag that XLA does not know ends the
+# process, so it is given to the versions that are known to have it.
 if (
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "true"
     and "fusion_emitters" not in os.environ.get("XLA_FLAGS", "")

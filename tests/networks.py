@@ -74,7 +74,7 @@ def make(
 
 @contextlib.contextmanager
 def as_users_compile() -> Iterator[None]:
-    """Programs compiled ahead of time meanwhile get XLA's newer generator of code, which ``conftest`` turns off.
+    """Programs compiled ahead of time meanwhile get XLA's newer generator of code; ``conftest`` turns it off.
 
     Equality to the last bit of networks trained in programs of different shapes rests on it.
     """
