@@ -154,8 +154,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_transpose, jaxnet::Transpose, jaxnet::B
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_input_gradient, jaxnet::InputGradient, jaxnet::Binding());
 
 extern "C" {
-// Raised whenever arguments or results of the handlers change; csr.py compares.
-int32_t jaxnet_csr_version() { return 2; }
+// Raised whenever arguments or results of the handlers or the functions below change; csr_library.py compares.
+int32_t jaxnet_csr_version() { return 3; }
+// Version of XLA's headers, whose handlers no older XLA takes.
+int32_t jaxnet_csr_xla_ffi_major() { return XLA_FFI_API_MAJOR; }
+int32_t jaxnet_csr_xla_ffi_minor() { return XLA_FFI_API_MINOR; }
 const char* jaxnet_csr_instruction_set() { return jaxnet::Machine().name; }
 void jaxnet_csr_set_max_threads(int64_t count) { jaxnet::SetMaxThreads(count); }
 }

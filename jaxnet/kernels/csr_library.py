@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
+import re
+from pathlib import Path
 
 import jax
 
@@ -18,12 +21,14 @@ VALUES_GRADIENT = "jaxnet_csr_values_gradient"
 TRANSPOSE = "jaxnet_csr_transpose"
 INPUT_GRADIENT = "jaxnet_csr_input_gradient"
 
-_VERSION = 2  # of the handlers' arguments and results; csr.cc has the same number
+_VERSION = 3  # of the library's functions; csr.cc has the same number
 _REBUILD = "install jaxnet again with a C++17 compiler (g++ or clang++) at hand"
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """Loads and registers the library; returns it, or ``None`` and why not."""
+    if os.environ.get("JAXNET_CSR_ISA") == "none":
+        return None, "JAXNET_CSR_ISA=none turns it off"
     try:
         spec = importlib.util.find_spec("jaxnet.kernels._csr")
         if spec is None or spec.origin is None:
@@ -32,6 +37,17 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         version = library.jaxnet_csr_version()
         if version != _VERSION:
             return None, f"it was built from another version ({version}, not {_VERSION}): {_REBUILD}"
+        # XLA would find out when it starts, and then leave the process without any CPU device.
+        built, installed = (
+            (library.jaxnet_csr_xla_ffi_major(), library.jaxnet_csr_xla_ffi_minor()),
+            _xla_ffi(),
+        )
+        if installed is not None and built > installed:
+            return None, (
+                "it was built against a newer jaxlib than the one installed "
+                f"(its calls have version {_dotted(built)}, not {_dotted(installed)}): upgrade jax, or "
+                "install jaxnet again with setuptools and jaxlib there and --no-build-isolation"
+            )
         library.jaxnet_csr_instruction_set.restype = ctypes.c_char_p
         library.jaxnet_csr_set_max_threads.argtypes = [ctypes.c_int64]
         library.jaxnet_csr_set_max_threads.restype = None
@@ -40,6 +56,21 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return library, ""
     except Exception as error:  # an optional part must never stop the import, whatever is wrong with it
         return None, f"it does not load ({' '.join(str(error).split())}): {_REBUILD}"
+
+
+def _xla_ffi() -> tuple[int, int] | None:
+    """Version of the calls that the installed jaxlib takes, as its headers have it; ``None`` without them."""
+    try:
+        header = (Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = [re.search(rf"^#define XLA_FFI_API_{part} (\d+)", header, re.M) for part in ("MAJOR", "MINOR")]
+    major, minor = (int(match[1]) if match else None for match in found)
+    return None if major is None or minor is None else (major, minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 _LIBRARY, _PROBLEM = _load()
@@ -70,7 +101,7 @@ def instruction_set() -> str:
     """The instruction set in use: avx512, avx2, sse2, neon or generic.
 
     The environment variable ``JAXNET_CSR_ISA`` chooses a smaller one at the
-    start of the program. Results differ between instruction sets by rounding.
+    start of the program; ``none`` turns the kernel off. Results differ between instruction sets by rounding.
 
     Raises:
       InputError: the library is not there.

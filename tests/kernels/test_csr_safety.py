@@ -187,6 +187,7 @@ def test_a_library_that_is_missing_or_damaged_is_a_reason_not_a_crash(
     class Spec:
         origin = str(tmp_path / "_csr.so")
 
+    monkeypatch.delenv("JAXNET_CSR_ISA", raising=False)
     if content is not None:
         Path(Spec.origin).write_bytes(content)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if content is None else Spec)
@@ -199,6 +200,33 @@ def test_an_old_build_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csr_library, "_VERSION", -1)
     library, problem = csr_library._load()
     assert library is None and "another version" in problem
+
+
+def test_the_kernel_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXNET_CSR_ISA", "none")
+    assert csr_library._load() == (None, "JAXNET_CSR_ISA=none turns it off")
+
+
+@needs_csr
+@pytest.mark.parametrize(
+    ("installed", "works"), [((0, 1), False), ((0, 99), True), ((1, 0), True), (None, True)]
+)
+def test_a_build_for_a_newer_jaxlib_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[int, int] | None, works: bool
+) -> None:
+    """XLA would refuse it when the CPU starts, and every program of the process with it."""
+    monkeypatch.setattr(csr_library, "_xla_ffi", lambda: installed)
+    library, problem = csr_library._load()
+    assert (library is not None) == works
+    assert works or ("newer jaxlib" in problem and "not 0.1" in problem and "\n" not in problem)
+
+
+@needs_csr
+def test_the_version_of_the_installed_jaxlib_is_found() -> None:
+    library = csr_library.require()
+    installed = csr_library._xla_ffi()
+    assert installed is not None
+    assert installed >= (library.jaxnet_csr_xla_ffi_major(), library.jaxnet_csr_xla_ffi_minor()) >= (0, 3)
 
 
 STRESS = """
