@@ -82,7 +82,9 @@ def linear(params: LayerParams, connectivity: Connectivity, x: Features, product
     """
     if isinstance(connectivity, DenseMask):
         # where, not multiplication: a missing weight's gradient is zero even if the weight is not finite
-        y = jnp.where(connectivity.mask, params.weight, 0.0) @ x
+        weight = jnp.where(connectivity.mask, params.weight, 0.0)
+        # float32 as in the sparse products: by default a GPU would round the operands to TensorFloat32
+        y = jnp.matmul(weight, x, precision=jax.lax.Precision.HIGHEST)
     else:
         y = product(params.weight, connectivity, x)
     return y + params.bias[:, None]
