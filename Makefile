@@ -21,7 +21,7 @@ GPU_STAMP := $(VENV)/.jaxnet-gpu
 INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test test-slow check lint types imports format setup bench bench-gpu asan results clean distclean
+.PHONY: help demo test test-slow test-gpu check lint types imports format setup bench bench-gpu asan results clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -38,6 +38,9 @@ test: check  ## Style, types, import directions, then the tests
 
 test-slow: $(DEV_STAMP)  ## The tests marked slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(PYTEST) -m slow
+
+test-gpu: $(DEV_STAMP) $(GPU_STAMP)  ## The tests on this machine's GPU, and those that need one (needs CUDA 12)
+	JAXNET_TEST_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTEST) -m "not slow and not cpu"
 
 check: lint types imports  ## Style, types and import directions only
 

@@ -1,4 +1,4 @@
-"""What every test shares: one CPU device, strict dtypes, keys with a visible seed, the data folder."""
+"""What every test shares: one CPU device or the GPU, strict dtypes, keys with a visible seed, the data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-# Before the first import of jax, and for the subprocesses of the tests too.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Before the first import of jax, and for the subprocesses of the tests too. `make test-gpu` names another.
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXNET_TEST_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    os.environ["JAXNET_CSR_ISA"] = "none"  # the csr kernel runs on the CPU alone, and its tests are skipped
 # A compile cache on disk (experiments turn one on) would let one run of the tests change the next.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # As in JAX's own tests: most tests compile much and compute little, and LLVM's passes are half of that.
 # `make test-slow` runs with all optimisations, as users do.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "true" if os.environ["JAX_PLATFORMS"] == "cpu" else "false"
+)
 # Half of the rest is XLA's newer code generator for fused loops. Without it the last bits may depend on the
 # shape: tests of that compile by `networks.as_users_compile`. A flag that XLA does not know ends the
 # process, so it is given to the versions that are known to have it.

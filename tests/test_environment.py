@@ -44,6 +44,7 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pairs}
 
 
+@pytest.mark.cpu
 def test_one_cpu_device_and_strict_dtypes():
     assert [device.platform for device in jax.devices()] == ["cpu"]
     with pytest.raises(jax.dtypes.TypePromotionError):
@@ -54,6 +55,7 @@ def test_key_has_a_seed_of_the_tests_own(key):
     assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
 
 
+@pytest.mark.cpu
 def test_other_device_counts_in_a_process_of_its_own(run_python):
     result = run_python("-c", "import jax; print(jax.device_count())", devices=8)
     assert (result.returncode, result.stdout) == (0, "8\n"), result.stderr

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -224,4 +223,3 @@ def test_command_prints_ranking_and_selection(
     assert "selection: the best of 14 lies" in printed
     assert "64-24-10, density 0.3, seed 3, single" in capsys.readouterr().out
     assert seed_hunt.Config(**SMALL).num_seeds == 7
-    assert jax.default_backend() == "cpu"

@@ -11,6 +11,8 @@ import pytest
 from jaxnet import info
 from jaxnet.kernels import choice, csr_library, dense_product
 
+pytestmark = pytest.mark.cpu  # elsewhere there is no choice
+
 SIZES, DENSITY, BATCH = [20, 12, 5], 0.2, 4
 
 

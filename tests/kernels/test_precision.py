@@ -46,6 +46,7 @@ def test_bf16_rounds_the_operands_and_nothing_else(key):
     np.testing.assert_allclose(dv, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.cpu
 def test_tf32_is_float32_on_a_cpu(key):
     x, dy = jax.random.normal(key, (IN, BATCH)), jnp.ones((OUT, BATCH))
     for a, b in zip(pulled("tf32", x, dy), pulled("f32", x, dy), strict=True):

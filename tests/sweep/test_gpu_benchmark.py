@@ -33,6 +33,7 @@ class MadeUp:
         return self.seconds
 
 
+@pytest.mark.cpu
 def test_rates_ratios_and_the_device(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(_sweep_jax, "Sweep", MadeUp)
     file = tmp_path / "gpu.json"

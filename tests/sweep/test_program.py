@@ -180,6 +180,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.cpu
 def test_eight_devices_give_the_rows_of_one(run_python):
     """A chunk of 3 becomes 8, one seed per device; the second call has 2 seeds for 8 devices."""
     done = run_python("-W", "error", "-c", EIGHT_DEVICES, devices=8)
