@@ -24,6 +24,7 @@ from benchmarks._report import check_output, describe, machine, ratio, shown, sp
 from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
 from experiments._cli import print_table, run_main
 from experiments._options import check_at_least, check_fractions
+from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
@@ -166,6 +167,7 @@ def report(result: dict[str, Any]) -> None:
 
 def main(config: Config) -> dict[str, Any]:
     """Measures and prints."""
+    use_all_processors()
     result = measure(config)
     report(result)
     return result

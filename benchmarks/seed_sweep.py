@@ -54,6 +54,7 @@ from benchmarks import _sweep_jax as ours
 from benchmarks._report import check_output, describe, machine, ratio, shown, spread
 from experiments._cli import print_table, run_main
 from experiments._options import check_at_least, check_fractions
+from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import write_json
@@ -254,6 +255,7 @@ def report(result: dict[str, Any]) -> None:
 
 def main(config: Config) -> dict[str, Any]:
     """Measures and prints."""
+    use_all_processors()
     result = measure(config)
     report(result)
     return result

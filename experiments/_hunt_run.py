@@ -239,7 +239,8 @@ class Hunt:
         planned = entry or (self.entry(job, stage.start) if stage.start else None)  # one kernel in all rungs
         kernel = planned["kernel"] if planned else choose_kernel(self.config, job)
         chunk = entry["chunk"] if entry else self.config.chunk
-        program = make_program(self.config, job, kernel, self.splits, chunk=chunk)
+        devices = entry.get("devices", 1) if entry else None
+        program = make_program(self.config, job, kernel, self.splits, chunk=chunk, num_devices=devices)
         plan = program.plan
         if entry is not None and plan.chunk != chunk:
             raise InputError(
@@ -252,6 +253,7 @@ class Hunt:
             "networks": job.size,
             "kernel": kernel,
             "chunk": plan.chunk,
+            "devices": program.num_devices,
             "calls": plan.chunks,
             "bytes_per_call": plan.bytes_per_call,
             "bytes_allowed": plan.budget,

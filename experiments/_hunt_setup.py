@@ -140,9 +140,13 @@ def make_program(
     splits: tuple[Split, Split, Split],
     *,
     chunk: int,
+    num_devices: int | None = None,
     num_networks: int | None = None,
 ) -> Program:
     """Compiles the program of a job, for all its networks or a number of them.
+
+    A planned call keeps its chunk: with ``num_devices``, those it was planned for, or as many
+    of those that are here as share the chunk evenly.
 
     Raises:
       InputError: not even one network fits the memory.
@@ -166,10 +170,18 @@ def make_program(
             key_data=jax.random.key(config.data_seed),
             chunk=chunk,
             memory_budget=budget,
+            devices=None if num_devices is None else sharing_devices(chunk, num_devices),
             rungs=config.halving is not None,
         )
     except ValueError as error:
         raise InputError(f"{job.key}: {error} (--memory-budget, --sizes, --batch-size)") from None
+
+
+def sharing_devices(chunk: int, at_most: int) -> list[jax.Device]:
+    """As many local devices as share a chunk evenly."""
+    devices = jax.local_devices()
+    number = max(n for n in range(1, min(at_most, len(devices)) + 1) if chunk % n == 0)
+    return devices[:number]
 
 
 def find_entries(plan: Sequence[dict[str, Any]], stage: str, group: str, epochs: int) -> list[Entry]:
@@ -204,7 +216,15 @@ def train_again(
     parts: list[Trained] = []
     chunk = min(entry["chunk"] for entry in entries)
     programs = [
-        make_program(config, job, e["kernel"], splits, chunk=e["chunk"], num_networks=e["chunk"])
+        make_program(
+            config,
+            job,
+            e["kernel"],
+            splits,
+            chunk=e["chunk"],
+            num_devices=e.get("devices", 1),
+            num_networks=e["chunk"],
+        )
         for e in entries
     ]
     for first in range(0, len(indices), chunk):

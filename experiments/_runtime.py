@@ -14,10 +14,12 @@ import jax
 
 from jaxnet.data import Dataset
 from jaxnet.files import cache_folder, read_json
+from jaxnet.info import processors
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.network import NetworkSpec
 from jaxnet.records import CONFIG, MAY_DIFFER, RunFolder
+from jaxnet.sweep.program import available_memory
 
 
 def use_compilation_cache() -> None:
@@ -27,6 +29,19 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError):  # no home folder, no cache
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def use_all_processors() -> None:
+    """Has JAX see a CPU as one device per processor, before it starts.
+
+    Networks that are trained in one call are laid over the devices: then every part of a step runs
+    on all processors, and not the sparse products alone. JAX_NUM_CPU_DEVICES says otherwise; samples
+    lie on every device, so there are no more devices than the free memory has GiB.
+    """
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", min(processors(), max(1, available_memory() // 2**30)))
 
 
 def resolve_kernel(

@@ -255,7 +255,9 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     """
     # here, not above: a wrong flag is answered at once, without JAX being loaded
     from experiments._hunt_setup import join_hosts
+    from experiments._runtime import use_all_processors
 
+    use_all_processors()
     with join_hosts(config) as hosts:
         return _hunt(config, report, hosts)
 
@@ -313,9 +315,10 @@ def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[s
 def replay_main(config: ReplayConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains one network again and prints both rows; raises InputError where they differ."""
     from experiments._hunt_replay import replay
-    from experiments._runtime import use_compilation_cache
+    from experiments._runtime import use_all_processors, use_compilation_cache
 
     use_compilation_cache()
+    use_all_processors()
     result = replay(config)
     columns = ["", "row", "replay"]
     print_table(result["title"], columns, [[n, a, b] for n, (a, b) in result["compared"].items()])

@@ -39,7 +39,7 @@ def report() -> str:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{package: version(package) for package in _PACKAGES},
         "devices": devices,
-        "processors": f"{_processors()}" + (f", JAXNET_NUM_THREADS={limit}" if limit else ""),
+        "processors": f"{processors()}" + (f", JAXNET_NUM_THREADS={limit}" if limit else ""),
         "kernels": ", ".join(PRODUCTS),
         "csr kernel": csr,
         "kernel choices": f"{len(choice.remembered())} remembered in {choice.choices_file()}",
@@ -59,7 +59,7 @@ def choices_report() -> str:
     return "\n".join(lines)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Processors this program may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

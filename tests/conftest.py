@@ -15,6 +15,8 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXNET_TEST_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] != "cpu":
     os.environ["JAXNET_CSR_ISA"] = "none"  # the csr kernel runs on the CPU alone, and its tests are skipped
+# One device, however many processors there are; `run_python` gives its processes others.
+os.environ["JAX_NUM_CPU_DEVICES"] = "1"
 # A compile cache on disk (experiments turn one on) would let one run of the tests change the next.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # As in JAX's own tests: most tests compile much and compute little, and LLVM's passes are half of that.
@@ -116,13 +118,10 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         *args: str, devices: int = 1, env: dict[str, str] | None = None, timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
-        flags = os.environ.get("XLA_FLAGS", "")
-        if devices != 1:
-            flags += f" --xla_force_host_platform_device_count={devices}"
         return subprocess.run(
             [sys.executable, *args],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags.strip(), **(env or {})},
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **(env or {})},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -61,6 +61,26 @@ def test_other_device_counts_in_a_process_of_its_own(run_python):
     assert (result.returncode, result.stdout) == (0, "8\n"), result.stderr
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("given", [None, "3"])
+def test_experiments_see_a_device_per_processor_unless_told_otherwise(run_python, given):
+    code = """
+import os
+if os.environ["JAX_NUM_CPU_DEVICES"] == "1":
+    del os.environ["JAX_NUM_CPU_DEVICES"]
+from experiments._runtime import use_all_processors
+from jaxnet.info import processors
+use_all_processors()
+import jax
+print(jax.local_device_count(), processors())
+use_all_processors()  # JAX has started
+"""
+    result = run_python("-W", "error", "-c", code, devices=int(given or 1))
+    assert result.returncode == 0, result.stderr
+    devices, there = result.stdout.split()
+    assert devices == (given or there)
+
+
 def test_importing_the_library_is_silent_and_needs_no_extra(run_python):
     code = """
 import importlib, pkgutil, sys, jaxnet

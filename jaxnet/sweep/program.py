@@ -82,7 +82,9 @@ class Program:
           ValueError: not even one seed per device fits the budget, or ``num_seeds`` or
             ``chunk`` is below 1.
         """
-        devices = list(jax.local_devices() if devices is None else devices)
+        if num_seeds < 1 or chunk < 1:
+            raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
+        devices = list(jax.local_devices() if devices is None else devices)[:num_seeds]
         mesh = Mesh(np.asarray(devices), ("seed",))
         self._over_seeds = NamedSharding(mesh, PartitionSpec("seed"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -92,8 +94,6 @@ class Program:
         self._whole: Any = None  # compiled where it is needed, which is next to never
         self._devices = devices
         budget = memory_budget if memory_budget is not None else default_budget(devices)
-        if num_seeds < 1 or chunk < 1:
-            raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
         largest = _round_up(min(chunk, num_seeds), len(devices))
         self._program, chunk, needed = self._fit(largest, len(devices), budget)
         self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
@@ -135,6 +135,11 @@ class Program:
         if not np.all(np.asarray(trained.fits)):
             trained = self._train_whole(trained, seeds, epochs)
         return jax.tree.map(lambda leaf: leaf[:number], trained) if number < self.plan.chunk else trained
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in use, at most one per seed."""
+        return len(self._devices)
 
     @property
     def carried_structure(self) -> Any:
@@ -221,7 +226,16 @@ class Program:
         if self._rungs:
             number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
             run, axes, bounds = make_rung(family, self._config), (*axes, 0, None, None), (number, number)
-        jitted = jax.jit(jax.vmap(run, in_axes=axes), out_shardings=self._over_seeds)
+        # Not left to the partitioner: it would gather what a call of the csr kernel reads on every device.
+        over_seeds, everywhere = self._over_seeds.spec, self._everywhere.spec
+        mapped = jax.shard_map(
+            jax.vmap(run, in_axes=axes),
+            mesh=self._over_seeds.mesh,
+            in_specs=tuple(everywhere if axis is None else over_seeds for axis in axes),
+            out_specs=over_seeds,
+            check_vma=False,
+        )
+        jitted = jax.jit(mapped)
         return jitted.lower(keys, self._key_data, members, *self._splits, *carried, *bounds).compile()
 
 
@@ -253,12 +267,12 @@ def program_bytes(compiled: Any) -> int:
 def default_budget(devices: Sequence[jax.Device]) -> int:
     """Half of the devices' memory together; on CPUs half of the machine's free memory."""
     if devices[0].platform == "cpu":
-        return _available_memory() // 2
+        return available_memory() // 2
     stats = [device.memory_stats() or {} for device in devices]
     return sum(int(s.get("bytes_limit", 2**32)) for s in stats) // 2
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes a process can have without swapping; what only caches files counts as available."""
     with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
         for line in lines:

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from experiments._hunt_run import PLAN
 from jaxnet import files
 from jaxnet.errors import InputError
 from jaxnet.records import RunFolder
@@ -91,6 +92,28 @@ def test_a_budget_stops_and_resume_continues(
     assert any(f"stopped by --budget after {trained} of 14 networks" in line for line in short.lines)
     hunter("budget", out=out, resume=True)
     assert results(out) == hunted.results()
+
+
+@pytest.mark.cpu
+def test_begun_on_two_devices_and_continued_on_three_it_is_that_of_one(
+    tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
+) -> None:
+    """A call of 4 is shared by 2 devices, here too: the third stays idle."""
+
+    def hunt(out: Path, devices: int, *flags: str) -> None:
+        command = ["-m", "experiments.seed_hunt", *as_flags({}), "--out", str(out), *flags]
+        # as users compile: bits that do not depend on the number of networks
+        env = {**cache_variables(xla_cache), "XLA_FLAGS": ""}
+        done = run_python(*command, devices=devices, env=env)
+        assert done.returncode == 0, done.stderr
+
+    hunt(tmp_path / "one", 1)
+    hunt(tmp_path / "several", 2, "--budget", "4seeds")
+    hunt(tmp_path / "several", 3, "--resume")
+    found, expected = results(tmp_path / "several"), results(tmp_path / "one")
+    plan = json.loads((tmp_path / "several" / PLAN).read_text())
+    assert plan["stages"][0]["programs"][0]["devices"] == 2
+    assert found == expected
 
 
 def test_a_finished_hunt_continued_changes_nothing(hunted: Hunted, hunter: Hunter) -> None:

@@ -278,8 +278,7 @@ print("done")
 
 
 def _stress(sweeps: int, devices: int, threads: int, timeout: int) -> None:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", STRESS, str(sweeps), str(devices), str(threads)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)

@@ -175,8 +175,13 @@ for kernel in small.PRODUCTS:
     one = program(small.keys(8), small.members(8))
     places = {shard.device.id for shard in one.params.scaffold[0].weight.addressable_shards}
     found = {name: leaf.tolist() for name, leaf in small.leaves(small.train_all(program, 10)).items()}
-    said[kernel] = {"chunk": program.plan.chunk, "places": len(places), "found": found}
-print(json.dumps(said))
+    text = program._program.as_text()
+    talk = [word for word in ("all-gather", "all-reduce", "all-to-all", "permute") if f"{word}(" in text]
+    said[kernel] = {"talk": talk, "chunk": program.plan.chunk, "places": len(places), "found": found}
+few = Program(
+    small.FAMILY, small.config("dense"), 3, small.splits(), key_data=jax.random.key(small.KEY_DATA)
+)
+print(json.dumps({"said": said, "few": [few.num_devices, few.plan.chunk]}))
 """
 
 
@@ -185,8 +190,11 @@ def test_eight_devices_give_the_rows_of_one(run_python):
     """A chunk of 3 becomes 8, one seed per device; the second call has 2 seeds for 8 devices."""
     done = run_python("-W", "error", "-c", EIGHT_DEVICES, devices=8)
     assert done.returncode == 0, done.stderr[-2000:]
-    for kernel, said in json.loads(done.stdout).items():
+    told = json.loads(done.stdout)
+    assert told["few"] == [3, 3], "no more devices than seeds"
+    for kernel, said in told["said"].items():
         assert said["chunk"] == 8 and said["places"] == 8
+        assert not said["talk"], "a device has to do with its own seeds only"
         here = small.leaves(small.trained(kernel, small.NUM_SEEDS, exact=kernel == "csr"))
         assert here.keys() == said["found"].keys()
         for name, expected in here.items():
