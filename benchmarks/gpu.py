@@ -4,10 +4,12 @@ Whole calls of the compiled sweep are timed (drawing, all epochs, validation,
 extrema) on JAX's default device: a GPU or TPU where there is one, else the CPU,
 where the figures say nothing about a GPU. Precisions are measured in turn, round
 after round; ratios are those of a round, and their median is reported.
-``--csr`` adds the csr kernel on the CPU of the same machine.
+``--csr`` adds the csr kernel on the CPU of the same machine. GFLOP/s counts the dense
+products of what is trained, which leaves out units that no output reads.
 
     python -m benchmarks.gpu --csr --json result.json
     python -m benchmarks.gpu --dataset digits --hidden 16 --chunks 4 --repeats 1
+    python -m benchmarks.gpu --load result.json --doc docs/scaling.md
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ from typing import Any
 import jax
 
 from benchmarks import _sweep_jax as ours
-from benchmarks._report import check_output, describe, machine, ratio, shown, spread
+from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
 from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
-from experiments._cli import print_table, run_main
+from experiments._cli import run_main
 from experiments._options import check_at_least, check_fractions
 from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import write_json
+from jaxnet.files import read_json, write_json
 from jaxnet.kernels import PRECISIONS, csr_library
 from jaxnet.provenance import provenance
+from jaxnet.sweep import make_family
 
 MIB = 2**20
 
@@ -39,6 +42,10 @@ class Config:
     """Seeds per second of the sweep on an accelerator."""
 
     json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
+    load: str | None = dataclasses.field(
+        default=None, metadata={"help": "a file of --json to show instead of measuring"}
+    )
+    doc: str | None = dataclasses.field(default=None, metadata={"help": "document whose table is replaced"})
     dataset: str = dataclasses.field(
         default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
     )
@@ -69,7 +76,7 @@ class Config:
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise InputError(f"--precisions needs some of {', '.join(PRECISIONS)}, with commas between")
         check_fractions(self, "density")
-        check_output(self.json)
+        check_output(self.json, self.doc)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -85,11 +92,13 @@ def measure(config: Config) -> dict[str, Any]:
     work = ours.Work(
         (loaded.num_features, config.hidden, loaded.num_classes), config.density, config.batch, 1
     )
-    flops = dense_flops(work.sizes, len(loaded.y_train))
+    live = make_family([work.sizes], [work.density], "uniform").live  # the part that is trained
+    flops = dense_flops(work.sizes if live is None else live.sizes, len(loaded.y_train))
     devices = jax.local_devices()
+    hidden = dict.fromkeys(("json", "load", "doc", "data_dir"))
     result: dict[str, Any] = {
         "benchmark": "gpu",
-        "config": dataclasses.asdict(config) | {"json": None, "data_dir": None, "dataset": loaded.name},
+        "config": dataclasses.asdict(config) | hidden | {"dataset": loaded.name},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "machine": machine(),
         "provenance": provenance(),
@@ -115,7 +124,7 @@ def measure(config: Config) -> dict[str, Any]:
                 "chunk": plan.chunk,
                 "bytes_per_call": plan.bytes_per_call,
                 "seeds_per_second": spread([1 / s for s in seconds[name]]),
-                "dense_gflops": spread([1e-9 * flops / s for s in seconds[name]]),
+                "gflops": spread([1e-9 * flops / s for s in seconds[name]]),
                 "median_accuracy": sweep.accuracy,
             }
             for reference in ("f32", "csr"):
@@ -131,15 +140,17 @@ def measure(config: Config) -> dict[str, Any]:
     return result
 
 
-def report(result: dict[str, Any]) -> None:
-    """Prints the device and the table."""
+def report(result: dict[str, Any], doc: str | None = None) -> None:
+    """Prints the device and the table; puts both into a document, if there is one."""
     device, versions = result["device"], result["provenance"]["versions"]
-    print(describe(result["machine"], {name: versions[name] for name in ("python", "jax", "jaxlib")}))
-    print(f"dense product on {device['count']} x {device['kind']} ({device['platform']})")
+    lines = [
+        describe(result["machine"], {name: versions[name] for name in ("python", "jax", "jaxlib")}),
+        f"dense product on {device['count']} x {device['kind']} ({device['platform']})",
+    ]
     if device["platform"] == "cpu":
-        print("this is no accelerator: tf32 is float32 here, bf16 is emulated")
+        lines.append("this is no accelerator: tf32 is float32 here, bf16 is emulated")
     if result["peak_bytes"] is not None:
-        print(f"most memory in use on a device: {result['peak_bytes'] / MIB:.0f} MiB")
+        lines.append(f"most memory in use on a device: {result['peak_bytes'] / MIB:.0f} MiB")
     rows: list[list[object]] = []
     for found in result["by_chunk"].values():
         for name, one in found.items():
@@ -150,26 +161,28 @@ def report(result: dict[str, Any]) -> None:
                     one["chunk"],
                     f"{one['bytes_per_call'] / MIB:.0f}",
                     shown(one["seeds_per_second"], 3),
-                    None if name == "csr" else shown(one["dense_gflops"]),
+                    None if name == "csr" else shown(one["gflops"], 0),
                     *vs,
                     f"{100 * one['median_accuracy']:.1f}",
                 ]
             )
     config = result["config"]
-    columns = ["", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times csr", "accuracy %"]
+    columns = ["product", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times csr", "accuracy %"]
+    if not config["csr"]:
+        rows, columns = [row[:6] + row[7:] for row in rows], columns[:6] + columns[7:]
     title = (
         f"{config['dataset']}, {config['hidden']} hidden units, density {config['density']}, "
         f"batch {config['batch']}, {config['epochs']} of {FULL_EPOCHS} epochs, median (range) of "
         f"{config['repeats']}"
     )
-    print_table(title, columns, rows)
+    publish("gpu", title, columns, rows, "\n".join(lines), doc=doc)
 
 
 def main(config: Config) -> dict[str, Any]:
     """Measures and prints."""
     use_all_processors()
-    result = measure(config)
-    report(result)
+    result = read_json(Path(config.load)) if config.load is not None else measure(config)
+    report(result, config.doc)
     return result
 
 
