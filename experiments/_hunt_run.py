@@ -32,6 +32,7 @@ from experiments._hunt_setup import (
     Entry,
     Rules,
     choose_kernel,
+    default_chunk,
     find_entries,
     first_densities,
     inputs,
@@ -238,7 +239,7 @@ class Hunt:
                 return Running(job, entry, None, pending, 0.0)
         planned = entry or (self.entry(job, stage.start) if stage.start else None)  # one kernel in all rungs
         kernel = planned["kernel"] if planned else choose_kernel(self.config, job)
-        chunk = entry["chunk"] if entry else self.config.chunk
+        chunk = entry["chunk"] if entry else self.config.chunk or default_chunk(jax.local_devices())
         devices = entry.get("devices", 1) if entry else None
         program = make_program(self.config, job, kernel, self.splits, chunk=chunk, num_devices=devices)
         plan = program.plan

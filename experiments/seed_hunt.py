@@ -86,7 +86,12 @@ class Config:
         "operands of the dense product; parameters, sums and optimiser stay float32. tf32 and bf16 are for "
         "GPUs (on a CPU tf32 is float32, bf16 is emulated and slower), and the csr kernel knows f32 only",
     )
-    chunk: int = option(128, "most networks trained by one call of a compiled program")
+    chunk: int | None = option(
+        None,
+        "most networks trained by one call of a compiled program; auto: 128 on a CPU, 64 per processor where "
+        "that is more, 2048 per GPU",
+        none="auto",
+    )
     memory_budget: int | None = option(
         None, "memory of a call; auto: half of what the device has", "MiB", none="auto"
     )

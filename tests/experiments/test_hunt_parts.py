@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from experiments._hunt_kept import CRITERIA, Kept, Network, kept_files, order
 from experiments._hunt_plan import Stage, make_jobs, network_id, portfolio, promising_ranges, spaced
 from experiments._hunt_plots import pareto_front
+from experiments._hunt_setup import default_chunk
 from jaxnet.layers import LayerParams
 from jaxnet.masks import allocate
 from jaxnet.network import Params, Structure
@@ -105,6 +107,15 @@ def make_network(seed: int) -> Network:
 
 
 levels = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.5, 1.0, math.nan])
+
+
+@pytest.mark.parametrize(
+    ("platform", "number", "chunk"),
+    [("cpu", 1, 128), ("cpu", 2, 128), ("cpu", 16, 1024), ("gpu", 1, 2048), ("gpu", 8, 16384)],
+)
+def test_default_chunk_keeps_the_devices_busy(platform: str, number: int, chunk: int) -> None:
+    devices: Any = [SimpleNamespace(platform=platform)] * number
+    assert default_chunk(devices) == chunk
 
 
 @given(
