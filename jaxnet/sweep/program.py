@@ -226,16 +226,18 @@ class Program:
         if self._rungs:
             number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
             run, axes, bounds = make_rung(family, self._config), (*axes, 0, None, None), (number, number)
-        # Not left to the partitioner: it would gather what a call of the csr kernel reads on every device.
-        over_seeds, everywhere = self._over_seeds.spec, self._everywhere.spec
-        mapped = jax.shard_map(
-            jax.vmap(run, in_axes=axes),
-            mesh=self._over_seeds.mesh,
-            in_specs=tuple(everywhere if axis is None else over_seeds for axis in axes),
-            out_specs=over_seeds,
-            check_vma=False,
-        )
-        jitted = jax.jit(mapped)
+        mapped = jax.vmap(run, in_axes=axes)
+        if len(self._devices) > 1:
+            # Not left to the partitioner: it would gather what a call of the csr kernel reads on every device.
+            over_seeds, everywhere = self._over_seeds.spec, self._everywhere.spec
+            mapped = jax.shard_map(
+                mapped,
+                mesh=self._over_seeds.mesh,
+                in_specs=tuple(everywhere if axis is None else over_seeds for axis in axes),
+                out_specs=over_seeds,
+                check_vma=False,
+            )
+        jitted = jax.jit(mapped, out_shardings=self._over_seeds)
         return jitted.lower(keys, self._key_data, members, *self._splits, *carried, *bounds).compile()
 
 
