@@ -228,7 +228,7 @@ class Program:
             run, axes, bounds = make_rung(family, self._config), (*axes, 0, None, None), (number, number)
         mapped = jax.vmap(run, in_axes=axes)
         if len(self._devices) > 1:
-            # Not left to the partitioner: it would gather what a call of the csr kernel reads on every device.
+            # XLA's partitioner would gather what a call of the csr kernel reads on every device
             over_seeds, everywhere = self._over_seeds.spec, self._everywhere.spec
             mapped = jax.shard_map(
                 mapped,
