@@ -83,7 +83,7 @@ def test_a_result_is_shown_again_and_put_into_a_document(monkeypatch, tmp_path, 
 
 @pytest.mark.slow
 def test_a_small_run_measures_everything(run_python, tmp_path):
-    flags = {"dataset": "digits", "hidden": 8, "density": 0.2, "chunks": 2, "repeats": 1}
+    flags = {"dataset": "digits", "hidden": 8, "density": 0.2, "chunks": 2, "repeats": 1, "epochs": 5}
     flags |= {"precisions": "f32,bf16", "json": tmp_path / "gpu.json"}
     given = [f"--{name}={value}" for name, value in flags.items()]
     done = run_python("-m", "benchmarks.gpu", *given, timeout=900)
