@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from experiments._cli import print_table
 from jaxnet.errors import InputError
 from jaxnet.files import write_bytes
+from jaxnet.provenance import processors
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where ``python -m`` finds experiments and benchmarks."""
@@ -84,7 +85,7 @@ def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory and operating system; no host name."""
     return {
         "processor": _processor(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        "cpu_cores": processors(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -14,10 +14,10 @@ import jax
 
 from jaxnet.data import Dataset
 from jaxnet.files import cache_folder, read_json
-from jaxnet.info import processors
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.network import NetworkSpec
+from jaxnet.provenance import processors
 from jaxnet.records import CONFIG, MAY_DIFFER, RunFolder
 from jaxnet.sweep.program import available_memory
 

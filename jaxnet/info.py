@@ -15,6 +15,7 @@ from importlib import metadata
 import jax
 
 from jaxnet.kernels import PRODUCTS, choice, csr_library
+from jaxnet.provenance import processors
 
 _PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -57,13 +58,6 @@ def choices_report() -> str:
         times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in found["seconds"].items())
         lines.append(f"{found['kernel']}: {task} ({times})")
     return "\n".join(lines)
-
-
-def processors() -> int:
-    """Processors this program may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -69,7 +69,7 @@ import os
 if os.environ["JAX_NUM_CPU_DEVICES"] == "1":
     del os.environ["JAX_NUM_CPU_DEVICES"]
 from experiments._runtime import use_all_processors
-from jaxnet.info import processors
+from jaxnet.provenance import processors
 use_all_processors()
 import jax
 print(jax.local_device_count(), processors())

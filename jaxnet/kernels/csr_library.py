@@ -38,10 +38,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         if version != _VERSION:
             return None, f"it was built from another version ({version}, not {_VERSION}): {_REBUILD}"
         # XLA would find out when it starts, and then leave the process without any CPU device.
-        built, installed = (
-            (library.jaxnet_csr_xla_ffi_major(), library.jaxnet_csr_xla_ffi_minor()),
-            _xla_ffi(),
-        )
+        built = (library.jaxnet_csr_xla_ffi_major(), library.jaxnet_csr_xla_ffi_minor())
+        installed = _xla_ffi()
         if installed is not None and built > installed:
             return None, (
                 "it was built against a newer jaxlib than the one installed "
