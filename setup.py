@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-FOLDER = "jaxnet/kernels"
+FOLDER = "jaxnet/kernels/cpp"
 SOURCES = ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
 HEADERS = ("csr_call", "csr_job", "csr_jobs", "csr_kernels", "csr_runtime", "csr_vector.inc")
 COMMON = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden"]

@@ -1,7 +1,7 @@
 """Sparse products: one function signature, several implementations.
 
 A product takes ``(values, topology, x)`` with ``values: (nnz,)``, a
-:class:`jaxnet.masks.Topology` of shape ``(out, in)`` and features-first
+:class:`jaxnet.topology.Topology` of shape ``(out, in)`` and features-first
 activations ``x: (in, batch)``, and returns ``(out, batch)``. It is written for
 one network; ``vmap`` gives many. It is differentiable in ``values`` and ``x``;
 the gradient of a padding slot is zero.
@@ -18,7 +18,7 @@ from jaxnet.errors import InputError
 from jaxnet.kernels import csr_library
 from jaxnet.kernels.csr import csr_layer, csr_product
 from jaxnet.kernels.dense import DENSE_PRODUCTS, dense_product
-from jaxnet.masks import Topology
+from jaxnet.topology import Topology
 from jaxnet.types import Bias, Features, Values
 
 Product = Callable[[Values, Topology, Features], Features]

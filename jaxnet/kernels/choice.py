@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxnet.files import cache_folder
 from jaxnet.kernels import PRODUCTS, Product, csr_library
 from jaxnet.masks import allocate, draw_topologies
+from jaxnet.provenance import processors
 from jaxnet.types import Array
 
 _REPEATS = 5
@@ -124,7 +125,7 @@ def _default_device() -> jax.Device:
 def _task(sizes: Sequence[int], counts: Sequence[int], batch: int, num_seeds: int) -> str:
     """What the measurement depends on, as one readable line."""
     machine = f"{platform.machine()} {csr_library.instruction_set()}"
-    threads = os.environ.get("JAXNET_NUM_THREADS") or os.cpu_count()
+    threads = os.environ.get("JAXNET_NUM_THREADS") or processors()
     version = f"jax {jax.__version__}"
     layers = " ".join(f"{i}x{o}:{n}" for i, o, n in zip(sizes[:-1], sizes[1:], counts, strict=True))
     return f"layers {layers}, batch {batch}, seeds {num_seeds}, {machine}, threads {threads}, {version}"

@@ -24,7 +24,7 @@ from jax.interpreters import batching, mlir
 
 from jaxnet.errors import InputError
 from jaxnet.kernels import csr_library
-from jaxnet.masks import Topology
+from jaxnet.topology import Topology
 from jaxnet.types import Array, Bias, Features, Values
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "gelu")

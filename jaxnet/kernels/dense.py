@@ -18,19 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.masks import Topology
-from jaxnet.types import Array, Features, Values, Weight
-
-
-def densify(values: Values, topology: Topology) -> Weight:
-    """Writes ``values: (nnz,)`` into a ``(out, in)`` matrix of zeros.
-
-    Padding slots (``rows >= out``) are dropped.
-    """
-    matrix = jnp.zeros(topology.shape, values.dtype)
-    return matrix.at[topology.rows, topology.cols].set(
-        values, mode="drop", indices_are_sorted=True, unique_indices=True
-    )
+from jaxnet.topology import Topology, densify
+from jaxnet.types import Array, Features, Values
 
 
 def dense_product(values: Values, topology: Topology, x: Features) -> Features:
