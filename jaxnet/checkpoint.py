@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.files import disk_error, disk_errors, json_safe, sync_path
+from jaxnet.files import disk_error, disk_errors, json_safe, sync_path, user_path
 from jaxnet.records import CHECKPOINT_FOLDER
 from jaxnet.types import Array, PyTree
 
@@ -79,7 +79,7 @@ def save(
         before are intact.
       ValueError: a leaf cannot be saved, or ``name`` or ``keep`` is not allowed.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if CHECKPOINT_FOLDER.fullmatch(f"000001.{name}") is None or keep < 1:
         raise ValueError(f"name must be letters, digits, - and _, keep at least 1: {name!r}, {keep}")
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -133,7 +133,7 @@ def latest(folder: str | os.PathLike[str]) -> str | None:
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[Checkpoint]:
     """The finished checkpoints in ``folder``, oldest first."""
-    folder = Path(folder)
+    folder = user_path(folder)
     found = []
     with disk_errors(folder, "read"):
         for entry in folder.iterdir() if folder.is_dir() else ():
@@ -165,7 +165,7 @@ def restore(
       InputError: there is no such checkpoint, a file of it is missing or
         damaged, or its structure, a shape or a type is not that of ``like``.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     found = _newest(folder, name)
     path = found.path
     ways = way_out or _way_out(folder, found)
@@ -191,8 +191,9 @@ def read_meta(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     Raises:
       InputError: there is no such checkpoint, or its manifest is damaged.
     """
-    found = _newest(Path(folder), name)
-    meta: dict[str, Any] = _read_manifest(found.path, _way_out(Path(folder), found))["meta"]
+    folder = user_path(folder)
+    found = _newest(folder, name)
+    meta: dict[str, Any] = _read_manifest(found.path, _way_out(folder, found))["meta"]
     return meta
 
 
@@ -357,9 +358,9 @@ def _prune(folder: Path, keep: int) -> None:
 
 def _check_space(folder: Path, nbytes: int) -> None:
     """Raises ENOSPC before Orbax does: it would leave threads behind that print tracebacks."""
-    disk = os.statvfs(folder)
+    disk = shutil.disk_usage(folder)
     # Random numbers do not compress; a state that would fit only by compression fills the disk anyway.
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < nbytes + 2**16:
+    if disk.total and disk.free < nbytes + 2**16:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

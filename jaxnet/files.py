@@ -1,21 +1,46 @@
-"""Files that appear whole or not at all, disk errors in one line, and the cache folder."""
+"""Paths from outside, files that appear whole or not at all, locks, disk errors in one line, the cache."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import importlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnet.errors import InputError
+
+_LOCKED_BYTE = 2**30  # on Windows a locked byte cannot be read, so it lies behind all contents
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user gives it: ``~`` and ``~name`` at its start are home folders.
+
+    Every path from outside passes here. A shell expands ``--out ~/a``, but neither
+    ``--out=~/a`` nor what stands in a variable or a file. ``./~a`` is a file of that name.
+    What comes out may be put in again: it stays the same.
+
+    Raises:
+      InputError: the home folder is not known.
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        name = Path(text).parts[0]
+        raise InputError(
+            f"{text}: there is no home folder {name}: give the whole path, or ./{text} where that is its name"
+        )
+    found = Path(expanded)
+    # pathlib drops the dot of "./~a"
+    return found.absolute() if str(found).startswith("~") else found
 
 
 def cache_folder() -> Path:
@@ -29,7 +54,10 @@ def cache_folder() -> Path:
       OSError: there is no home folder to put it in.
     """
     if own := os.environ.get("JAXNET_CACHE_DIR"):
-        return Path(own)
+        try:
+            return user_path(own)
+        except InputError as error:  # a cache that cannot be used costs time, nothing else
+            raise OSError(f"JAXNET_CACHE_DIR {error}") from error
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(xdg):
         return Path(xdg) / "jaxnet"
@@ -46,7 +74,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
       InputError: it is missing, damaged or unreadable.
     """
-    path = Path(path)
+    path = user_path(path)
     with disk_errors(path, "read"):
         data = path.read_bytes()
     try:
@@ -71,10 +99,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
       InputError: it cannot be written; what was there before is still there.
     """
+    path = user_path(path)
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path, "write"):
         try:
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            fd = open_bytes(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 write_all(fd, data)
                 os.fsync(fd)
@@ -143,6 +172,59 @@ def disk_error(path: Path, verb: str, error: OSError) -> InputError:
     return InputError(f"{path}: cannot {verb} it: {error.strerror or error}")
 
 
+def open_bytes(path: Path, flags: int) -> int:
+    """Opens a file by ``os.open``; what is written is what lies there, on Windows too."""
+    # Python itself sees to it that a process started from here does not get it.
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def file_lock() -> Callable[[int], bool]:
+    """What locks an open file on this system: ``flock``, on Windows ``msvcrt.locking``.
+
+    Returns:
+      A function of a file descriptor that locks it until it is closed or this process
+      ends, however it ends, and says whether it could: not, where someone else has it.
+
+    Raises:
+      InputError: the system has neither.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _byte_lock()
+
+    def lock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    return lock
+
+
+def _byte_lock() -> Callable[[int], bool]:
+    try:
+        msvcrt: Any = importlib.import_module("msvcrt")  # type checkers know it on Windows only
+    except ImportError:
+        raise InputError(
+            "this system has no locks for files (neither fcntl nor msvcrt), so nothing would keep two "
+            "processes out of one folder: run on Linux, macOS or Windows"
+        ) from None
+
+    def lock(fd: int) -> bool:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            return False
+        return True
+
+    return lock
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Writes all of ``data``; a nearly full disk takes only part of it at first, then raises."""
     view = memoryview(data)
@@ -152,7 +234,9 @@ def write_all(fd: int, data: bytes) -> None:
 
 def sync_path(path: Path) -> None:
     """Makes a file, or the entries of a folder, survive a power cut, where the system can."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    fd = open_bytes(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # and syncs what may be written
     try:
         os.fsync(fd)
     except OSError as error:

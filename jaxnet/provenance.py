@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from jaxnet.cgroups import processor_quota
 
 
 def provenance() -> dict[str, Any]:
@@ -37,11 +40,15 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def processors() -> int:
-    """Processors this program may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def processors(root: Path = Path("/")) -> int:
+    """Processors this program may use: those it may run on, or fewer where its time is limited.
+
+    A container with the time of 1.5 processors has 2. Args: ``root``, see :mod:`jaxnet.cgroups`.
+    """
+    # macOS and Windows do not tell on which ones
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = processor_quota(root)
+    return count if quota is None else min(count, max(1, math.ceil(quota)))
 
 
 def _version(package: str) -> str | None:

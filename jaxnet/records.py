@@ -3,7 +3,8 @@
 Layout::
 
     config.json        what was asked for
-    provenance.json    which code, versions and device (written by the caller)
+    provenance.json    which code, versions and device (written by the caller; a run is continued
+                       with the minor version of JAX that it was begun with)
     metrics.jsonl      one JSON object per line, appended and synced
     summary.json       the results at the end (written by the caller)
     checkpoints/       see jaxnet.checkpoint
@@ -17,18 +18,29 @@ neither.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jaxnet.errors import InputError
-from jaxnet.files import disk_errors, dump_json, json_safe, read_json, sync_path, write_all, write_json
+from jaxnet.files import (
+    disk_errors,
+    dump_json,
+    file_lock,
+    json_safe,
+    open_bytes,
+    read_json,
+    sync_path,
+    user_path,
+    write_all,
+    write_json,
+)
 
 CONFIG, METRICS, SUMMARY, PROVENANCE = "config.json", "metrics.jsonl", "summary.json", "provenance.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
@@ -66,6 +78,7 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         may_differ: Sequence[str] = MAY_DIFFER,
+        only_stored: Sequence[str] = (),
         owns: Sequence[str] = (),
     ) -> RunFolder:
         """Creates or continues the folder of a run and locks it.
@@ -81,23 +94,27 @@ class RunFolder:
             writes: the known names, ``owns``, checkpoints) and start again.
           may_differ: keys of ``config`` that do not belong to the experiment;
             neither stored nor compared.
+          only_stored: keys that are stored as the run began and never compared: another
+            key decides (a path, beside the fingerprint of what lies there).
           owns: names of further files the experiment writes (plots).
 
         Raises:
-          InputError: the folder holds another run, its configuration differs, it
-            is in use, or it cannot be written.
+          InputError: the folder holds another run, its configuration differs, it was
+            begun with another minor version of JAX, it is in use, it cannot be written,
+            or the system has no locks.
           ValueError: ``config`` does not fit into JSON.
         """
-        folder = Path(path)
+        folder = user_path(path)
         wanted = json_safe({key: value for key, value in config.items() if key not in may_differ})
         if resume and overwrite:
             raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
+        try_lock = file_lock()
         with disk_errors(folder, "use"):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
+            lock = _lock(folder, try_lock)
         try:
             with disk_errors(folder, "use"):
-                resumed = _prepare(folder, wanted, resume, overwrite, owns)
+                resumed = _prepare(folder, wanted, resume, overwrite, only_stored, owns)
         except BaseException:
             os.close(lock)
             raise
@@ -111,6 +128,7 @@ class RunFolder:
         token: str,
         *,
         may_differ: Sequence[str] = MAY_DIFFER,
+        only_stored: Sequence[str] = (),
     ) -> RunFolder:
         """The folder that another process of the same run holds open; nothing can be written through it.
 
@@ -119,12 +137,13 @@ class RunFolder:
           config: what is asked for here.
           token: what :meth:`share` gave to the process that opened the folder.
           may_differ: as for :meth:`open`.
+          only_stored: as for :meth:`open`.
 
         Raises:
           InputError: it is another folder of the same name (on a file system that the
             processes do not share), or the configuration differs.
         """
-        folder = Path(path)
+        folder = user_path(path)
         with disk_errors(folder, "use"):
             found = (folder / LOCK).read_text() if (folder / LOCK).exists() else ""
         if found != token:
@@ -132,7 +151,7 @@ class RunFolder:
                 f"{folder}: this is not the folder of process 0: --out must lie on a file system that all "
                 "processes share"
             )
-        _check_same(folder, json_safe({k: v for k, v in config.items() if k not in may_differ}))
+        _check_same(folder, json_safe({k: v for k, v in config.items() if k not in may_differ}), only_stored)
         return cls(folder, None, resumed=True)
 
     def share(self) -> str:
@@ -142,7 +161,8 @@ class RunFolder:
         token = secrets.token_hex(8)
         with disk_errors(self.path, "write"):
             os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, token.encode(), 0)
+            os.lseek(self._lock, 0, os.SEEK_SET)
+            write_all(self._lock, token.encode())
         return token
 
     @property
@@ -194,7 +214,7 @@ class RunFolder:
         data = b"".join(dump_json(dict(row)).encode() + b"\n" for row in rows)
         path = self.path / METRICS
         with disk_errors(path, "write"):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = open_bytes(path, os.O_WRONLY | os.O_CREAT)
             try:
                 before = os.lseek(fd, 0, os.SEEK_END)
                 try:
@@ -256,7 +276,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       InputError: a line is damaged, or the file cannot be read.
     """
-    path = Path(path)
+    path = user_path(path)
     with disk_errors(path, "read"):
         data = path.read_bytes() if path.exists() else b""
     rows = []
@@ -271,16 +291,14 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, try_lock: Callable[[int], bool]) -> int:
     """Takes the lock of ``folder``; the system releases it when this process ends, however it ends."""
-    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd = open_bytes(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise InputError(
-            f"{folder}: another process is working in this folder: wait for it or choose another --out"
-        ) from None
+        if not try_lock(fd):
+            raise InputError(
+                f"{folder}: another process is working in this folder: wait for it or choose another --out"
+            )
     except BaseException:
         os.close(fd)
         raise
@@ -288,13 +306,19 @@ def _lock(folder: Path) -> int:
 
 
 def _prepare(
-    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, owns: Sequence[str]
+    folder: Path,
+    wanted: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    only_stored: Sequence[str],
+    owns: Sequence[str],
 ) -> bool:
     """Makes the locked folder ready; tells whether a run in it is continued."""
     found = [name for name in (CONFIG, METRICS, SUMMARY) if (folder / name).exists()]
     found += [CHECKPOINTS] if _checkpoint_folders(folder) else []
     if found and resume:
-        _check_same(folder, wanted)
+        _check_same(folder, wanted, only_stored)
+        _check_jax(folder)
         _drop_half_line(folder / METRICS)
         return True
     if found and not overwrite:
@@ -305,7 +329,7 @@ def _prepare(
     return False
 
 
-def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
+def _check_same(folder: Path, wanted: dict[str, Any], only_stored: Sequence[str]) -> None:
     if not (folder / CONFIG).exists():
         raise InputError(
             f"{folder} holds results but no {CONFIG}, so --resume cannot tell whether they fit: "
@@ -321,12 +345,26 @@ def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
     differ = [
         f"{key} was {shown(stored, key)} and is now {shown(wanted, key)}"
         for key in [*stored, *(key for key in wanted if key not in stored)]
-        if key not in stored or key not in wanted or stored[key] != wanted[key]
+        if key not in only_stored and (key not in stored or key not in wanted or stored[key] != wanted[key])
     ]
     if differ:
         raise InputError(
             f"{folder}: --resume needs the configuration of the run in it, but {'; '.join(differ)}: "
             "give the same values, --overwrite, or another --out"
+        )
+
+
+def _check_jax(folder: Path) -> None:
+    """Random bits, and so the order of the samples, are promised by JAX within a minor version only."""
+    stored = read_json(folder / PROVENANCE) if (folder / PROVENANCE).exists() else None
+    versions = stored.get("versions") if isinstance(stored, dict) else None
+    begun = versions.get("jax") if isinstance(versions, dict) else None
+    here = version("jax")
+    if isinstance(begun, str) and begun.split(".")[:2] != here.split(".")[:2]:
+        raise InputError(
+            f"{folder}: --resume needs JAX {'.'.join(begun.split('.')[:2])}, with which this run was begun "
+            f"(here is {here}: order and draws could differ): install jax=={begun}, or start anew with "
+            "--overwrite"
         )
 
 

@@ -1,4 +1,4 @@
-"""The cache folder: one for everything that may be forgotten."""
+"""Paths from outside; the cache folder: one for everything that may be forgotten."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from experiments._runtime import use_compilation_cache
-from jaxnet.files import cache_folder
+from jaxnet.errors import InputError
+from jaxnet.files import cache_folder, read_json, user_path, write_json
 from jaxnet.kernels.choice import choices_file
 
 
@@ -22,6 +23,45 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("~", "{home}"),
+        ("~/runs/a", "{home}/runs/a"),
+        (Path("~/runs/a"), "{home}/runs/a"),
+        ("runs/~", "runs/~"),
+        ("runs/~/a", "runs/~/a"),
+        ("/data/a", "/data/a"),
+        ("", "."),
+        ("./~a", "{cwd}/~a"),
+        ("./~/a", "{cwd}/~/a"),
+    ],
+)
+def test_a_home_folder_at_the_start_is_expanded_and_nothing_else(
+    home: Path, monkeypatch: pytest.MonkeyPatch, given: str | Path, found: str
+) -> None:
+    monkeypatch.chdir(home)
+    expected = Path(found.format(home=home, cwd=home))
+    assert user_path(given) == expected
+    assert user_path(user_path(given)) == user_path(str(user_path(given))) == expected
+
+
+def test_an_unknown_home_folder_is_one_line_with_two_ways_out(home: Path) -> None:
+    with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
+        user_path("~nobody-here/runs")
+    assert str(caught.value) == (
+        "~nobody-here/runs: there is no home folder ~nobody-here: give the whole path, or "
+        "./~nobody-here/runs where that is its name"
+    )
+
+
+def test_files_in_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    write_json(Path("~/a.json"), {"a": 1})
+    assert read_json("~/a.json") == read_json(home / "a.json") == {"a": 1}
+    assert [path.name for path in home.iterdir()] == ["a.json"]
+
+
 def test_the_cache_folder_by_variable_then_platform(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == home / ".cache" / "jaxnet"
     monkeypatch.setattr("sys.platform", "darwin")
@@ -32,6 +72,11 @@ def test_the_cache_folder_by_variable_then_platform(home: Path, monkeypatch: pyt
     assert cache_folder() == home / "xdg" / "jaxnet"
     monkeypatch.setenv("JAXNET_CACHE_DIR", str(home / "own"))
     assert cache_folder() == home / "own"
+    monkeypatch.setenv("JAXNET_CACHE_DIR", "~/own")
+    assert cache_folder() == home / "own"
+    monkeypatch.setenv("JAXNET_CACHE_DIR", "~nobody-here/own")
+    with pytest.raises(OSError, match=r"^JAXNET_CACHE_DIR ~nobody-here/own: there is no home folder"):
+        cache_folder()
 
 
 def test_everything_lies_in_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

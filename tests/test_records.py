@@ -95,6 +95,46 @@ def test_resume_names_every_differing_key_with_both_values(folder: RunFolder) ->
     assert "extra was not set and is now null" in message and "rate" not in message
 
 
+def test_resume_needs_the_minor_version_of_jax_that_the_run_began_with(folder: RunFolder) -> None:
+    folder.close()
+    path, major_minor = folder.path, ".".join(jax.__version__.split(".")[:2])
+    unsaid: list[Any] = [{"versions": {"jax": f"{major_minor}.999"}}, {"versions": {"jax": None}}, {}, []]
+    for stored in unsaid:
+        write_json(path / "provenance.json", stored)  # another patch release, and files that do not say
+        RunFolder.open(path, CONFIG, resume=True).close()
+    write_json(path / "provenance.json", {"versions": {"jax": "0.9.3"}})
+    message = fails("needs JAX 0.9", lambda: RunFolder.open(path, CONFIG, resume=True))
+    assert "install jax==0.9.3" in message and "--overwrite" in message and jax.__version__ in message
+    RunFolder.open(path, CONFIG, overwrite=True).close()
+    assert not (path / "provenance.json").exists()
+
+
+def test_what_is_only_stored_may_differ_and_stays_as_the_run_began(tmp_path: Path) -> None:
+    def opened(path: str, fingerprint: str, resume: bool = False) -> RunFolder:
+        config = {"dataset": path, "data_fingerprint": fingerprint}
+        return RunFolder.open(tmp_path, config, resume=resume, only_stored=["dataset"])
+
+    opened("a.npz", "1").close()
+    with opened("elsewhere/b.npz", "1", resume=True) as run:
+        assert run.resumed and run.read_json("config.json")["dataset"] == "a.npz"
+        other = {"dataset": "c.npz", "data_fingerprint": "1"}
+        assert RunFolder.join(tmp_path, other, run.share(), only_stored=["dataset"]).path == tmp_path
+    message = fails("data_fingerprint", lambda: opened("a.npz", "2", resume=True))
+    assert 'data_fingerprint was "1" and is now "2"' in message and "dataset was" not in message
+
+
+def test_a_run_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.open("~/run", CONFIG) as run:
+        run.append_rows([{"a": 1}])
+        assert run.path == tmp_path / "home" / "run"
+    assert read_rows("~/run/metrics.jsonl") == [{"a": 1}]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    fails("there is no home folder", lambda: RunFolder.open("~nobody-here/run", CONFIG))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_resume_needs_a_readable_configuration(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"a": 1}\n')
     fails("no config.json", lambda: RunFolder.open(tmp_path, CONFIG, resume=True))

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.errors import InputError
-from jaxnet.files import cache_folder
+from jaxnet.files import cache_folder, user_path
 
 FORMAT = 1
 """Version of the folders' format and of the rules that make arrays from a source."""
@@ -47,7 +47,7 @@ def cached(
       InputError: the cached files are damaged.
     """
     try:
-        root = cache_folder() if cache_dir is None else Path(cache_dir)
+        root = cache_folder() if cache_dir is None else user_path(cache_dir)
         folder = root / f"{label}-v{FORMAT}"
         if _is_there(folder):
             return _read(folder)

@@ -41,9 +41,10 @@ class Dataset:
         levels scaled to [0, 1] for uint8 images, of the values as they are for
         float32 ones.
       std: ``(D,)`` float32, in the same units as ``mean``.
-      fingerprint: 16 hexadecimal digits, a hash of all images and labels and of
-        which training images are validation images; for the provenance of
-        results.
+      fingerprint: 16 hexadecimal digits, a hash of all images and labels, of
+        which training images are validation images and, for the user's files,
+        of the images' shape; for the provenance of results. Equal ones mean
+        equal results, whatever name or path the data have.
     """
 
     name: str

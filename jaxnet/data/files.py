@@ -19,7 +19,17 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _IDX_NAME = re.compile(
     r"(?P<prefix>.*?)(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx\d-ubyte(\.gz)?"
 )
+_STRAYS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin"}
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file or folder of this name belongs to no data set, but to the system that it once lay on.
+
+    Hidden ones (macOS puts ``._name`` beside ``name`` where it copies to other
+    file systems), and what macOS and Windows put into folders unasked.
+    """
+    return name.startswith(".") or name.casefold() in _STRAYS or name.endswith(":Zone.Identifier")
 
 
 def load_npz(path: Path) -> Arrays:
@@ -59,7 +69,8 @@ def load_idx_folder(folder: Path) -> Arrays:
     Names as usual: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``,
     ``t10k-images-idx3-ubyte``, ``t10k-labels-idx1-ubyte``, with ``test`` for
     ``t10k``, ``.idx3`` for ``-idx3`` and a common prefix allowed. Where a file
-    is there twice, the one without ``.gz`` is read.
+    is there twice, the one without ``.gz`` is read. Folders do not count,
+    whatever their names, nor what :func:`is_stray` tells.
 
     Raises:
       InputError: a file is missing, damaged or holds wrong values.
@@ -70,7 +81,8 @@ def load_idx_folder(folder: Path) -> Arrays:
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {one_line(error)}") from error
     for path in paths:
-        if match := _IDX_NAME.fullmatch(path.name):
+        match = None if is_stray(path.name) else _IDX_NAME.fullmatch(path.name)
+        if match and path.is_file():  # archives unpack into folders with the names of their files
             part = "train" if match["part"] == "train" else "test"
             found.setdefault(match["prefix"], {})[f"{match['what']} {part}"] = path
     if len(found) > 1:

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from jaxnet.data.files import load_idx_folder, load_npz
 from jaxnet.data.split import stratified_split
 from jaxnet.data.tfds_source import SOURCES, content_key, decode, find_prepared
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 NAMES = ("digits", "cliff", *SOURCES)
 """The data sets known by name."""
@@ -45,7 +45,9 @@ def load(
     files, is read as it is.
 
     The validation images are a class-balanced random part of the training
-    images, chosen by a fixed seed; both parts keep the original order. With
+    images, chosen by a fixed seed; both parts keep the original order. Every class
+    keeps at least one training image: a class with a single one has none among
+    the validation images, and other classes have more in its place. With
     ``validation_fraction=0`` all training images stay, in the original order.
     Mean and standard deviation belong to all training images, whatever is
     carved from them.
@@ -64,7 +66,7 @@ def load(
 
     Raises:
       InputError: an unknown name, a missing, damaged or unsuitable file, a
-        fraction that leaves no image on one side.
+        fraction that leaves no image on one side, or a class none for training.
     """
     if not (math.isfinite(validation_fraction) and 0 <= validation_fraction < 1):
         raise InputError(f"validation fraction must be at least 0 and below 1: {validation_fraction}")
@@ -77,7 +79,7 @@ def load(
         arrays = _from_prepared(name, data_dir, cache_dir)
     else:
         arrays = _from_path(name)
-        name = Path(name).resolve().name
+        return _carve(user_path(name).resolve().name, arrays, validation_fraction, own=True)
     return _carve(name, arrays, validation_fraction)
 
 
@@ -90,7 +92,7 @@ def _from_prepared(
 
 
 def _from_path(name: str) -> Arrays:
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".npz":
         return load_npz(path)
     if name and path.is_dir():
@@ -108,8 +110,12 @@ def _from_path(name: str) -> Arrays:
     )
 
 
-def _carve(name: str, arrays: Arrays, fraction: float) -> Dataset:
-    """Makes the data set: carves the validation images and spreads the statistics over the pixels."""
+def _carve(name: str, arrays: Arrays, fraction: float, *, own: bool = False) -> Dataset:
+    """Makes the data set: carves the validation images and spreads the statistics over the pixels.
+
+    With ``own`` the shape of the images belongs to the fingerprint: it decides the statistics of the
+    user's files, and those of a data set with a name may be others for the same images.
+    """
     total = len(arrays.x_train)
     count = round(fraction * total)
     if fraction > 0 and not 0 < count < total:
@@ -119,8 +125,14 @@ def _carve(name: str, arrays: Arrays, fraction: float) -> Dataset:
             "fraction with images on both sides"
         )
     x_train, y_train = arrays.x_train, arrays.y_train
+    most = total - len(np.unique(y_train))
+    if count > most:
+        raise InputError(
+            f"validation fraction {fraction} takes {count} of the {total} training images of {name}, but at "
+            f"most {most} leave every class one for training: choose 0 or a smaller one, or add images"
+        )
     held_out = (
-        np.zeros(total, bool) if count == 0 else stratified_split(y_train, count, seed=_VALIDATION_SEED)
+        stratified_split(y_train, count, seed=_VALIDATION_SEED, leave=1) if count else np.zeros(total, bool)
     )
     x_val, y_val = np.asarray(x_train[held_out]), np.asarray(y_train[held_out])
     if count:  # otherwise the whole arrays stay where they are, on disk
@@ -128,6 +140,8 @@ def _carve(name: str, arrays: Arrays, fraction: float) -> Dataset:
     repeats = x_train.shape[1] // len(arrays.mean)
     mean, std = (np.tile(np.array(s, np.float32), repeats) for s in (arrays.mean, arrays.std))
     fingerprint = hashlib.sha256(arrays.content_hash.encode() + np.packbits(held_out).tobytes())
+    if own:
+        fingerprint.update(str(arrays.image_shape).encode())
     for array in (x_train, y_train, x_val, y_val, arrays.x_test, arrays.y_test, mean, std):
         array.flags.writeable = False
     return Dataset(

@@ -7,37 +7,47 @@ import numpy as np
 from jaxnet.types import Bool, Int
 
 
-def stratified_counts(class_sizes: Int[np.ndarray, "classes"], total: int) -> Int[np.ndarray, "classes"]:
+def stratified_counts(
+    class_sizes: Int[np.ndarray, "classes"], total: int, *, leave: int = 0
+) -> Int[np.ndarray, "classes"]:
     """Shares ``total`` out over the classes in proportion to their sizes, exactly.
 
     Every class gets the floor of its share ``total * size / sum(sizes)``; what is
-    left over goes to the largest remainders, the lower class first on ties.
+    left over goes to the largest remainders, the lower class first on ties. What
+    a class may not give, because ``leave`` of its images stay, the next ones by
+    remainder give in its place.
 
     Args:
       class_sizes: ``(classes,)``, number of images of each class.
       total: number of images to take.
+      leave: images of every class that are not taken; a class that has no more
+        than these gives none.
 
     Returns:
       ``(classes,)`` int64, at most ``class_sizes`` each, summing to ``total``.
 
     Raises:
-      ValueError: ``total`` is not within 0 and the sum of the sizes.
+      ValueError: ``total`` is below 0 or above what the classes may give.
     """
     sizes = [int(size) for size in class_sizes]
     everything = sum(sizes)
-    if not 0 <= total <= everything or min(sizes, default=0) < 0:
-        raise ValueError(f"cannot take {total} of {everything} images")
+    room = [max(0, size - leave) for size in sizes]
+    if not 0 <= total <= sum(room) or min(sizes, default=0) < 0 or leave < 0:
+        raise ValueError(f"cannot take {total} of {everything} images and leave {leave} of every class")
     if everything == 0:
         return np.zeros(len(sizes), np.int64)
     # Python integers: exact, and the product may exceed 64 bits.
-    counts = [total * size // everything for size in sizes]
+    counts = [min(total * size // everything, most) for size, most in zip(sizes, room, strict=True)]
     by_remainder = sorted(range(len(sizes)), key=lambda c: (-(total * sizes[c] % everything), c))
-    for c in by_remainder[: total - sum(counts)]:
-        counts[c] += 1
+    while missing := total - sum(counts):  # more than once only where classes were short of images
+        for c in [c for c in by_remainder if counts[c] < room[c]][:missing]:
+            counts[c] += 1
     return np.array(counts, np.int64)
 
 
-def stratified_split(labels: Int[np.ndarray, "image"], total: int, *, seed: int) -> Bool[np.ndarray, "image"]:
+def stratified_split(
+    labels: Int[np.ndarray, "image"], total: int, *, seed: int, leave: int = 0
+) -> Bool[np.ndarray, "image"]:
     """Chooses ``total`` images at random, class by class.
 
     Every image draws 64 random bits; of each class the images with the lowest
@@ -49,6 +59,7 @@ def stratified_split(labels: Int[np.ndarray, "image"], total: int, *, seed: int)
       labels: ``(N,)``, non-negative integers.
       total: number of images to take.
       seed: decides which.
+      leave: images of every class that are not taken, as many as there are.
 
     Returns:
       ``(N,)`` bool, ``True`` for the images taken.
@@ -56,7 +67,7 @@ def stratified_split(labels: Int[np.ndarray, "image"], total: int, *, seed: int)
     Raises:
       ValueError: as :func:`stratified_counts`.
     """
-    counts = stratified_counts(np.bincount(labels), total)
+    counts = stratified_counts(np.bincount(labels), total, leave=leave)
     bits = np.random.PCG64(seed).random_raw(len(labels)) if len(labels) else np.zeros(0, np.uint64)
     taken = np.zeros(len(labels), bool)
     for c, count in enumerate(counts):

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from jaxnet.data.arrays import Arrays, make_arrays
-from jaxnet.data.files import one_line
+from jaxnet.data.files import is_stray, one_line
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 _BATCH = 1000  # records per read
 _VERSION = re.compile(r"\d+\.\d+\.\d+")  # leaves out what a broken-off preparation left behind
@@ -65,9 +66,9 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     of tensorflow-datasets: TFDS_DATA_DIR or ``~/tensorflow_datasets``.
     """
     if data_dir is not None:
-        return Path(data_dir).expanduser()
+        return user_path(data_dir)
     named = os.environ.get("JAXNET_DATA_DIR") or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(os.path.expanduser(named))
+    return user_path(named)
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -104,7 +105,8 @@ def content_key(folder: Path) -> str:
     """Returns 16 hexadecimal digits that identify the files of a folder by content.
 
     All bytes are hashed, which takes a twentieth of a second for 50 MB; times
-    and sizes would miss a file exchanged for another.
+    and sizes would miss a file exchanged for another. What :func:`is_stray` tells
+    does not count.
 
     Raises:
       InputError: a file cannot be read.
@@ -112,7 +114,7 @@ def content_key(folder: Path) -> str:
     digest = hashlib.sha256(folder.name.encode())
     try:
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not is_stray(path.name):
                 with path.open("rb") as file:
                     digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     except OSError as error:

@@ -231,6 +231,51 @@ def test_idx_folder_with_other_names(tmp_path):
         data.load(tmp_path / "usual")
 
 
+STRAYS = ("._train-images-idx3-ubyte", "._t10k-labels-idx1-ubyte.gz", ".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def test_idx_folder_with_folders_and_strays_in_it(tmp_path):
+    # A layout in circulation: files with a dot, and beside them the folders of an archive, named as usual.
+    dotted = {key: name.replace("-idx", ".idx") for key, name in IDX_NAMES.items()}
+    clean = data.load(write_idx_folder(tmp_path / "clean")).fingerprint
+    folder = write_idx_folder(tmp_path / "own", dotted)
+    for name in IDX_NAMES.values():
+        (folder / name).mkdir()
+    (folder / "__MACOSX").mkdir()
+    for name in (*STRAYS, "__MACOSX/._train-images.idx3-ubyte"):
+        (folder / name).write_bytes(b"\0\5\x16\7 of another system")
+    (folder / "train-images-idx3-ubyte.gz").symlink_to("nowhere")
+    assert data.load(folder).fingerprint == clean
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path):
+    folder = write_idx_folder(tmp_path / "own")
+    (folder / IDX_NAMES["x_train"]).unlink()
+    (folder / IDX_NAMES["x_train"]).mkdir()
+    with pytest.raises(InputError, match=r"own: no IDX file train-images-idx3-ubyte \(or .gz\)"):
+        data.load(folder)
+
+
+def test_the_shape_of_own_images_belongs_to_the_fingerprint(tmp_path):
+    # The same numbers: three channels have statistics of their own, so the networks see other inputs.
+    x, x_test = np.arange(96, dtype=np.uint8).reshape(8, 12), np.arange(48, dtype=np.uint8).reshape(4, 12)
+    flat = load_npz(tmp_path, x_train=x, x_test=x_test)
+    colour = load_npz(tmp_path, x_train=x.reshape(8, 2, 2, 3), x_test=x_test.reshape(4, 2, 2, 3))
+    np.testing.assert_array_equal(flat.x_train, colour.x_train)
+    assert not np.array_equal(flat.mean, colour.mean)
+    assert flat.fingerprint != colour.fingerprint
+
+
+def test_own_images_of_a_known_set_are_another_set(tmp_path):
+    # By name, MNIST has the statistics that everybody uses; from files, its own.
+    digits = data.load("digits", validation_fraction=0)
+    parts = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "d.npz", **{part: getattr(digits, part) for part in parts})
+    own = data.load(tmp_path / "d.npz", validation_fraction=0)
+    np.testing.assert_array_equal(own.x_train, digits.x_train)
+    assert own.fingerprint != digits.fingerprint
+
+
 @given(
     st.sampled_from(["u1", "i1", "i2", "i4", "f4", "f8"]), st.lists(st.integers(0, 4), min_size=1, max_size=4)
 )

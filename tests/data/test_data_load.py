@@ -70,6 +70,61 @@ def test_validation_fraction_is_met(fraction, val):
     assert (len(loaded.y_val), len(loaded.y_train)) == (val, 1438 - val)
 
 
+def own(tmp_path, labels):
+    rng = np.random.default_rng(5)
+    y = np.array(labels)
+    x = rng.integers(0, 256, (len(y), 6), np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return tmp_path / "own.npz"
+
+
+@pytest.mark.parametrize("fraction", [1 / 6, 0.25, 0.5, 0.75])
+def test_every_class_keeps_an_image_for_training(tmp_path, fraction):
+    # Classes 1 and 2 have one and two images; at a quarter both would go by their remainders.
+    labels = [0] * 9 + [1] + [2, 2] + [3] * 8
+    loaded = data.load(own(tmp_path, labels), validation_fraction=fraction)
+    np.testing.assert_array_equal(np.unique(loaded.y_train), [0, 1, 2, 3])
+    assert len(loaded.y_val) == round(20 * fraction) and 1 not in loaded.y_val
+
+
+def test_a_fraction_that_leaves_a_class_none_is_refused(tmp_path):
+    path = own(tmp_path, [0] * 6 + [1] + [2])
+    assert len(data.load(path, validation_fraction=5 / 8).y_val) == 5
+    with pytest.raises(InputError, match=r"^validation fraction 0.75 takes 6 [^\n]* at most 5 [^\n]*$"):
+        data.load(path, validation_fraction=0.75)
+    single = own(tmp_path, range(6))  # nothing can be carved
+    with pytest.raises(InputError, match="at most 0 leave every class one for training: choose 0 or"):
+        data.load(single)
+    assert len(data.load(single, validation_fraction=0).y_train) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "carved"),
+    [
+        ("digits", "f099fcb115e3d50b", "538a22a73bc375e5"),
+        ("cliff", "4675032991486c63", "f0e14069cfbba485"),
+        ("mnist", "5280ce90a6d39e51", "5e774a9defbceb11"),
+    ],
+)
+def test_splits_are_the_same_for_ever(name, whole, carved, request):
+    # Written down once: a change means that results before and after do not compare.
+    folder = request.getfixturevalue("mnist_dir") if name == "mnist" else None
+    for fraction, fingerprint in ((0, whole), (data.DEFAULT_VALIDATION_FRACTION, carved)):
+        loaded = data.load(name, data_dir=folder, validation_fraction=fraction)
+        assert loaded.fingerprint == fingerprint
+
+
+def test_a_path_may_begin_with_a_home_folder(tmp_path, monkeypatch):
+    path = own(tmp_path, [0, 1] * 6)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = data.load("~/own.npz")
+    assert (loaded.name, loaded.fingerprint) == ("own.npz", data.load(path).fingerprint)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/nothing.npz: no such file"):
+        data.load("~/nothing.npz")
+    with pytest.raises(InputError, match=r"^~nobody-here/own.npz: there is no home folder ~nobody-here: "):
+        data.load("~nobody-here/own.npz")
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan"), float("inf"), 1e-9, 0.9999])
 def test_impossible_validation_fraction(fraction):
     with pytest.raises(InputError, match=r"^validation fraction [^\n]*$"):

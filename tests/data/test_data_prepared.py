@@ -66,7 +66,9 @@ def test_mnist(mnist_dir, tmp_path, run_python):
 def test_cifar10(data_dir, tmp_path):
     if not (data_dir / "cifar10").is_dir():
         pytest.skip("the data folder has no cifar10: prepare it, or set JAXNET_DATA_DIR to one that has")
+    assert data.load("cifar10", data_dir=data_dir, cache_dir=tmp_path).fingerprint == "35502fd31741611c"
     cifar = data.load("cifar10", data_dir=data_dir, cache_dir=tmp_path, validation_fraction=0)
+    assert cifar.fingerprint == "a777a5e73ff26b02"
     assert (cifar.x_train.shape, cifar.x_test.shape) == ((50000, 3072), (10000, 3072))
     assert (cifar.image_shape, cifar.num_classes) == ((32, 32, 3), 10)
     np.testing.assert_array_equal(np.bincount(cifar.y_train), [5000] * 10)
@@ -129,6 +131,39 @@ def test_data_folder_from_the_environment(prepare, tmp_path, images, monkeypatch
     monkeypatch.setenv("JAXNET_DATA_DIR", "")
     with pytest.raises(InputError, match="elsewhere"):
         data.load("mnist", cache_dir=tmp_path / "cache")
+
+
+def test_strays_of_other_systems_change_nothing(prepare, load, images, tmp_path):
+    folder = prepare("mnist", **images)
+    before = load("mnist").fingerprint
+    (folder / "__MACOSX").mkdir()
+    for name in (
+        *(".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r", "features.json:Zone.Identifier"),
+        *("._dataset_info.json", "._mnist-train.array_record-00000-of-00002", "__MACOSX/._features.json"),
+    ):
+        (folder / name).write_bytes(b"of another system")
+    (folder.parent / "._3.0.1").write_bytes(b"of another system")
+    (folder.parent / ".DS_Store").write_bytes(b"of another system")
+    assert load("mnist").fingerprint == before
+    (cached,) = (tmp_path / "cache").iterdir()  # decoded once
+    shutil.rmtree(cached)
+    assert load("mnist").fingerprint == before  # and decoded beside them
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [cached.name]
+
+
+def test_home_folders_are_expanded(prepare, images, tmp_path, monkeypatch):
+    folder = prepare("mnist", **images)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JAXNET_CACHE_DIR", "~/cache")
+    monkeypatch.setenv("JAXNET_DATA_DIR", "~/tfds")
+    monkeypatch.chdir(folder)
+    by_variable = data.load("mnist")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] != []
+    by_argument = data.load("mnist", data_dir="~/tfds", cache_dir="~/other")
+    assert by_argument.fingerprint == by_variable.fingerprint
+    assert (tmp_path / "other").is_dir() and not (folder / "~").exists()
+    with pytest.raises(InputError, match=r"^~nobody-here/tfds: there is no home folder [^\n]*$"):
+        data.load("mnist", data_dir="~nobody-here/tfds")
 
 
 @pytest.mark.parametrize("name", [name for name in data.NAMES if name not in ("digits", "cliff")])

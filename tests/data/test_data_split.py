@@ -31,6 +31,33 @@ def test_counts_meet_the_total_and_stay_within_one_of_the_share(sizes, data):
         assert abs(count - share) < 1
 
 
+def test_what_a_class_may_not_give_others_give_by_hand():
+    # Shares of 3 over 1, 1, 4: 0.5, 0.5, 2. The one left over would be that of class 0, which has no other.
+    np.testing.assert_array_equal(stratified_counts(np.array([1, 1, 4]), 3), [1, 0, 2])
+    np.testing.assert_array_equal(stratified_counts(np.array([1, 1, 4]), 3, leave=1), [0, 0, 3])
+    # Shares of 4 over 2, 1, 3: 1.33, 0.67, 2; class 1 has no other, so class 0 is next.
+    np.testing.assert_array_equal(stratified_counts(np.array([2, 1, 3]), 4), [1, 1, 2])
+    with pytest.raises(ValueError, match="cannot take 4 of 6 images and leave 1 of every class"):
+        stratified_counts(np.array([2, 1, 3]), 4, leave=1)
+    np.testing.assert_array_equal(stratified_counts(np.array([0, 3]), 2, leave=1), [0, 2])
+    # Two classes short: the third gives twice more than its share.
+    np.testing.assert_array_equal(stratified_counts(np.array([1, 1, 9]), 8, leave=1), [0, 0, 8])
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.integers(0, 3), st.data())
+def test_counts_leave_what_they_must_and_change_nothing_else(sizes, leave, data):
+    room = [max(0, size - leave) for size in sizes]
+    total = data.draw(st.integers(0, sum(room)))
+    counts = stratified_counts(np.array(sizes), total, leave=leave).tolist()
+    assert sum(counts) == total
+    assert all(0 <= count <= most for count, most in zip(counts, room, strict=True))
+    free = stratified_counts(np.array(sizes), total).tolist()
+    if all(count <= most for count, most in zip(free, room, strict=True)):
+        assert counts == free
+    else:  # whoever could give its share gives at least that
+        assert all(c >= min(f, most) for c, f, most in zip(counts, free, room, strict=True))
+
+
 @pytest.mark.parametrize("total", [-1, 4])
 def test_counts_refuse_an_impossible_total(total):
     with pytest.raises(ValueError, match="of 3 images"):
