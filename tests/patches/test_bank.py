@@ -14,21 +14,14 @@ from scipy.stats import chisquare
 
 from jaxnet import patches, trees
 from jaxnet.patches import PatchRules
-from jaxnet.patches.bank import choose_units, draw_distinct, draw_ordered, place, slot_counts
+from jaxnet.patches.places import choose_units, first_by_rank, place, slot_counts
 from tests import networks
-
-RULES = {
-    "most": PatchRules(),
-    "index": PatchRules(order="index"),
-    "random": PatchRules(placement="random"),
-    "least": PatchRules(placement="least"),
-}
 
 
 @functools.cache
 def chooser(name: str, slots: int):
     def choose(score, extremeness, key):
-        return choose_units(score, score > 0, extremeness, slots, RULES[name], key_place=key)
+        return choose_units(score, score > 0, extremeness, slots, name, key_place=key)
 
     return networks.quick(choose)
 
@@ -42,14 +35,14 @@ def chosen(name: str, score: list[float], slots: int, extremeness: list[float] |
 
 def test_choices_by_hand():
     score = [0.5, -1.0, 3.0, 2.0, -2.0, 3.0]  # extrema: 0, 2, 3, 5
-    assert chosen("most", score, 3) == [2, 5, 3]  # a tie between 2 and 5: the lower index first
-    assert chosen("index", score, 3) == [0, 2, 3]  # by index, whatever the score
+    assert chosen("extrema", score, 3) == [2, 5, 3]  # a tie between 2 and 5: the lower index first
+    assert chosen("first", score, 3) == [0, 2, 3]  # by index, whatever the score
     assert chosen("least", score, 3, [9, 1, 4, 0.5, 1, 7]) == [3, 1, 4]
-    assert chosen("most", [-1.0, 2.0, -3.0], 3) == [1]  # fewer extrema than slots
-    assert chosen("most", [-1.0, -2.0], 2) == []
+    assert chosen("extrema", [-1.0, 2.0, -3.0], 3) == [1]  # fewer extrema than slots
+    assert chosen("extrema", [-1.0, -2.0], 2) == []
 
 
-@given(st.sampled_from(sorted(RULES)), st.integers(0, 2**31 - 1), st.integers(0, 9))
+@given(st.sampled_from(sorted(patches.PLACEMENTS)), st.integers(0, 2**31 - 1), st.integers(0, 9))
 def test_all_placements_take_as_many_different_units(name, seed, extrema):
     rng = np.random.default_rng(seed)
     score = -rng.integers(1, 4, 9).astype(np.float32)  # many ties
@@ -62,35 +55,35 @@ def test_all_placements_take_as_many_different_units(name, seed, extrema):
     assert active.sum() == min((score > 0).sum(), 4)
     assert np.array_equal(active, np.arange(4) < active.sum())  # active slots first
     assert len(set(unit.tolist())) == 4 and unit.min() >= 0 and unit.max() < 9
-    if name in ("most", "index"):
+    if name in ("extrema", "first"):
         assert np.all(score[unit[active]] > 0)
-    if name == "most" and active.any():
+    if name == "extrema" and active.any():
         left_out = np.setdiff1d(np.arange(9), unit[active])
         assert np.all(score[left_out] <= score[unit[active]].min())
-    if name == "index":
+    if name == "first":
         assert unit[active].tolist() == np.flatnonzero(score > 0)[:4].tolist()
 
 
 def test_random_places_are_uniform_over_the_layer():
     def draw(key):
-        return choose_units(jnp.ones(7), jnp.ones(7, bool), jnp.ones(7), 2, RULES["random"], key_place=key)
+        return choose_units(jnp.ones(7), jnp.ones(7, bool), jnp.ones(7), 2, "random", key_place=key)
 
     unit, _ = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(3), 3000))
     assert chisquare(np.bincount(np.asarray(unit).ravel(), minlength=7)).pvalue > 1e-3
 
 
 def test_slot_counts_by_hand():
-    assert slot_counts((784, 256, 128, 10), PatchRules()) == [(0, 0), (5, 5), (5, 0)]
-    assert slot_counts((784, 128, 10), PatchRules()) == [(0, 0), (5, 0)]
-    assert slot_counts((784, 10), PatchRules()) == [(0, 0)]
+    assert slot_counts((784, 256, 128, 10), 5) == [(0, 0), (5, 5), (5, 0)]
+    assert slot_counts((784, 128, 10), 5) == [(0, 0), (5, 0)]
+    assert slot_counts((784, 10), 5) == [(0, 0)]
     # never more slots than units
-    assert slot_counts((9, 3, 2, 4), PatchRules(max_patches=5)) == [(0, 0), (3, 2), (2, 0)]
-    assert slot_counts((9, 3, 2, 4), PatchRules(max_patches=0)) == [(0, 0), (0, 0), (0, 0)]
+    assert slot_counts((9, 3, 2, 4), 5) == [(0, 0), (3, 2), (2, 0)]
+    assert slot_counts((9, 3, 2, 4), 0) == [(0, 0), (0, 0), (0, 0)]
 
 
 def test_high_slots_come_first_and_low_ones_sit_in_the_layer_itself():
     found = networks.made_up_extrema((9, 8, 6, 4), jax.random.key(1))
-    unit, active = place(found, 1, (3, 2), PatchRules(), key_place=jax.random.key(0))
+    unit, active = place(found, 1, (3, 2), "extrema", key_place=jax.random.key(0))
     high, low = found[0], found[1]
     best = np.argsort(-np.asarray(high.score_high), stable=True)[:3]
     dead = np.argsort(-np.asarray(low.score_low), stable=True)[:2]
@@ -112,7 +105,7 @@ def test_distinct_draws_avoid_what_is_excluded(seed, share):
         assert np.array_equal(ok, np.arange(4) < ok.sum())
 
 
-draw = jax.jit(lambda exclude, key: draw_distinct(3, 6, 4, exclude, key=key))
+draw = jax.jit(lambda exclude, key: first_by_rank(jax.random.uniform(key, (3, 6)), 4, exclude))
 
 
 @pytest.mark.parametrize("kind", patches.KINDS)
@@ -120,8 +113,8 @@ def test_a_bank_without_slots_adds_nothing(kind, key):
     spec, _, structure = networks.small(None)
     bank, values = patches.add_patches(
         networks.made_up_extrema(spec.sizes, key),
-        structure.connectivity,
-        PatchRules(kind, max_patches=0),
+        structure.weights,
+        patches.KINDS[kind].rules(kind, max_patches=0),
         key_patch=key,
     )
     assert bank.layers == (None, None, None) and values == (None, None, None)
@@ -137,8 +130,8 @@ def test_a_bank_without_slots_adds_nothing(kind, key):
     ("change", "message"),
     [
         ({"kind": "conv"}, "mlp, dense"),
+        ({"kind": "original"}, "need OriginalRules"),
         ({"placement": "best"}, "extrema, random, least"),
-        ({"order": "score"}, "extremeness or index"),
         ({"patch_density": 0.0}, "above 0 and at most 1"),
         ({"patch_density": 1.5}, "above 0 and at most 1"),
         ({"patch_density": float("nan")}, "above 0 and at most 1"),
@@ -152,13 +145,3 @@ def test_wrong_rules_are_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         PatchRules(**change)
     assert "\n" not in str(caught.value)
-
-
-def test_ordered_draws_are_all_equally_likely():
-    sizes = jnp.repeat(jnp.array([3, 4, 5]), 20_000)
-    drawn = np.asarray(jax.jit(lambda key: draw_ordered(sizes, 3, key=key))(jax.random.key(4)))
-    for size, rows in zip((3, 4, 5), np.split(drawn, 3), strict=True):
-        _, counts = np.unique(rows, axis=0, return_counts=True)
-        assert len(counts) == size * (size - 1) * (size - 2), "every arrangement occurs"
-        assert all(len(set(row)) == 3 for row in rows.tolist()) and rows.max() == size - 1
-        assert chisquare(counts).pvalue > 1e-3

@@ -1,8 +1,7 @@
-"""``mlp`` patches: one high and one low by hand, the original's faults as switches, gradients."""
+"""``mlp`` patches: one high and one low by hand, places and values, sums where patches meet."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,25 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import network, patches
+from jaxnet import patches
 from jaxnet.kernels import dense_product
-from jaxnet.patches import PatchRules
-from jaxnet.patches.mlp import MlpLayerParams, MlpParams, apply_mlp_patches, make_mlp_patches
+from jaxnet.patches import KINDS, LayerPatches, MlpParams, PatchRules, SlotParams
 from tests import networks
 
+MLP = KINDS["mlp"]
 RULES = PatchRules(max_patches=1, hidden=2, max_targets=2, max_inputs=2)
 
 
 def make(unit: list[int], num_high: int, shape: tuple[int, int], rules: PatchRules, key: jax.Array) -> Any:
     """Patches, all active; built as one program."""
-    units = jnp.asarray(unit, jnp.int32)
-    active = jnp.ones(len(unit), bool)
-    return networks.quick(lambda k: make_mlp_patches(units, active, num_high, shape, rules, key_patch=k))(key)
+    placed = LayerPatches(jnp.asarray(unit, jnp.int32), jnp.ones(len(unit), bool), num_high=num_high)
+    taken = jnp.zeros(shape, bool)
+    return networks.quick(lambda k: MLP.make(placed, taken, rules, key_patch=k))(key)
 
 
 @functools.partial(networks.quick, static_argnums=2)
 def applied(values, placed, rules, pre, post):
-    return apply_mlp_patches(values, placed, rules, pre, post, dense_product)
+    return MLP.apply(values, placed, rules, pre, post, placed.topology.shape[0], dense_product)
 
 
 def one_high_one_low(active: tuple[bool, bool] = (True, True)):
@@ -48,7 +47,7 @@ def one_high_one_low(active: tuple[bool, bool] = (True, True)):
         w2=jnp.asarray([[[10.0, 1.0]]]),
         b2=jnp.asarray([[0.25]]),
     )
-    return placed, MlpLayerParams(high, low)
+    return placed, SlotParams(high, low)
 
 
 PRE = jnp.asarray([[1.0], [-3.0], [5.0]])  # one sample; the extremum, unit 1, is at -3
@@ -85,7 +84,8 @@ def large():
     active = jnp.arange(10) % 2 == 0
 
     def one(key):
-        return make_mlp_patches(unit, active, 5, (12, 30), rules, key_patch=key)
+        placed = LayerPatches(unit, active, num_high=5)
+        return MLP.make(placed, jnp.zeros((12, 30), bool), rules, key_patch=key)
 
     return networks.quick(jax.vmap(one))(jax.random.split(jax.random.key(5), 8))
 
@@ -115,12 +115,6 @@ def test_initial_values_keep_the_bounds_of_their_small_layers(large):
             assert len(np.unique(alive)) > 0.99 * alive.size
 
 
-def test_first_targets_are_the_originals_fault(key):
-    rules = dataclasses.replace(RULES, first_targets=True)
-    placed, _ = make([2, 0, 1], 3, (4, 3), rules, key)
-    assert np.asarray(placed.targets).tolist() == [[0, 1]] * 3
-
-
 def test_widths_shrink_with_the_layer(key):
     rules = PatchRules(max_patches=1)
     placed, values = make([0, 1], 1, (3, 2), rules, key)
@@ -130,41 +124,11 @@ def test_widths_shrink_with_the_layer(key):
     assert np.asarray(patches.slot_sizes(bank, (values,))).tolist() == [43, 33]
 
 
-@functools.cache
-def network_of(rules: PatchRules) -> Any:
-    spec, params, structure = networks.small("mlp")
-    structure = structure.replace(bank=structure.bank.replace(rules=rules))
-    x = networks.samples().x.T
-    return networks.quick(lambda k: network.forward(spec, params, structure, x, key_forward=k)[0])
-
-
-def forward(rules, key):
-    return np.asarray(network_of(rules)(key))
-
-
-def test_inputs_are_drawn_anew_only_where_asked_for_and_with_a_key(key):
-    stored = networks.small("mlp")[2].bank.rules
-    redraw = dataclasses.replace(stored, redraw_inputs=True)
-    other = jax.random.fold_in(key, 1)
-    plain = forward(stored, None)
-    assert np.array_equal(forward(stored, key), plain)  # without the switch a key changes nothing
-    np.testing.assert_array_equal(forward(redraw, None), plain)  # without a key the stored inputs serve
-    assert not np.array_equal(forward(redraw, key), plain)
-    assert not np.array_equal(forward(redraw, key), forward(redraw, other))
-    assert np.array_equal(forward(redraw, key), forward(redraw, key))
-
-
-@pytest.mark.parametrize("detach", [False, True])
-def test_gradient_into_the_extremum(detach):
+def test_gradient_into_the_extremum():
     placed, values = one_high_one_low()
-    rules = dataclasses.replace(RULES, detach_source=detach)
-
-    def out(pre):
-        return jnp.sum(apply_mlp_patches(values, placed, rules, pre, POST, dense_product))
-
-    grad = np.asarray(networks.quick(jax.grad(out))(PRE))[:, 0]
+    grad = networks.quick(jax.grad(lambda pre: jnp.sum(applied(values, placed, RULES, pre, POST))))(PRE)
     # d/ds of 0.3 * (2 + 4) * relu(1 - s) at s = -3
-    assert grad.tolist() == pytest.approx([0.0, 0.0 if detach else -0.3 * 6, 0.0])
+    assert np.asarray(grad)[:, 0].tolist() == pytest.approx([0.0, -0.3 * 6, 0.0])
 
 
 def test_slots_are_summed_where_they_meet(key):
@@ -176,28 +140,9 @@ def test_slots_are_summed_where_they_meet(key):
     np.testing.assert_allclose(whole, sum(np.asarray(a) for a in alone), rtol=1e-5, atol=1e-6)
 
 
-def test_inputs_drawn_anew_are_units_of_the_layer_of_the_stored_ones(key):
-    rules = PatchRules(max_patches=2, max_inputs=3, redraw_inputs=True)
-    placed, _ = make([0, 1, 2, 3], 2, (4, 9), rules, key)
-    # the patches read layers of 5 and of 4 units, the first low patch the former, the second the latter
-    placed = placed.replace(sources=jnp.array([[0, 2, 4], [5, 7, 8]]), reads=(2, 1))
-    bank = patches.PatchBank((None, None, placed), rules)
-    seen: list[set[int]] = [set(), set()]
-    orders = set()
-    draw = networks.quick(lambda k: patches.redraw_inputs(bank, (7, 5, 4, 4), key_forward=k)[2])
-    for k in jax.random.split(key, 60):
-        rows = np.asarray(draw(k)).tolist()
-        for one, row in zip(seen, rows, strict=True):
-            assert len(set(row)) == 3
-            one.update(row)
-        orders.add(tuple(np.argsort(rows[0]).tolist()))
-    assert seen == [set(range(5)), set(range(5, 9))] and len(orders) == 6, "in any order"
-
-
 def test_the_order_of_inputs_decides_which_weight_takes_them():
     placed, values = one_high_one_low()
-    order = jnp.flip(placed.sources, axis=1)
+    other = placed.replace(sources=jnp.flip(placed.sources, axis=1))
     turned = values.replace(low=values.low.replace(w1=jnp.flip(values.low.w1, axis=2)))
     plain = applied(values, placed, RULES, PRE, POST)
-    again = np.asarray(apply_mlp_patches(turned, placed, RULES, PRE, POST, dense_product, inputs=order))
-    np.testing.assert_allclose(again, plain, rtol=1e-6)
+    np.testing.assert_allclose(applied(turned, other, RULES, PRE, POST), plain, rtol=1e-6)
