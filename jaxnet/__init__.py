@@ -20,45 +20,62 @@ from __future__ import annotations
 
 from jaxnet import (
     activations,
+    changes,
     checkpoint,
     data,
     errors,
-    extrema,
     kernels,
-    layers,
+    keys,
     losses,
     masks,
-    network,
+    methods,
+    nn,
     optim,
+    original,
     patches,
     records,
+    signals,
     statistics,
+    structure,
+    topology,
     train,
     trees,
     types,
+    units,
 )
+from jaxnet.changes import with_patches
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.extrema import Extrema, UnitStats, detect
-from jaxnet.masks import Topology, allocate, draw_topologies
-from jaxnet.network import (
-    NetworkSpec,
-    Params,
-    Structure,
-    apply,
-    count_nonzeros,
-    forward,
-    init,
-    to_masked_network,
-    with_patches,
-)
+from jaxnet.masks import allocate, draw_topologies
+from jaxnet.nn.mlp import MLP, NetworkSpec, apply, forward, init
+from jaxnet.nn.params import Params, Structure, count_nonzeros, to_masked_network
 from jaxnet.optim import dual_rate_adam, grouped
+from jaxnet.original import OriginalRules
 from jaxnet.patches import PatchBank, PatchRules, contributions, merge_patches, redundancy, remove_patches
-from jaxnet.train import Split, Task, TrainState, collect_stats, evaluate, init_state, make_epoch, track_best
+from jaxnet.signals import detect
+from jaxnet.sparsify import sparsify
+from jaxnet.topology import Mask, Topology
+from jaxnet.train import (
+    Net,
+    Task,
+    TrainState,
+    collect_stats,
+    evaluate,
+    init_state,
+    make_epoch,
+    track_best,
+)
+from jaxnet.units import Extrema, UnitStats
+from jaxnet.wrap import act, wrap
 
 __all__ = [
+    "MLP",
     "Extrema",
     "InputError",
+    "Mask",
+    "Net",
     "NetworkSpec",
+    "OriginalRules",
     "Params",
     "PatchBank",
     "PatchRules",
@@ -68,9 +85,11 @@ __all__ = [
     "Topology",
     "TrainState",
     "UnitStats",
+    "act",
     "activations",
     "allocate",
     "apply",
+    "changes",
     "checkpoint",
     "collect_stats",
     "contributions",
@@ -81,28 +100,35 @@ __all__ = [
     "dual_rate_adam",
     "errors",
     "evaluate",
-    "extrema",
     "forward",
     "grouped",
     "init",
     "init_state",
     "kernels",
-    "layers",
+    "keys",
     "losses",
     "make_epoch",
     "masks",
     "merge_patches",
-    "network",
+    "methods",
+    "nn",
     "optim",
+    "original",
     "patches",
     "records",
     "redundancy",
     "remove_patches",
+    "signals",
+    "sparsify",
     "statistics",
+    "structure",
     "to_masked_network",
+    "topology",
     "track_best",
     "train",
     "trees",
     "types",
+    "units",
     "with_patches",
+    "wrap",
 ]

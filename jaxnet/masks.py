@@ -6,47 +6,19 @@ jit and vmap, as a :class:`~jaxnet.topology.Topology`.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.topology import (
-    Connectivity,
-    DenseMask,
-    Topology,
-    join_topologies,
-    topology_from_flat,
-    topology_from_mask,
-    topology_mask,
-    validate_topology,
-)
+from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Bool, Int, Key
 
-__all__ = [
-    "ALLOCATIONS",
-    "Connectivity",
-    "DenseMask",
-    "Topology",
-    "allocate",
-    "check_density",
-    "check_sizes",
-    "constant_fan_in_topology",
-    "draw_padded_topology",
-    "draw_topologies",
-    "drawable_density",
-    "free_topology",
-    "join_topologies",
-    "topology_from_flat",
-    "topology_from_mask",
-    "topology_mask",
-    "uniform_topology",
-    "validate_topology",
-]
-
 ALLOCATIONS = ("uniform", "erdos-renyi", "dense-output", "constant-fan-in")
-"""How a density is shared out over the layers; see :func:`allocate`."""
+"""How a density is shared out over the layers; see :func:`allocate_arrays`."""
 
 
 def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> Topology:
@@ -147,24 +119,7 @@ def constant_fan_in_topology(num_out: int, num_in: int, fan_in: int, *, key_mask
 
 
 def allocate(sizes: Sequence[int], density: float, allocation: str = "uniform") -> tuple[int, ...]:
-    """Decides how many weights each layer gets.
-
-    ========================= ==================================================
-    ``uniform``               ``int(density * in * out)`` in every layer, the
-                              rule of the original (rounded down, evaluated from
-                              the left)
-    ``erdos-renyi``           ``int(density * all)`` weights in total, the
-                              density of a layer proportional to
-                              ``(in + out) / (in * out)`` and at most 1
-    ``dense-output``          the same total, the output layer complete, the rest
-                              at one common density
-    ``constant-fan-in``       ``round(density * in)`` inputs for every unit
-                              (half to even, at least 1)
-    ========================= ==================================================
-
-    Where a total is shared out, every layer gets the floor of its share and the
-    weights left over go to the largest remainders, the earlier layer first on
-    ties, so that the total is met exactly.
+    """Decides how many weights each layer of a multi-layer perceptron gets; see :func:`allocate_arrays`.
 
     Args:
       sizes: units per layer, input and output included.
@@ -177,21 +132,56 @@ def allocate(sizes: Sequence[int], density: float, allocation: str = "uniform") 
     Raises:
       ValueError: the sizes or the density are out of range, the rule is
         unknown, or a layer would be left without any weight.
-
-    Source: Erdős–Rényi densities as in Mocanu et al. 2018 (SET) and Evci et al.
-    2020 (RigL), with the total met exactly instead of in expectation.
     """
     check_sizes(sizes)
+    return allocate_arrays(list(zip(sizes[:-1], sizes[1:], strict=True)), density, allocation)
+
+
+def allocate_arrays(
+    shapes: Sequence[tuple[int, ...]], density: float, allocation: str = "uniform"
+) -> tuple[int, ...]:
+    """Decides how many weights each array gets.
+
+    ========================= ==================================================
+    ``uniform``               ``int(density * size)`` in every array, the rule of
+                              the original (rounded down, evaluated from the left)
+    ``erdos-renyi``           ``int(density * all)`` weights in total, the
+                              density of an array proportional to the sum of its
+                              axes over their product, and at most 1
+    ``dense-output``          the same total, the last array complete, the rest
+                              at one common density
+    ``constant-fan-in``       ``round(density * fan-in)`` inputs for every unit
+                              of the last axis (half to even, at least 1)
+    ========================= ==================================================
+
+    Where a total is shared out, every array gets the floor of its share and the
+    weights left over go to the largest remainders, the earlier array first on
+    ties, so that the total is met exactly.
+
+    Args:
+      shapes: of arrays of weights, ``(..., in, out)``.
+      density: fraction of weights that exist, in (0, 1].
+      allocation: one of :data:`ALLOCATIONS`.
+
+    Returns:
+      Number of weights of each array.
+
+    Raises:
+      ValueError: the density is out of range, the rule is unknown, or an array
+        would be left without any weight.
+
+    Source: Erdős–Rényi densities as in Mocanu et al. 2018 (SET), with the axes of
+    kernels as in Evci et al. 2020 (RigL), the total met exactly instead of in expectation.
+    """
     check_density(density)
-    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
-    full = [i * o for i, o in layers]
+    full = [math.prod(shape) for shape in shapes]
     total = int(density * sum(full))
     if allocation == "uniform":
-        counts = [int(density * i * o) for i, o in layers]
+        counts = [int(functools.reduce(operator.mul, shape, density)) for shape in shapes]
     elif allocation == "constant-fan-in":
-        counts = [max(1, round(density * i)) * o for i, o in layers]
+        counts = [max(1, round(density * math.prod(shape[:-1]))) * shape[-1] for shape in shapes]
     elif allocation == "erdos-renyi":
-        counts = _share(total, [i + o for i, o in layers], full)
+        counts = _share(total, [sum(shape) for shape in shapes], full)
     elif allocation == "dense-output":
         if total < full[-1] or (total == full[-1] and len(full) > 1):
             raise ValueError(
@@ -201,10 +191,11 @@ def allocate(sizes: Sequence[int], density: float, allocation: str = "uniform") 
         counts = [*_share(total - full[-1], full[:-1], full[:-1]), full[-1]]
     else:
         raise ValueError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
-    for (i, o), count in zip(layers, counts, strict=True):
+    for shape, count in zip(shapes, counts, strict=True):
         if count < 1:
+            name = "x".join(map(str, shape))
             raise ValueError(
-                f"density {density} leaves the {i}x{o} layer without any weight: raise the density"
+                f"density {density} leaves the {name} layer without any weight: raise the density"
             )
     return tuple(counts)
 
@@ -246,7 +237,7 @@ def draw_topologies(
 
 def check_sizes(sizes: Sequence[int]) -> None:
     """Raises ValueError unless there are two or more layers of positive size."""
-    if len(sizes) < 2 or any(int(s) != s or s < 1 for s in sizes):
+    if len(sizes) < 2 or any(not math.isfinite(s) or int(s) != s or s < 1 for s in sizes):
         raise ValueError(f"sizes must be two or more positive integers: {list(sizes)}")
     for num_in, num_out in zip(sizes[:-1], sizes[1:], strict=True):
         _check_size(num_out, num_in)

@@ -10,6 +10,9 @@ from typing import Any
 
 import jax
 
+ONCE = {"xla_backend_optimization_level": 0}
+"""Options of the compiler for drawing networks, which runs once: half the time to compile, the same bits."""
+
 
 @dataclasses.dataclass
 class Clock:

@@ -1,4 +1,4 @@
-"""When to grow: a credit account as an explicit state machine, and snapshots to go back to.
+"""When to grow: a credit account as an explicit state machine.
 
 Every observation (a gradient norm, an epoch, maybe an accuracy) goes through
 :func:`step`, which is pure, of fixed shape, and lives in ``lax.scan`` and
@@ -26,11 +26,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Generic, TypeVar
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from jaxnet.types import Array, Bool, Float, Int, Scalar
@@ -39,9 +36,7 @@ SCALES = ("coarse", "medium", "fine")
 """Scales of growth, by epoch."""
 
 REASONS = ("grows", "at rest", "too few credits", "no room at this scale")
-"""Why a network grows or not; ``Decision.reason`` is an index."""
-
-T = TypeVar("T")
+"""Why a network grows or not; ``Observed.reason`` is an index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +126,7 @@ class SchedulerState(flax.struct.PyTreeNode):
     accuracy: Scalar
 
 
-class Decision(flax.struct.PyTreeNode):
+class Observed(flax.struct.PyTreeNode):
     """What was observed and decided.
 
     Attributes:
@@ -177,7 +172,7 @@ def step(
     boundary: Bool[Array, ""] | bool = False,
     accuracy: Scalar | float = math.nan,
     structures: Int[Array, ""] | int = 1,
-) -> tuple[SchedulerState, Decision]:
+) -> tuple[SchedulerState, Observed]:
     """Takes an observation and decides.
 
     Args:
@@ -191,7 +186,7 @@ def step(
       structures: how many structures a growth would add now.
 
     Returns:
-      The new state, and the decision.
+      The new state, and what was observed and decided.
     """
     norm, epoch = jnp.asarray(gradient_norm, jnp.float32), jnp.asarray(epoch, jnp.int32)
     accuracy, added = jnp.asarray(accuracy, jnp.float32), jnp.asarray(structures, jnp.int32)
@@ -232,77 +227,4 @@ def step(
         used=jnp.where(grow, used, state.used),
         accuracy=jnp.where((snapshot | first) & ~jnp.isnan(accuracy), accuracy, state.accuracy),
     )
-    return new, Decision(grow, snapshot, reason, scale, spike, earned, credits)
-
-
-class Snapshots(flax.struct.PyTreeNode, Generic[T]):
-    """The last snapshots, in a ring of fixed capacity.
-
-    A snapshot is any tree, for instance ``(params, structure)``. All snapshots of
-    a ring have the same shapes: a change of shape needs a new ring.
-
-    Attributes:
-      trees: the tree with a leading axis ``(capacity,)`` on each leaf.
-      epoch: ``(capacity,)``, when each was taken.
-      taken: how many were taken so far; the older ones may be overwritten.
-    """
-
-    trees: T
-    epoch: Int[Array, "capacity"]
-    taken: Int[Array, ""]
-
-    @property
-    def capacity(self) -> int:
-        """How many snapshots can be held (static)."""
-        return self.epoch.shape[-1]
-
-    @property
-    def held(self) -> Bool[Array, "capacity"]:
-        """Which places hold a snapshot."""
-        return jnp.arange(self.capacity) < self.taken
-
-
-def init_snapshots(tree: T, capacity: int) -> Snapshots[T]:
-    """An empty ring for trees like ``tree``.
-
-    Raises:
-      ValueError: the capacity is below 1.
-    """
-    if capacity < 1:
-        raise ValueError(f"capacity must be at least 1: {capacity}")
-    places = jax.tree.map(lambda a: jnp.zeros((capacity, *jnp.shape(a)), jnp.result_type(a)), tree)
-    return Snapshots(places, jnp.full(capacity, -1, jnp.int32), jnp.zeros((), jnp.int32))
-
-
-def take_snapshot(
-    snapshots: Snapshots[T], tree: T, epoch: Int[Array, ""] | int, *, when: Bool[Array, ""] | bool = True
-) -> Snapshots[T]:
-    """Puts a snapshot in place of the oldest; does nothing where ``when`` is False."""
-    when = jnp.asarray(when)
-    # a place outside the ring drops the write
-    place = jnp.where(when, snapshots.taken % snapshots.capacity, snapshots.capacity)
-    return Snapshots(
-        jax.tree.map(lambda ring, a: ring.at[place].set(a, mode="drop"), snapshots.trees, tree),
-        snapshots.epoch.at[place].set(jnp.asarray(epoch, jnp.int32), mode="drop"),
-        snapshots.taken + when.astype(jnp.int32),
-    )
-
-
-def restore_snapshot(snapshots: Snapshots[T], back: Int[Array, ""] | int = 0) -> T:
-    """The newest snapshot, or the one ``back`` before it (0 to the number held - 1)."""
-    place = (snapshots.taken - 1 - jnp.asarray(back, jnp.int32)) % snapshots.capacity
-    return jax.tree.map(lambda ring: ring[place], snapshots.trees)
-
-
-def ensemble_logits(snapshots: Snapshots[T], logits_of: Callable[[T], Array]) -> Array:
-    """Mean of the logits of all snapshots that are held; zeros without any.
-
-    Args:
-      snapshots: the ring.
-      logits_of: logits of one snapshot, of any shape.
-    """
-    logits = jax.lax.map(logits_of, snapshots.trees)
-    held = snapshots.held.reshape(-1, *(1,) * (logits.ndim - 1))
-    # where, not a product: what an empty place gives need not be finite
-    total = jnp.sum(jnp.where(held, logits, 0.0), axis=0)
-    return total / jnp.maximum(jnp.sum(snapshots.held), 1).astype(total.dtype)
+    return new, Observed(grow, snapshot, reason, scale, spike, earned, credits)

@@ -154,15 +154,20 @@ class Rate(TypedDict):
 
     successes: int
     n: int
-    rate: float
-    ci95: list[float]
+    rate: float | None
+    ci95: list[float] | None
+    not_finite: int
 
 
-def success_rate(success: Sequence[bool] | np.ndarray | Any) -> Rate:
+def success_rate(success: Sequence[bool | None] | np.ndarray | Any) -> Rate:
     """How often something succeeded, with Wilson's 95 % interval.
 
     Args:
-      success: ``(n,)``, whether each seed succeeded.
+      success: ``(n,)``, whether each seed succeeded; None or NaN for one that has no say.
+
+    Returns:
+      ``successes`` among ``n`` seeds, ``not_finite`` seeds left out; ``rate`` and
+      ``ci95`` are ``None`` where none is left.
 
     Raises:
       ValueError: there is no value at all, or ``success`` is not one-dimensional.
@@ -172,10 +177,15 @@ def success_rate(success: Sequence[bool] | np.ndarray | Any) -> Rate:
     """
     from scipy.stats import binomtest
 
-    array = _vector(success, "success") > 0
-    k, n = int(array.sum()), int(array.size)
+    array = _vector(success, "success")
+    finite = array[np.isfinite(array)]
+    k, n = int(np.sum(finite > 0)), int(finite.size)
+    left_out = int(array.size) - n
+    if not n:
+        return Rate(successes=0, n=0, rate=None, ci95=None, not_finite=left_out)
     interval = binomtest(k, n).proportion_ci(0.95, method="wilson")
-    return Rate(successes=k, n=n, rate=k / n, ci95=[float(interval.low), float(interval.high)])
+    ci95 = [float(interval.low), float(interval.high)]
+    return Rate(successes=k, n=n, rate=k / n, ci95=ci95, not_finite=left_out)
 
 
 class PairedRates(TypedDict):
@@ -184,31 +194,38 @@ class PairedRates(TypedDict):
     only_a: int
     only_b: int
     n: int
-    p: float
+    p: float | None
+    not_finite: int
 
 
-def paired_rates(a: Sequence[bool] | np.ndarray | Any, b: Sequence[bool] | np.ndarray | Any) -> PairedRates:
+def paired_rates(
+    a: Sequence[bool | None] | np.ndarray | Any, b: Sequence[bool | None] | np.ndarray | Any
+) -> PairedRates:
     """Compares how often two methods succeed on the same seeds: McNemar's exact test.
 
     Args:
-      a: ``(n,)``, whether each seed succeeded.
+      a: ``(n,)``, whether each seed succeeded; None or NaN for one that has no say.
       b: ``(n,)``, the same seeds in the same order.
 
     Returns:
-      Pairs in which only one succeeded, all pairs, and the two-sided p-value of
-      the sign test on the former (1 where there is none).
+      Pairs in which only one succeeded, all ``n`` pairs, ``not_finite`` pairs left
+      out, and the two-sided p-value of the sign test on the first (1 where only one
+      succeeded in none, ``None`` without pairs).
 
     Raises:
       ValueError: different lengths, no pair at all, or not one-dimensional.
     """
     from scipy.stats import binomtest
 
-    left, right = _vector(a, "a") > 0, _vector(b, "b") > 0
+    left, right = _vector(a, "a"), _vector(b, "b")
     if left.size != right.size:
         raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
-    only_a, only_b = int(np.sum(left & ~right)), int(np.sum(right & ~left))
-    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return PairedRates(only_a=only_a, only_b=only_b, n=int(left.size), p=p)
+    both = np.isfinite(left) & np.isfinite(right)
+    first, second = left[both] > 0, right[both] > 0
+    n, left_out = int(both.sum()), int(both.size - both.sum())
+    only_a, only_b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = (float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0) if n else None
+    return PairedRates(only_a=only_a, only_b=only_b, n=n, p=p, not_finite=left_out)
 
 
 def _vector(values: Any, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.types import Array, Bool, Int
+from jaxnet.types import Array, Bool, Int, Values, Weight
 
 
 class Topology(flax.struct.PyTreeNode):
@@ -57,28 +57,28 @@ class Topology(flax.struct.PyTreeNode):
         return jnp.diff(self.row_ptr, axis=-1)
 
 
-class DenseMask(flax.struct.PyTreeNode):
-    """The reference representation: a dense matrix of weights and a mask over it.
+class Mask(flax.struct.PyTreeNode):
+    """Which entries of a dense array of weights exist, whatever its rank.
 
     Attributes:
-      mask: ``(out, in)`` bool; ``True`` where the weight exists.
+      mask: bool, of the array's shape; ``True`` where the weight exists.
     """
 
-    mask: Bool[Array, "out in"]
+    mask: Bool[Array, "..."]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """``(out, in)``."""
-        return self.mask.shape[-2], self.mask.shape[-1]
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.mask.shape
 
     @property
     def num_nonzeros(self) -> Int[Array, ""]:
         """Number of weights that exist (traced)."""
-        return jnp.sum(self.mask, axis=(-2, -1))
+        return jnp.sum(self.mask, dtype=jnp.int32)
 
 
-Connectivity = Topology | DenseMask
-"""What a layer needs to know of its weights besides their values."""
+Entry = Topology | Mask
+"""What a structure holds for a weight: which of its entries exist."""
 
 
 def topology_from_flat(
@@ -101,7 +101,9 @@ def topology_from_flat(
     # Padding rows are all different (out, out + 1, ...) so that indices stay unique and sorted.
     rows = jnp.where(present, flat // num_in, num_out + slots - jnp.sum(present, dtype=jnp.int32))
     cols = jnp.where(present, flat % num_in, 0)
-    row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32)).astype(jnp.int32)
+    # written out: a loop is several functions to compile where this is one
+    row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32), method="scan_unrolled")
+    row_ptr = row_ptr.astype(jnp.int32)
     return Topology(rows.astype(jnp.int32), cols.astype(jnp.int32), row_ptr, shape)
 
 
@@ -141,6 +143,38 @@ def topology_mask(topology: Topology) -> Bool[Array, "out in"]:
     return mask.at[topology.rows, topology.cols].set(
         True, mode="drop", indices_are_sorted=True, unique_indices=True
     )
+
+
+def densify(values: Values, topology: Topology) -> Weight:
+    """Writes ``values: (nnz,)`` into an ``(out, in)`` matrix of zeros.
+
+    Padding slots (``rows >= out``) are dropped.
+    """
+    matrix = jnp.zeros(topology.shape, values.dtype)
+    return matrix.at[topology.rows, topology.cols].set(
+        values, mode="drop", indices_are_sorted=True, unique_indices=True
+    )
+
+
+def positions(topology: Topology) -> Int[Array, "nnz"]:
+    """``(capacity,)``, position ``row * in + col`` of every weight, ascending; ``out * in`` in padding."""
+    num_out, num_in = topology.shape
+    return jnp.where(topology.exists, topology.rows * num_in + topology.cols, num_out * num_in)
+
+
+def with_room(topology: Topology, room: int) -> Topology:
+    """The same weights with ``room`` more free slots."""
+    size = topology.shape[0] * topology.shape[1]
+    flat = jnp.pad(positions(topology), (0, room), constant_values=size)
+    return topology_from_flat(flat, flat < size, topology.shape)
+
+
+def origin(old: Topology, new: Topology) -> Int[Array, "nnz"]:
+    """``(new capacity,)``: the old slot of every weight; ``old.capacity`` for new ones and padding."""
+    before, after = positions(old), positions(new)
+    slot = jnp.searchsorted(before, after).astype(jnp.int32)
+    same = before.at[slot].get(mode="fill", fill_value=-1) == after
+    return jnp.where(same & new.exists, slot, old.capacity)
 
 
 def validate_topology(topology: Topology) -> None:

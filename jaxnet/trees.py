@@ -1,4 +1,4 @@
-"""Trees: stack, pick, count, compare and transplant pytrees.
+"""Trees: stack, pick, count and compare pytrees.
 
 A sweep carries the state of all its seeds as one tree whose leaves have a
 leading seed axis. The functions here go between that tree and the trees of
@@ -8,7 +8,7 @@ PRNG keys included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +19,7 @@ from jaxnet.types import Array, Bool, Int, PyTree
 
 T = TypeVar("T")
 
-__all__ = ["allclose", "count", "equal", "stack", "take", "transplant", "unstack", "where"]
+__all__ = ["allclose", "count", "equal", "is_key", "stack", "take", "unstack", "where"]
 
 
 def stack(trees: Sequence[T]) -> T:
@@ -141,60 +141,12 @@ def where(pred: Bool[Array, "..."] | bool, a: T, b: T) -> T:
         _check_leading(a, choose.shape[0])
 
     def select(x: Any, y: Any) -> Array:
+        if x is y:  # nothing to choose, and nothing to compile
+            return x
         x, y = jnp.asarray(x), jnp.asarray(y)
         return jnp.where(choose.reshape(choose.shape + (1,) * (x.ndim - choose.ndim)), x, y)
 
     return jax.tree.map(select, a, b)
-
-
-def transplant(old: PyTree, new: T, *, source: Callable[[str], str | None] | None = None) -> T:
-    """Carries the leaves of ``old`` over into ``new`` wherever they fit.
-
-    Every leaf of ``new`` whose path exists in ``old`` with the same shape and
-    dtype is replaced by the leaf of ``old``; all others stay as they are in
-    ``new``. So an optimiser state survives new parameters: initialise a state
-    for the grown parameters and transplant the state from before into it. The
-    old moments and step counts continue, new parameters start with new moments.
-
-    A path alone decides what belongs together. Where growth moves a parameter
-    (a layer inserted into a tuple shifts the ones behind it), or where a
-    neighbour of equal shape would be taken for the parameter itself, ``source``
-    must say what came from where. A parameter that changes its rate group
-    changes its path, and starts afresh.
-
-    A step count is one leaf per rate group, not one per parameter: parameters
-    added to a group that has already counted steps share its count, be it that
-    the group had no parameter before. With Adam their zero moments are then not
-    bias-corrected, and their first steps are up to ``(1 - b1) / sqrt(1 - b2)``
-    (3.2 with the defaults) times as long as the first steps of a new run. For a
-    group that only begins now, a ``source`` that returns ``None`` for its
-    paths makes it count from zero.
-
-    The leaves are shared with ``old``, not copied: do not donate ``old`` afterwards.
-
-    >>> transplant({"w": 1.0}, {"w": 0.0, "patch": 0.0})
-    {'patch': 0.0, 'w': 1.0}
-
-    Args:
-      old: the tree to take from.
-      new: the tree to fill; its structure is the result's.
-      source: maps the path of a leaf in ``new``, written as by
-        ``jax.tree_util.keystr`` (``.mu['layers'][2]``), to its path in ``old``,
-        or to ``None`` for a leaf that is new. The identity by default.
-
-    Returns:
-      A tree of the structure, shapes and dtypes of ``new``.
-    """
-    known = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(old)}
-
-    def fill(path: Any, leaf: Any) -> Any:
-        name = _name(path)
-        origin = name if source is None else source(name)
-        if origin is None or origin not in known:
-            return leaf
-        return known[origin] if _kind(known[origin]) == _kind(leaf) else leaf
-
-    return jax.tree.map_with_path(fill, new)
 
 
 def _name(path: Any) -> str:
@@ -236,9 +188,14 @@ def _check_leading(tree: PyTree, n: int) -> None:
             raise ValueError(f"leaf {_name(path)} has no leading axis of {n}: its shape is {np.shape(leaf)}")
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed PRNG keys."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _host(leaf: Any) -> np.ndarray:
     """The leaf as a NumPy array; a PRNG key as its bits."""
-    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 

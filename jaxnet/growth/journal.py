@@ -16,7 +16,7 @@ class Grown(Protocol):
     """What is kept of a network."""
 
     seed: int
-    network: Any
+    net: Any
     history: list[dict[str, Any]]
     stop: str | None
 
@@ -46,7 +46,7 @@ class Journal:
         """Saves a checkpoint."""
         told = [{"seed": m.seed, "history": m.history, "stop": m.stop} for m in members]
         meta = {"members": told, "epoch": epoch, "metrics_bytes": self._length, **self.clock.as_dict()}
-        tree = {"networks": [m.network for m in members], "running": running}
+        tree = {"networks": [m.net for m in members], "running": running}
         checkpoint.save(self.folder.checkpoints, f"iteration-{iteration + 1}-epoch-{epoch}", tree, meta)
 
     def read(self, seeds: Sequence[int]) -> list[tuple[list[dict[str, Any]], str | None]] | None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from jaxnet.data.batches import Split
 from jaxnet.growth.decisions import Decision
-from jaxnet.growth.steps import Measured, Network
+from jaxnet.growth.steps import Measured
 from jaxnet.growth.training import Judged
-from jaxnet.network import NetworkSpec
-from jaxnet.train import Split
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.train import Net
 from jaxnet.trees import count
 from jaxnet.types import Key
 
@@ -45,14 +43,14 @@ class Member:
     Attributes:
       seed: its number.
       spec: its sizes.
-      network: values, structure, optimiser state.
+      net: values, structure, optimiser state.
       history: an entry per iteration.
       stop: why it stopped, or None.
     """
 
     seed: int
     spec: NetworkSpec
-    network: Network
+    net: Net
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     stop: str | None = None
 
@@ -71,6 +69,7 @@ def history_entry(member: Member, judged: Judged, measured: Measured) -> dict[st
         "accuracy": float(judged.accuracy),
         "best_epoch": int(judged.best_epoch),
         "epochs": int(judged.epochs),
+        "diverged": bool(judged.diverged),
         "extrema_high": [int(e.high.sum()) for e in measured.found],
         "extrema_low": [int(e.low.sum()) for e in measured.found],
         "patches": int(measured.patches),
@@ -79,23 +78,13 @@ def history_entry(member: Member, judged: Judged, measured: Measured) -> dict[st
     }
 
 
-def capacity(network: Network) -> int:
+def capacity(net: Net) -> int:
     """Weights of a network and all values of its patches, from its shapes."""
-    layers = network.params.scaffold
-    return sum(count(layer.weight) for layer in layers) + count(network.params.patches)
+    layers = net.params.scaffold
+    return sum(count(layer.weight) for layer in layers) + count(net.params.patches)
 
 
-def shape_of(network: Network) -> Any:
+def shape_of(net: Net) -> Any:
     """What networks trained by one program have in common; hashable."""
-    leaves, structure = jax.tree.flatten(network)
+    leaves, structure = jax.tree.flatten(net)
     return structure, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
-
-
-def key_of(seed: int) -> Key:
-    """The key of a network: of its number alone."""
-    return jax.random.key(np.uint32(seed))
-
-
-def keys_of(seeds: Sequence[int]) -> Key:
-    """``(seed,)`` keys."""
-    return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet import optim
+from jaxnet.changes import RULES
 from jaxnet.growth.decisions import DecisionRules
-from jaxnet.growth.operators import RULES
 from jaxnet.kernels import Product, dense_product
-from jaxnet.network import NetworkSpec
+from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.patches import PatchRules
-from jaxnet.rewire import ExchangeRules
-from jaxnet.train import Task
+from jaxnet.train import Method, Task
 
 SELECTIONS = ("best", "last")
 SCHEDULES = ("constant", "cosine")
@@ -29,7 +28,7 @@ class GrowthPlan:
     Attributes:
       spec: the network at the start.
       decisions: when, where and by how much to change.
-      operator: ``redraw`` or ``preserve``; see :mod:`jaxnet.growth.operators`.
+      operator: ``redraw`` or ``preserve``; see :mod:`jaxnet.changes.shape`.
       added: weights that every change of the scaffold adds; None to give a new
         layer, or new units, the density of the start.
       patches: how patches are made, or None for none.
@@ -44,8 +43,8 @@ class GrowthPlan:
       judge_best: report the best epoch's accuracy although the last network goes
         on (the original's optimistic way).
       fresh_optimizer: a new optimiser in every iteration, else its state is carried over.
-      exchange: weights exchanged while training, or None.
-      detector: of :func:`jaxnet.extrema.detect`.
+      method: what changes the structure while training, or None.
+      detector: signal that finds the extrema; one of :data:`jaxnet.signals.SIGNALS`.
       detect_on: ``pre`` or ``post`` activations.
       batch_size: samples per step.
       product: the sparse product.
@@ -64,7 +63,7 @@ class GrowthPlan:
     select: str = "best"
     judge_best: bool = False
     fresh_optimizer: bool = False
-    exchange: ExchangeRules | None = None
+    method: Method | None = None
     detector: str = "original"
     detect_on: str = "pre"
     batch_size: int = 64
@@ -87,8 +86,10 @@ class GrowthPlan:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be above 0: {value}")
-        if self.exchange is not None and self.select == "best":
-            raise ValueError("weights exchanged while training leave no best network behind: select last")
+        if self.method is not None and self.select == "best":
+            raise ValueError(
+                "a structure that changes while training leaves no best state behind: select last"
+            )
         if self.schedule == "cosine" and self.patience is not None:
             raise ValueError("a cosine schedule needs iterations of equal length: patience must be None")
         if self.decisions.patches and self.patches is None:
@@ -98,7 +99,7 @@ class GrowthPlan:
 
     def task(self, spec: NetworkSpec) -> Task:
         """What training needs to know of a grown network."""
-        return Task(spec, self.batch_size, product=self.product)
+        return Task(MLP(spec, self.product), self.batch_size)
 
     def optimizer(self, samples: int) -> optax.GradientTransformation:
         """Adam with a rate per group; a cosine schedule starts anew after ``epochs`` times ``samples``."""

@@ -18,34 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import environment
 from jaxnet.growth.budget import Budget, Target
 from jaxnet.growth.decisions import Decision, LayerCount, decide
 from jaxnet.growth.journal import Journal
-from jaxnet.growth.member import (
-    GrowthData,
-    Member,
-    capacity,
-    history_entry,
-    key_of,
-    keys_of,
-    shape_of,
-)
+from jaxnet.growth.member import GrowthData, Member, capacity, history_entry, shape_of
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.growth.steps import Measured, Network, fitted, grow, grown_spec, measure, start_network
-from jaxnet.growth.training import (
-    make_group_epoch,
-    outcome,
-    padded,
-    stack_host,
-    start_state,
-    take_host,
-)
-from jaxnet.network import NetworkSpec
-from jaxnet.programs import Clock, Programs
+from jaxnet.growth.steps import Measured, fitted, grow, grown_spec, measure, start_net
+from jaxnet.growth.training import make_group_epoch, outcome, padded, stack_host, start_state, take_host
+from jaxnet.keys import METHOD, key_of, keys_of, purpose
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.programs import ONCE, Clock, Programs
 from jaxnet.records import RunFolder
+from jaxnet.train import Net
 from jaxnet.types import Key, PyTree
-
-_ONCE = {"xla_backend_optimization_level": 0}  # what runs once compiles in half the time
 
 
 def grow_until(
@@ -81,12 +67,13 @@ def grow_until(
     Returns:
       A member per seed: the network, its history and why it stopped: ``target``,
       ``budget: iterations``, ``budget: non-zeros``, ``budget: seconds``,
-      ``diminishing returns`` or ``no extrema``.
+      ``diminishing returns``, ``no extrema`` or ``diverged``.
 
     Raises:
       InputError: the network at the start is beyond the budget, or the folder
         holds a checkpoint that does not fit.
     """
+    environment.check()
     budget.check_start(plan)
     population = Population(plan, data, target, budget, folder, clock or Clock())
     population.on_epoch, population.on_iteration = on_epoch, on_iteration
@@ -117,39 +104,37 @@ class Population:
         self.clock, self.programs = clock, Programs(clock)
         self.optimizer = plan.optimizer(data.train.size)
         self.members: list[Member] = []
-        self._shapes: dict[tuple[Decision, ...], tuple[NetworkSpec, Network]] = {}
+        self._shapes: dict[tuple[Decision, ...], tuple[NetworkSpec, Net]] = {}
 
     def start(self, seeds: Sequence[int]) -> tuple[PyTree, int] | None:
         """Makes the networks, or reads them back; returns a group that was in the middle of an iteration."""
         told = None if self.journal is None else self.journal.read(seeds)
         if told is None:
             keys = keys_of(seeds)
-            program = self.programs.get("start", lambda: jax.vmap(self.start_one), keys)
-            networks = program(keys)
-            self.members = [
-                Member(seed, self.plan.spec, take_host(networks, i)) for i, seed in enumerate(seeds)
-            ]
+            program = self.programs.get("start", lambda: jax.vmap(self.start_one), keys, options=ONCE)
+            nets = program(keys)
+            self.members = [Member(seed, self.plan.spec, take_host(nets, i)) for i, seed in enumerate(seeds)]
             return None
         assert self.journal is not None
         for seed, (history, stop) in zip(seeds, told, strict=True):
             member = Member(seed, self.plan.spec, None, history, stop)  # type: ignore[arg-type]
-            member.spec, member.network = self.shapes(member.decisions)
+            member.spec, member.net = self.shapes(member.decisions)
             self.members.append(member)
         begun = self.journal.epoch > 0
         running = self.start_group(self.groups()[0]) if begun else None
-        networks, running = self.journal.restore([m.network for m in self.members], running)
-        for member, network in zip(self.members, networks, strict=True):
-            member.network = network
+        nets, running = self.journal.restore([m.net for m in self.members], running)
+        for member, net in zip(self.members, nets, strict=True):
+            member.net = net
         return (running, self.journal.epoch) if begun else None
 
-    def start_one(self, key: Key) -> Network:
+    def start_one(self, key: Key) -> Net:
         """A network before its first iteration."""
-        return start_network(self.plan, self.optimizer, key)
+        return start_net(self.plan, self.optimizer, key)
 
-    def shapes(self, decisions: tuple[Decision, ...]) -> tuple[NetworkSpec, Network]:
+    def shapes(self, decisions: tuple[Decision, ...]) -> tuple[NetworkSpec, Net]:
         """Sizes and shapes of a network after some decisions, without computing it."""
         if decisions not in self._shapes:
-            key = jax.eval_shape(lambda: jax.random.key(0))
+            key = jax.eval_shape(lambda: key_of(0))
             if decisions:
                 spec, before = self.shapes(decisions[:-1])
                 look = functools.partial(measure, self.plan, spec)
@@ -169,7 +154,7 @@ class Population:
         groups: dict[Any, list[Member]] = {}
         for member in alive:
             if len(member.history) == now:
-                groups.setdefault((member.spec.sizes, shape_of(member.network)), []).append(member)
+                groups.setdefault((member.spec.sizes, shape_of(member.net)), []).append(member)
         return list(groups.values())
 
     def iterate(self, group: list[Member], begun: tuple[PyTree, int] | None = None) -> None:
@@ -177,11 +162,11 @@ class Population:
         iteration, spec = len(group[0].history), group[0].spec
         state, first = begun or (self.start_group(group), 0)
         state = self.train(group, state, first)
-        judged, networks = outcome(self.plan, state)
+        judged, nets = outcome(self.plan, state)
         one = functools.partial(measure, self.plan, spec)
         look = lambda: jax.vmap(one, in_axes=(0, None, 0, None))  # noqa: E731
         seeds = padded([m.seed for m in group])
-        args = (networks, self.data.extrema, keys_of(seeds), jnp.int32(iteration))
+        args = (nets, self.data.extrema, keys_of(seeds), jnp.int32(iteration))
         measured = self.programs.get(("measure", spec), look, *args)(*args)
         decisions = []
         for i, member in enumerate(group):
@@ -189,7 +174,7 @@ class Population:
             decision = self.consider(member)
             decisions.append(decision)
             member.history[-1]["decision"] = None if decision is None else decision.as_dict()
-        self.change(group, decisions, networks, measured, iteration)
+        self.change(group, decisions, nets, measured, iteration)
         if self.journal is not None:
             self.journal.save(self.members, None, iteration, 0)
         if self.on_iteration is not None:
@@ -198,13 +183,14 @@ class Population:
 
     def start_group(self, group: list[Member]) -> PyTree:
         """The stacked state of a group before its first epoch, filled up with networks already stopped."""
-        networks = padded([m.network for m in group])
-        if isinstance(jax.tree.leaves(networks[0])[0], jax.ShapeDtypeStruct):  # of a run to be continued
-            networks = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), networks)
-        stopped = np.arange(len(networks)) >= len(group)
+        nets = padded([m.net for m in group])
+        if isinstance(jax.tree.leaves(nets[0])[0], jax.ShapeDtypeStruct):  # of a run to be continued
+            nets = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), nets)
+        stopped = np.arange(len(nets)) >= len(group)
+        iteration = len(group[0].history)
+        keys = [purpose(key_of(m.seed), METHOD, iteration) for m in padded(group)]
         # on the host, so that no two leaves share memory that is donated
-        states = [start_state(n, s) for n, s in zip(networks, stopped, strict=True)]
-        return stack_host(states)
+        return stack_host([start_state(self.plan, *each) for each in zip(nets, stopped, keys, strict=True)])
 
     def train(self, group: list[Member], state: PyTree, first: int) -> PyTree:
         """Trains a group for the epochs of an iteration that are still to do."""
@@ -213,7 +199,7 @@ class Population:
             return state
 
         def make() -> Callable[..., Any]:
-            epoch = make_group_epoch(plan, plan.task(spec), self.optimizer)
+            epoch = make_group_epoch(plan, plan.task(spec))
             return jax.vmap(epoch, in_axes=(0, None, None, None, None))
 
         args = (data.train, data.watch, jax.random.fold_in(data.key_data, iteration))
@@ -240,6 +226,9 @@ class Population:
         layers = [LayerCount(*c) for c in counts]
         seconds = sum(self.clock.as_dict().values())
         accuracies = [h["accuracy"] for h in history]
+        if last["diverged"]:
+            member.stop = "diverged"
+            return None
         member.stop = budget.stop_reason(self.target, accuracies, self.data.watch.size, seconds)
         if member.stop is None and rules.needs_extrema and not any(c.extrema for c in layers):
             member.stop = "no extrema"
@@ -256,15 +245,15 @@ class Population:
                 return None
         return decision
 
-    def change_one(self, spec: NetworkSpec, decision: Decision) -> Callable[..., Network]:
+    def change_one(self, spec: NetworkSpec, decision: Decision) -> Callable[..., Net]:
         """What carries a decision out: ``(network, found, key, iteration) -> network``."""
-        return functools.partial(grow, self.plan, spec, self.optimizer, decision)
+        return functools.partial(grow, self.plan, spec, decision)
 
     def change(
         self,
         group: list[Member],
         decisions: Sequence[Decision | None],
-        networks: Network,
+        nets: Net,
         measured: Measured,
         iteration: int,
     ) -> None:
@@ -277,17 +266,17 @@ class Population:
         for what, places in alike.items():
             if what is None:
                 for i in places:
-                    group[i].network = take_host(networks, i)
+                    group[i].net = take_host(nets, i)
                 continue
             index = padded(places)
             args = (
-                take_host(networks, index),
+                take_host(nets, index),
                 take_host(measured.found, index),
                 keys_of([group[i].seed for i in index]),
                 jnp.int32(iteration),
             )
             one = self.change_one(spec, what)
             together = lambda one=one: jax.vmap(one, in_axes=(0, 0, 0, None))  # noqa: E731
-            grown = self.programs.get(("grow", spec, what), together, *args, options=_ONCE)(*args)
+            grown = self.programs.get(("grow", spec, what), together, *args, options=ONCE)(*args)
             for place, i in enumerate(places):
-                group[i].network, group[i].spec = take_host(grown, place), grown_spec(spec, what)
+                group[i].net, group[i].spec = take_host(grown, place), grown_spec(spec, what)

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet import extrema, network, train
-from jaxnet.extrema import Extrema
+from jaxnet import signals
+from jaxnet.changes import add_patches, insert_layer, reshape, widen
+from jaxnet.data.batches import Split
 from jaxnet.growth.decisions import Decision
-from jaxnet.growth.operators import add_patches, insert_layer, widen
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.growth.state import carry_over
+from jaxnet.keys import CHANGE, INIT, LOOK, MASK, PATCH, purpose
 from jaxnet.masks import drawable_density
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.methods import SET
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure, count_nonzeros, sparse
 from jaxnet.patches import active_slots
-from jaxnet.rewire import ExchangeRules, rewire_network
-from jaxnet.train import Split
-from jaxnet.types import Array, Int, Key, PyTree
+from jaxnet.train import Net
+from jaxnet.types import Array, Int, Key
+from jaxnet.units import Extrema
 
 REWIRED = 0.3
 """Share of the weights that move where rewiring stands in for growth."""
-
-_MASK, _INIT, _PATCH, _LOOK = 0, 1, 2, 3  # purposes of a network's key
-_GROWTH = 4  # folded in first for the key of a change
-
-
-class Network(flax.struct.PyTreeNode):
-    """Everything one network carries from iteration to iteration."""
-
-    params: Params
-    structure: Structure
-    opt_state: PyTree
 
 
 class Measured(flax.struct.PyTreeNode):
@@ -43,7 +35,7 @@ class Measured(flax.struct.PyTreeNode):
 
     Attributes:
       found: extrema of each hidden layer.
-      nonzeros: see :func:`jaxnet.network.count_nonzeros`.
+      nonzeros: see :func:`jaxnet.nn.params.count_nonzeros`.
       patches: how many are active.
     """
 
@@ -52,65 +44,59 @@ class Measured(flax.struct.PyTreeNode):
     patches: Int[Array, ""]
 
 
-def start_network(plan: GrowthPlan, optimizer: optax.GradientTransformation, key: Key) -> Network:
+def start_net(plan: GrowthPlan, optimizer: optax.GradientTransformation, key: Key) -> Net:
     """The network before the first iteration; ``key`` determines its masks and values."""
-    params, structure = network.init(
-        plan.spec, key_mask=jax.random.fold_in(key, _MASK), key_init=jax.random.fold_in(key, _INIT)
-    )
-    return Network(params, structure, optimizer.init(params))
+    params, structure = mlp.init(plan.spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
+    return Net.of(params, structure, optimizer)
 
 
 def measure(
-    plan: GrowthPlan,
-    spec: NetworkSpec,
-    network_: Network,
-    watched: Split,
-    key: Key,
-    number: Int[Array, ""],
+    plan: GrowthPlan, spec: NetworkSpec, net: Net, watched: Split, key: Key, number: Int[Array, ""]
 ) -> Measured:
     """Extrema on the samples watched, and sizes; key and number as for :func:`grow`."""
-    params, structure = network_.params, network_.structure
-    look = None
-    if structure.bank is not None and structure.bank.rules.redraw_inputs:
-        look = jax.random.fold_in(_of_change(key, number), _LOOK)
-    stats = train.collect_stats(
-        plan.task(spec), params, structure, watched, values=plan.detect_on, key_forward=look
+    found = signals.find(
+        plan.task(spec),
+        net.params,
+        net.structure,
+        watched,
+        plan.detector,
+        values=plan.detect_on,
+        key_forward=purpose(key, CHANGE, number, LOOK),
     )
-    found = tuple(extrema.detect(s, plan.detector) for s in stats)
-    bank = structure.bank
+    bank = net.structure.bank
     active = jnp.zeros((), jnp.int32) if bank is None else jnp.sum(active_slots(bank), dtype=jnp.int32)
-    return Measured(found, network.count_nonzeros(params, structure), active)
+    return Measured(found, count_nonzeros(net.params, net.structure), active)
 
 
 def grow(
     plan: GrowthPlan,
     spec: NetworkSpec,
-    optimizer: optax.GradientTransformation,
     decision: Decision,
-    network_: Network,
+    net: Net,
     found: Sequence[Extrema],
     key: Key,
     number: Int[Array, ""],
-) -> Network:
+) -> Net:
     """Carries a decision out: patches at the extrema found, then the change of the scaffold.
 
     Args:
       plan: what to do.
       spec: of the network as it is.
-      optimizer: of both groups.
       decision: what was decided (static).
-      network_: the network.
+      net: the network.
       found: its extrema.
       key: of the network.
       number: of the iteration, so that every change draws anew.
     """
-    key = _of_change(key, number)
+    key = purpose(key, CHANGE, number)
     change = scaffold_change(plan, spec, decision)
-    if decision.change == "rewire":
-        network_ = _rewired(plan, spec, network_, key)
+    if decision.change == "rewire":  # the control that adds nothing
+        net, _, _ = SET(fraction=REWIRED).update(
+            net, (), _no_gradient, jnp.zeros((), jnp.int32), key=purpose(key, MASK)
+        )
 
     def both(params: Params) -> tuple[Params, Structure]:
-        structure = network_.structure
+        structure = net.structure
         if decision.patches and plan.patches is not None:
             _, params, structure = add_patches(
                 spec,
@@ -119,39 +105,20 @@ def grow(
                 found,
                 plan.patches,
                 rule=plan.operator,
-                key_patch=jax.random.fold_in(key, _PATCH),
+                key_patch=purpose(key, PATCH),
             )
         if change is not None:
             _, params, structure = change(params, structure, key)
         return params, structure
 
-    params, structure = both(network_.params)
     if plan.fresh_optimizer:
-        return Network(params, structure, optimizer.init(params))
-    state = carry_over(network_.opt_state, optimizer, network_.params, lambda values: both(values)[0])
-    return Network(params, structure, state)
+        params, structure = both(net.params)
+        return Net.of(params, structure, net.optimizer)
+    return reshape(net, both)
 
 
-def _of_change(key: Key, number: Int[Array, ""]) -> Key:
-    """The key of what is done to a network after an iteration."""
-    return jax.random.fold_in(jax.random.fold_in(key, _GROWTH), number)
-
-
-def _rewired(plan: GrowthPlan, spec: NetworkSpec, network_: Network, key: Key) -> Network:
-    """The control that adds nothing: the weakest weights of every layer move to random places (SET)."""
-    rules = ExchangeRules("random", fraction=REWIRED)
-    nothing = jnp.zeros((spec.sizes[0], 1)), jnp.zeros(1, jnp.int32)  # gradients are not read
-    params, structure, state, _ = rewire_network(
-        plan.task(spec),
-        rules,
-        network_.params,
-        network_.structure,
-        network_.opt_state,
-        0,
-        *nothing,
-        key_rewire=jax.random.fold_in(key, _MASK),
-    )
-    return Network(params, structure, state)
+def _no_gradient() -> Any:
+    raise AssertionError("SET reads no gradient")
 
 
 def grown_spec(spec: NetworkSpec, decision: Decision) -> NetworkSpec:
@@ -177,10 +144,10 @@ def scaffold_change(
     below, above = _around(spec, decision)
 
     def change(params: Params, structure: Structure, key: Key) -> tuple[NetworkSpec, Params, Structure]:
-        there = network.sparse(structure)[layer + 1].capacity
+        there = sparse(structure)[layer + 1].capacity
         keys = {
-            "key_mask": jax.random.fold_in(key, _MASK),
-            "key_init": jax.random.fold_in(key, _INIT),
+            "key_mask": purpose(key, MASK),
+            "key_init": purpose(key, INIT),
         }
         size, kept = decision.size, plan.operator == "preserve"
         if decision.change == "insert":

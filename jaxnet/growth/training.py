@@ -9,66 +9,59 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from jaxnet.data.batches import Split
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.growth.steps import Network
-from jaxnet.network import Structure
-from jaxnet.rewire import Exchange
-from jaxnet.train import EpochResult, Split, Task, TrainState, init_state, make_watched_epoch
-from jaxnet.types import Array, Int, Key, PyTree, Scalar
-
-_EXCHANGE = 2**31  # beyond the epochs that the key of the order is folded with
+from jaxnet.train import EpochResult, Net, Task, TrainState, init_state, make_watched_epoch
+from jaxnet.trees import is_key
+from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
 
 
 class GroupState(flax.struct.PyTreeNode):
     """What a network carries from epoch to epoch.
 
     Attributes:
-      train: values, optimiser state, best epoch.
-      structure: which weights exist; changes where weights are exchanged.
+      train: the network, its method's state, the best epoch.
       accuracy: after the last epoch.
     """
 
     train: TrainState
-    structure: Structure
     accuracy: Scalar
 
 
 class Judged(flax.struct.PyTreeNode):
-    """How an iteration ended: its accuracy, the epoch that belongs to it, epochs trained."""
+    """How an iteration ended: accuracy, the epoch it belongs to, epochs trained, whether it diverged."""
 
     accuracy: Scalar
     best_epoch: Int[Array, ""]
     epochs: Int[Array, ""]
+    diverged: Bool[Array, ""]
 
 
-def start_state(network: Network, stopped: Any) -> GroupState:
+def start_state(plan: GrowthPlan, net: Net, stopped: Any, key: Key) -> GroupState:
     """The state before the first epoch; ``stopped`` for a network that only fills up a stack."""
-    state = init_state(network.params, network.opt_state)
-    return GroupState(state.replace(stopped=stopped), network.structure, jnp.zeros(()))
+    state = init_state(net, plan.method, key=key)
+    return GroupState(state.replace(stopped=stopped), jnp.zeros(()))
 
 
 def make_group_epoch(
-    plan: GrowthPlan, task: Task, optimizer: optax.GradientTransformation
+    plan: GrowthPlan, task: Task
 ) -> Callable[[GroupState, Split, Split, Key, Int[Array, ""]], tuple[GroupState, EpochResult]]:
     """Builds ``epoch(state, train, watch, key_data, number) -> (state, result)`` for one network."""
+    # what fills up a stack is stopped from the start
+    watched = make_watched_epoch(task, plan.method, patience=plan.patience, can_stop=True)
 
     def epoch(
         state: GroupState, train: Split, watch: Split, key_data: Key, number: Int[Array, ""]
     ) -> tuple[GroupState, EpochResult]:
-        edit = None
-        if plan.exchange is not None:
-            edit = Exchange(task, plan.exchange, jax.random.fold_in(key_data, _EXCHANGE))
-        watched = make_watched_epoch(task, optimizer, plan.patience, edit)
-        after, structure, result = watched(state.train, state.structure, train, watch, key_data, number)
+        after, result = watched(state.train, train, watch, key_data, number)
         accuracy = jnp.where(state.train.stopped, state.accuracy, result.evaluation.accuracy)
-        return GroupState(after, structure, accuracy), result
+        return GroupState(after, accuracy), result
 
     return epoch
 
 
-def outcome(plan: GrowthPlan, state: GroupState) -> tuple[Judged, Network]:
+def outcome(plan: GrowthPlan, state: GroupState) -> tuple[Judged, Net]:
     """How the iteration ended, and the network that goes on; of one network or a stack."""
     train, best = state.train, plan.select == "best"
     judge_best = best or plan.judge_best
@@ -76,8 +69,9 @@ def outcome(plan: GrowthPlan, state: GroupState) -> tuple[Judged, Network]:
         train.best_accuracy if judge_best else state.accuracy,
         train.best_epoch if judge_best else train.epoch,
         train.epoch,
+        train.diverged,
     )
-    return judged, Network(train.best_params if best else train.params, state.structure, train.opt_state)
+    return judged, train.net.replace(params=train.best_params) if best else train.net
 
 
 def padded_size(number: int) -> int:
@@ -97,9 +91,12 @@ def padded(items: Sequence[Any]) -> list[Any]:
 
 def stack_host(trees: Sequence[PyTree]) -> PyTree:
     """Stacks equal trees on the host, without a program for every shape of leaf."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+    return jax.tree.map(
+        lambda *leaves: jnp.stack(leaves) if is_key(leaves[0]) else np.stack([np.asarray(a) for a in leaves]),
+        *trees,
+    )
 
 
 def take_host(tree: PyTree, index: Any) -> PyTree:
     """Members of a stacked tree, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+    return jax.tree.map(lambda leaf: leaf[index] if is_key(leaf) else np.asarray(leaf)[index], tree)

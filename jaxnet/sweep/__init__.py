@@ -13,10 +13,12 @@ and costs next to nothing where only existing weights are computed.
 
 from __future__ import annotations
 
-from jaxnet.sweep.family import DrawRules, Family, Member, draw_member, make_family, make_member
+from jaxnet.sweep.family import DrawRules, Family, Variant, draw_variant, make_family, make_variant
 from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
-from jaxnet.sweep.program import Plan, Program, default_budget, program_bytes, run_chunks
-from jaxnet.sweep.run import Carried, Row, SweepConfig, Trained, make_phases, make_run, make_rung
+from jaxnet.sweep.memory import default_budget, program_bytes
+from jaxnet.sweep.program import Plan, Program, run_chunks
+from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
+from jaxnet.sweep.run import make_phases, make_run, make_rung
 from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, trim, winner_meta
 
 __all__ = [
@@ -25,21 +27,21 @@ __all__ = [
     "Family",
     "LivePart",
     "LiveShapes",
-    "Member",
     "Plan",
     "Program",
     "Row",
     "SweepConfig",
     "Trained",
+    "Variant",
     "default_budget",
-    "draw_member",
+    "draw_variant",
     "live_shapes",
     "load_winner",
     "make_family",
-    "make_member",
     "make_phases",
     "make_run",
     "make_rung",
+    "make_variant",
     "program_bytes",
     "put_back",
     "run_chunks",

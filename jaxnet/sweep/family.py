@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.activations import GAINS
-from jaxnet.layers import INITS, LayerParams
-from jaxnet.masks import Topology, allocate, check_density, check_sizes, draw_padded_topology
-from jaxnet.network import Params, Structure
+from jaxnet.masks import allocate, check_density, check_sizes, draw_padded_topology
+from jaxnet.nn.layers import INITS
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
 from jaxnet.sweep.live import LiveShapes, live_shapes
+from jaxnet.topology import Topology
 from jaxnet.types import Array, Int, Key, Scalar
 
 SLACK = 6.0
@@ -27,10 +29,10 @@ class Family:
     """Architectures that share one compiled program (static).
 
     Attributes:
-      sizes: units per layer, the largest of any member.
-      capacities: slots per layer, enough for every member.
-      max_density: the largest density of any member.
-      live: room for the part that training can change, of any member; None where
+      sizes: units per layer, the largest of any variant.
+      capacities: slots per layer, enough for every variant.
+      max_density: the largest density of any variant.
+      live: room for the part that training can change, of any variant; None where
         that is hardly less than everything.
     """
 
@@ -47,7 +49,7 @@ class DrawRules:
     Attributes:
       mask: ``uniform`` (exactly ``int(density * in * out)`` weights per layer) or
         ``bernoulli`` (every weight exists with probability ``density``).
-      init: ``sparse-fan-in`` or ``dense-fan-in``; see :func:`jaxnet.layers.init_layer`.
+      init: ``sparse-fan-in`` or ``dense-fan-in``; see :func:`jaxnet.nn.layers.init_layer`.
       activation: of the hidden layers.
     """
 
@@ -65,18 +67,22 @@ class DrawRules:
             raise ValueError(f"unknown activation {self.activation!r}: choose one of {', '.join(GAINS)}")
 
 
-class Member(flax.struct.PyTreeNode):
+class Variant(flax.struct.PyTreeNode):
     """One architecture and density of a family, as data rather than as shapes.
 
     Attributes:
       widths: ``(layers + 1,)`` int32, units that exist.
       nonzeros: ``(layers,)`` int32, weights of each layer under ``uniform`` masks.
       density: probability of a weight under ``bernoulli`` masks.
+      lr: learning rate, where it differs between seeds; see :class:`jaxnet.sweep.SweepConfig`.
+      weight_decay: likewise.
     """
 
     widths: Int[Array, "sizes"]
     nonzeros: Int[Array, "layers"]
     density: Scalar
+    lr: Scalar | None = None
+    weight_decay: Scalar | None = None
 
 
 def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[float], mask: str) -> Family:
@@ -104,13 +110,22 @@ def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[floa
     return Family(sizes, tuple(capacities), highest, live)
 
 
-def make_member(sizes: Sequence[int], density: float, mask: str = "uniform") -> Member:
+def make_variant(
+    sizes: Sequence[int],
+    density: float,
+    mask: str = "uniform",
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+) -> Variant:
     """An architecture and a density as data, for the family that it belongs to.
 
     Args:
       sizes: units per layer.
       density: fraction of weights that exist, in (0, 1].
       mask: as in :class:`DrawRules`; ``bernoulli`` may leave a layer without any weight.
+      lr: learning rate of the variant, where the sweep leaves it open.
+      weight_decay: likewise.
 
     Raises:
       ValueError: a size or the density is out of range, or a layer of a
@@ -122,37 +137,42 @@ def make_member(sizes: Sequence[int], density: float, mask: str = "uniform") -> 
         nonzeros = tuple(int(density * i * o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
     else:
         nonzeros = allocate(sizes, density)
-    return Member(
-        jnp.asarray(sizes, jnp.int32), jnp.asarray(nonzeros, jnp.int32), jnp.asarray(density, jnp.float32)
+    return Variant(
+        jnp.asarray(sizes, jnp.int32),
+        jnp.asarray(nonzeros, jnp.int32),
+        jnp.asarray(density, jnp.float32),
+        None if lr is None else jnp.asarray(lr, jnp.float32),
+        None if weight_decay is None else jnp.asarray(weight_decay, jnp.float32),
     )
 
 
-def draw_member(
-    family: Family, member: Member, rules: DrawRules, *, key_mask: Key, key_init: Key
+def draw_variant(
+    family: Family, variant: Variant, rules: DrawRules, *, key_mask: Key, key_init: Key
 ) -> tuple[Params, Structure]:
     """Draws one network of a family; units that do not exist have no weights and bias 0."""
     layers, topologies = [], []
     for layer, capacity in enumerate(family.capacities):
         shape = family.sizes[layer + 1], family.sizes[layer]
-        num_in, num_out = member.widths[layer], member.widths[layer + 1]
+        num_in, num_out = variant.widths[layer], variant.widths[layer + 1]
         key = jax.random.fold_in(key_mask, layer)
         if rules.mask == "bernoulli":
             size = (num_in * num_out).astype(jnp.float32)
-            number = jax.random.binomial(jax.random.fold_in(key, 1), size, member.density)
+            number = jax.random.binomial(jax.random.fold_in(key, 1), size, variant.density)
             nonzeros = jnp.minimum(number.astype(jnp.int32), capacity)
         else:
-            nonzeros = member.nonzeros[layer]
+            nonzeros = variant.nonzeros[layer]
         topology = draw_padded_topology(
             shape, num_out, num_in, nonzeros, capacity, family.max_density, key_mask=key
         )
         key = jax.random.fold_in(key_init, layer)
         layers.append(_draw_layer(topology, num_out, num_in, rules, key))
         topologies.append(topology)
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    outputs = jnp.arange(family.sizes[-1]) < variant.widths[-1]
+    return Params(tuple(layers)), Structure.of(topologies).replace(outputs=outputs)
 
 
 def _draw_layer(topology: Topology, num_out: Array, num_in: Array, rules: DrawRules, key: Key) -> LayerParams:
-    """Initial values as in :func:`jaxnet.layers.init_layer`, for a layer with units that do not exist."""
+    """Initial values as in :func:`jaxnet.nn.layers.init_layer`, for a layer with units that do not exist."""
     out = topology.shape[0]
     key_weight, key_bias = jax.random.split(key)
     if rules.init == "dense-fan-in":

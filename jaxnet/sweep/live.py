@@ -22,9 +22,9 @@ from collections.abc import Iterable, Sequence
 import flax.struct
 import jax.numpy as jnp
 
-from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology
-from jaxnet.network import Params, Structure
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology
 from jaxnet.types import Array, Bool, Int
 
 DEVIATIONS = 7.0
@@ -67,12 +67,12 @@ class LivePart(flax.struct.PyTreeNode):
 
 
 def live_shapes(
-    members: Iterable[tuple[Sequence[int], float]], sizes: Sequence[int], capacities: Sequence[int]
+    variants: Iterable[tuple[Sequence[int], float]], sizes: Sequence[int], capacities: Sequence[int]
 ) -> LiveShapes | None:
-    """Shapes with room for the live part of every member of a family.
+    """Shapes with room for the live part of every variant of a family.
 
     Args:
-      members: sizes and density of every member.
+      variants: sizes and density of every variant.
       sizes: of the whole family.
       capacities: of the whole family.
 
@@ -80,7 +80,7 @@ def live_shapes(
       The shapes, or None where they are hardly smaller than the family's own.
     """
     room_sizes, room_capacities = [0] * len(sizes), [0] * len(capacities)
-    for widths, density in members:
+    for widths, density in variants:
         live = float(widths[-1])
         room_sizes[-1] = sizes[-1]
         for layer in reversed(range(len(capacities))):
@@ -112,7 +112,7 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
     place = jnp.arange(shapes.sizes[-1])  # and where they go
     fits = jnp.ones((), bool)
     for layer in reversed(range(len(shapes.capacities))):
-        whole = structure.connectivity[layer]
+        whole = structure.weights[layer]
         assert isinstance(whole, Topology)
         num_out, num_in, capacity = shapes.sizes[layer + 1], shapes.sizes[layer], shapes.capacities[layer]
         kept = live.at[whole.rows].get(mode="fill", fill_value=False)
@@ -141,7 +141,8 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
         topologies.insert(0, Topology(rows, cols, row_ptr, (num_out, num_in)))
         slots.insert(0, slot)
         units.insert(0, unit)
-    part = LivePart(params, Structure(tuple(topologies)), tuple(slots), tuple(units), fits)
+    wired = Structure.of(topologies).replace(outputs=structure.outputs)
+    part = LivePart(params, wired, tuple(slots), tuple(units), fits)
     return part.replace(params=take_values(params, part))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnet.sweep.family import Family, Member
-from jaxnet.sweep.run import Carried, SweepConfig, Trained, blank_carried, make_run, make_rung
-from jaxnet.train import Split
+from jaxnet import environment
+from jaxnet.data.batches import Split
+from jaxnet.keys import keys_of
+from jaxnet.sweep.family import Family, Variant
+from jaxnet.sweep.memory import default_budget, program_bytes
+from jaxnet.sweep.rows import Carried, SweepConfig, Trained
+from jaxnet.sweep.run import blank_carried, blank_variant, make_run, make_rung
 from jaxnet.types import Key
 
 
@@ -82,6 +84,7 @@ class Program:
           ValueError: not even one seed per device fits the budget, or ``num_seeds`` or
             ``chunk`` is below 1.
         """
+        environment.check()
         if num_seeds < 1 or chunk < 1:
             raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
         devices = list(jax.local_devices() if devices is None else devices)[:num_seeds]
@@ -99,13 +102,13 @@ class Program:
         self.plan = Plan(chunk, -(-num_seeds // chunk), needed, budget)
 
     def __call__(
-        self, keys: Key, members: Member, carried: Carried | None = None, epochs: range | None = None
+        self, keys: Key, variants: Variant, carried: Carried | None = None, epochs: range | None = None
     ) -> Trained:
         """Trains up to a chunk of seeds.
 
         Args:
           keys: ``(seed,)``, at most ``plan.chunk``; fewer are filled up and cut off again.
-          members: leaves ``(seed, ...)``.
+          variants: leaves ``(seed, ...)``.
           carried: with ``rungs``: ``Trained.carried`` of a call that trained these seeds up
             to ``epochs.start``; none where that is 0.
           epochs: with ``rungs``: the epochs to train, all of them by default.
@@ -126,7 +129,7 @@ class Program:
         if not epochs or (carried is None) != (epochs.start == 0):
             raise ValueError(f"epochs from 0 on begin anew, later ones go on from what is carried: {epochs}")
         fill = np.minimum(np.arange(self.plan.chunk), number - 1)
-        seeds: tuple[Any, ...] = (keys, members)
+        seeds: tuple[Any, ...] = (keys, variants)
         if self._rungs:
             blank = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), self._blank)
             seeds = (*seeds, blank if carried is None else carried)
@@ -151,10 +154,10 @@ class Program:
         return blank_carried(self._family, self._config)
 
     def _call(self, program: Any, seeds: tuple[Any, ...], epochs: range) -> Trained:
-        keys, members, *carried = seeds
+        keys, variants, *carried = seeds
         bounds = jax.device_put((np.int32(epochs.start), np.int32(epochs.stop)), self._everywhere)
         trained: Trained = program(
-            keys, self._key_data, members, *self._splits, *carried, *(bounds if self._rungs else ())
+            keys, self._key_data, variants, *self._splits, *carried, *(bounds if self._rungs else ())
         )
         return trained
 
@@ -205,19 +208,13 @@ class Program:
                 return found
 
     def _compile(self, chunk: int, family: Family) -> Any:
-        layers = len(family.sizes)
-        keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(chunk, jnp.uint32)))
-        members = jax.eval_shape(
-            lambda: Member(
-                jnp.zeros((chunk, layers), jnp.int32),
-                jnp.zeros((chunk, layers - 1), jnp.int32),
-                jnp.zeros(chunk),
-            )
-        )
-        seeds: tuple[Any, ...] = (keys, members)
+        keys = jax.eval_shape(lambda: keys_of(range(chunk)))
+        one = blank_variant(self._family, self._config)
+        variants = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), one)
+        seeds: tuple[Any, ...] = (keys, variants)
         if self._rungs:
             seeds = (*seeds, jax.tree.map(lambda b: jnp.zeros((chunk, *b.shape), b.dtype), self._blank))
-        keys, members, *carried = jax.tree.map(
+        keys, variants, *carried = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), seeds
         )
         axes: tuple[int | None, ...] = (0, None, 0, None, None, None)
@@ -238,18 +235,18 @@ class Program:
                 check_vma=False,
             )
         jitted = jax.jit(mapped, out_shardings=self._over_seeds)
-        return jitted.lower(keys, self._key_data, members, *self._splits, *carried, *bounds).compile()
+        return jitted.lower(keys, self._key_data, variants, *self._splits, *carried, *bounds).compile()
 
 
 def run_chunks(
-    program: Program, keys: Key, members: Member, *, start: int = 0
+    program: Program, keys: Key, variants: Variant, *, start: int = 0
 ) -> Iterator[tuple[int, Trained]]:
     """Trains seeds chunk by chunk and hands every chunk out as soon as it is done.
 
     Args:
       program: compiled for these shapes.
       keys: ``(seed,)``.
-      members: leaves ``(seed, ...)``.
+      variants: leaves ``(seed, ...)``.
       start: first seed to train (of a continued sweep).
 
     Yields:
@@ -257,30 +254,7 @@ def run_chunks(
     """
     for first in range(start, keys.shape[0], program.plan.chunk):
         part = slice(first, first + program.plan.chunk)
-        yield first, program(keys[part], jax.tree.map(lambda leaf: leaf[part], members))  # noqa: B023
-
-
-def program_bytes(compiled: Any) -> int:
-    """Device memory of a compiled program per device: arguments, results and temporaries."""
-    analysis = compiled.memory_analysis()
-    return int(analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes)
-
-
-def default_budget(devices: Sequence[jax.Device]) -> int:
-    """Half of the devices' memory together; on CPUs half of the machine's free memory."""
-    if devices[0].platform == "cpu":
-        return available_memory() // 2
-    stats = [device.memory_stats() or {} for device in devices]
-    return sum(int(s.get("bytes_limit", 2**32)) for s in stats) // 2
-
-
-def available_memory() -> int:
-    """Bytes a process can have without swapping; what only caches files counts as available."""
-    with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        yield first, program(keys[part], jax.tree.map(lambda leaf: leaf[part], variants))  # noqa: B023
 
 
 def _round_up(number: int, multiple: int) -> int:

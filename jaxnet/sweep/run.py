@@ -2,133 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
-from jaxnet import extrema, losses
-from jaxnet.kernels import Product, dense_product
-from jaxnet.layers import LayerParams
-from jaxnet.network import NetworkSpec, Params, Structure, forward
-from jaxnet.sweep.family import DrawRules, Family, Member, draw_member
+from jaxnet import optim, signals
+from jaxnet.data.batches import Split, epoch_batches
+from jaxnet.keys import INIT, MASK, METHOD, ORDER, purpose
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.sweep.family import Family, Variant, draw_variant
 from jaxnet.sweep.live import LivePart, put_back, take_live, take_values
-from jaxnet.train import Split, Task, collect_stats, epoch_batches
+from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
+from jaxnet.train import Batches, Net, Task, collect_stats, evaluate, train_batches
 from jaxnet.trees import where
-from jaxnet.types import Array, Bool, Features, Int, Key, PyTree, Scalar
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    """How the networks of a sweep are made, trained and measured (static).
-
-    Attributes:
-      epochs: passes over the training samples.
-      batch_size: samples per step.
-      lr: Adam's learning rate.
-      draw: masks, initial values and activation.
-      common_order: all seeds see the samples in one order, gathered once for all;
-        otherwise every seed has its own.
-      detector: rule for extrema.
-      watch: ``pre`` or ``post`` activations for extrema.
-      product: the sparse product.
-    """
-
-    epochs: int = 5
-    batch_size: int = 64
-    lr: float = 1e-2
-    draw: DrawRules = dataclasses.field(default_factory=DrawRules)
-    common_order: bool = True
-    detector: str = "original"
-    watch: str = "post"
-    product: Product = dense_product
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a value out of range."""
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be at least 1: {self.epochs}, {self.batch_size}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be above 0: {self.lr}")
-        if self.watch not in ("pre", "post"):
-            raise ValueError(f"watch must be pre or post: {self.watch!r}")
-
-
-class Row(flax.struct.PyTreeNode):
-    """What is kept of a seed.
-
-    Attributes:
-      accuracy: on the validation samples, a fraction.
-      loss: mean training loss (nats) of the last epoch.
-      high: high extrema in all hidden layers.
-      low: low extrema in all hidden layers.
-      dead: fraction of hidden units never active on the watched samples.
-      saturated: mean fraction of samples in which a hidden unit was saturated.
-      hidden: hidden units.
-      nonzeros: weights that exist.
-      biases: biases that exist.
-    """
-
-    accuracy: Scalar
-    loss: Scalar
-    high: Int[Array, ""]
-    low: Int[Array, ""]
-    dead: Scalar
-    saturated: Scalar
-    hidden: Int[Array, ""]
-    nonzeros: Int[Array, ""]
-    biases: Int[Array, ""]
-
-    @property
-    def extrema_score(self) -> Scalar:
-        """Extrema per hidden unit; 0 without hidden units."""
-        return (self.high + self.low).astype(jnp.float32) / jnp.maximum(self.hidden, 1).astype(jnp.float32)
-
-    @property
-    def patchability(self) -> Scalar:
-        """``extrema_score * (1 - accuracy)``."""
-        return self.extrema_score * (1 - self.accuracy)
-
-    @property
-    def efficiency(self) -> Scalar:
-        """Accuracy per 1,000 weights that exist."""
-        return 1000 * self.accuracy / jnp.maximum(self.nonzeros, 1).astype(jnp.float32)
-
-
-class Trained(flax.struct.PyTreeNode):
-    """A trained network of a sweep.
-
-    Attributes:
-      params: values.
-      structure: which weights exist.
-      row: results.
-      fits: whether the shapes had room for the live part (:mod:`jaxnet.sweep.live`);
-        if not, nothing else here has a meaning. :class:`~jaxnet.sweep.Program`
-        trains such a network again with room for everything.
-      opt_state: Adam's state, its moments in the order of ``params``; only of a
-        :func:`make_rung`.
-    """
-
-    params: Params
-    structure: Structure
-    row: Row
-    fits: Bool[Array, ""]
-    opt_state: PyTree = None
-
-    @property
-    def carried(self) -> Carried:
-        """What training goes on from."""
-        return self.params, self.opt_state
-
+from jaxnet.types import Array, Bool, Key, PyTree, Scalar
 
 Number = int | Array
-Carried = tuple[Params, PyTree]
-"""Values and Adam's state of a whole network. Masks are not in it: they are drawn again from the key."""
 
 
 class Learner(flax.struct.PyTreeNode):
@@ -138,151 +32,153 @@ class Learner(flax.struct.PyTreeNode):
       drawn: values at the start.
       structure: which weights exist.
       part: what can change; None where that is everything.
-      values: current, of the part or of everything.
-      opt_state: likewise.
+      net: what is trained: the part or everything.
+      method: state of the method that changes the structure; None without one.
     """
 
     drawn: Params
     structure: Structure
     part: LivePart | None
-    values: Params
-    opt_state: PyTree
-
-    @property
-    def wired(self) -> Structure:
-        """Which weights are trained."""
-        return self.structure if self.part is None else self.part.structure
+    net: Net
+    method: PyTree = None
 
     def resume(self, carried: Carried) -> Learner:
         """The network after the epochs that ``carried`` comes from."""
-        part = self.part
-        if part is None:
-            return self.replace(values=carried[0], opt_state=carried[1])
-        values, opt_state = _map_params(lambda whole: take_values(whole, part), carried)
-        return self.replace(values=values, opt_state=opt_state)
+        params, opt_state = carried
+        if self.part is not None:
+            part, values = self.part, take_values(params, self.part)
+            opt_state = optim.followed(
+                self.net.optimizer, opt_state, params, values, lambda whole: take_values(whole, part)
+            )
+            params = values
+        return self.replace(net=self.net.replace(params=params, opt_state=opt_state))
 
     def carried(self) -> Carried:
         """What :meth:`resume` takes. Of units that cannot change all moments are zero."""
-        part = self.part
+        net, part = self.net, self.part
         if part is None:
-            return self.values, self.opt_state
-        zero = jax.tree.map(jnp.zeros_like, self.drawn)
-        opt_state = _map_params(lambda moments: put_back(zero, part, moments), self.opt_state)
-        return put_back(self.drawn, part, self.values), opt_state
-
-
-def _map_params(change: Callable[[Params], Params], tree: Any) -> Any:
-    """Changes every ``Params`` in a tree; counts and the like stay."""
-    return jax.tree.map(
-        lambda node: change(node) if isinstance(node, Params) else node,
-        tree,
-        is_leaf=lambda node: isinstance(node, Params),
-    )
+            return net.params, net.opt_state
+        whole, zero = put_back(self.drawn, part, net.params), jax.tree.map(jnp.zeros_like, self.drawn)
+        return whole, optim.followed(
+            net.optimizer, net.opt_state, net.params, whole, lambda moments: put_back(zero, part, moments)
+        )
 
 
 class Phases(NamedTuple):
     """The life of one network of a sweep; see :func:`make_phases`."""
 
-    begin: Callable[[Key, Member], Learner]
-    train: Callable[[Learner, Member, Key, Split, Number, Number], tuple[Learner, Scalar]]
-    finish: Callable[[Learner, Member, Scalar, Split, Split], Trained]
+    begin: Callable[[Key, Variant], Learner]
+    train: Callable[[Learner, Key, Key, Split, Number, Number], tuple[Learner, Scalar]]
+    finish: Callable[[Learner, Variant, Scalar, Split, Split], Trained]
 
 
 def make_phases(family: Family, config: SweepConfig) -> Phases:
     """Builds the phases that :func:`make_run` and :func:`make_rung` are composed of.
 
     Returns:
-      ``begin(key, member)`` draws; ``train(learner, member, key_data, split,
+      ``begin(key, variant)`` draws; ``train(learner, key, key_data, split,
       first, last)`` trains the epochs from ``first`` up to, without, ``last`` and
-      gives the mean loss of the last one; ``finish(learner, member, loss, val,
+      gives the mean loss of the last one; ``finish(learner, variant, loss, val,
       watched)`` measures. The order of the samples depends on ``key_data`` and
       the number of the epoch only.
     """
-    spec = NetworkSpec(family.sizes, 1.0, config.draw.activation)
-    optimizer = optax.adam(config.lr)
+    task = Task(
+        MLP(NetworkSpec(family.sizes, 1.0, config.draw.activation), config.product), config.batch_size
+    )
+    method = config.method
 
-    def begin(key: Key, member: Member) -> Learner:
-        key_mask, key_init = (jax.random.fold_in(key, purpose) for purpose in (0, 1))
-        params, structure = draw_member(family, member, config.draw, key_mask=key_mask, key_init=key_init)
-        part = None if family.live is None else take_live(params, structure, family.live)
-        values = params if part is None else part.params
-        return Learner(params, structure, part, values, optimizer.init(values))
-
-    def logits_of(wired: Structure, member: Member, values: Params, x: Features) -> Features:
-        logits, _ = forward(spec, values, wired, x, product=config.product)
-        # a class that does not exist is never the answer and has no part in the softmax
-        classes = jnp.arange(family.sizes[-1]) < member.widths[-1]
-        return jnp.where(classes[:, None], logits, -1e30)
+    def begin(key: Key, variant: Variant) -> Learner:
+        params, structure = draw_variant(
+            family, variant, config.draw, key_mask=purpose(key, MASK), key_init=purpose(key, INIT)
+        )
+        part, optimizer = None, config.optimizer(variant)
+        if family.live is not None and method is None:
+            part = take_live(params, structure, family.live)
+            return Learner(params, structure, part, Net.of(part.params, part.structure, optimizer))
+        net = Net.of(params, structure, optimizer)
+        if method is None:
+            return Learner(params, structure, part, net)
+        net, state = method.init(net, _no_gradient, key=purpose(key, METHOD))
+        return Learner(params, structure, part, net, state)
 
     def train(
-        learner: Learner, member: Member, key_data: Key, split: Split, first: Number, last: Number
+        learner: Learner, key: Key, key_data: Key, split: Split, first: Number, last: Number
     ) -> tuple[Learner, Scalar]:
-        def epoch(number: Array, carry: tuple[Params, Any, Scalar]) -> tuple[Params, Any, Scalar]:
-            index, weight = epoch_batches(split.size, config.batch_size, jax.random.fold_in(key_data, number))
+        start = learner.net
 
-            def step(carry: tuple[Params, Any, Scalar], batch: tuple[Array, Array]) -> tuple[Any, None]:
-                values, opt_state, total = carry
-                x, y = split.batch(batch[0])
+        def epoch(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            params, opt_state, changed, _ = carry
+            net = start.replace(params=params, opt_state=opt_state)
+            structure, state = (None, None) if changed is None else changed
+            if structure is not None:
+                net = net.replace(structure=structure)
+            order = epoch_batches(split.size, config.batch_size, jax.random.fold_in(key_data, number))
+            net, state, info = train_batches(
+                task,
+                net,
+                split,
+                Batches(*order),
+                method=method,
+                method_state=state,
+                key_method=purpose(key, METHOD),
+                steps_before=number * order[0].shape[0],
+                samples=split.size,
+            )
+            changed = None if changed is None else (net.structure, state)
+            return net.params, net.opt_state, changed, info.loss
 
-                def loss_fn(p: Params) -> Scalar:
-                    return losses.cross_entropy(logits_of(learner.wired, member, p, x), y, batch[1])
-
-                loss, grads = jax.value_and_grad(loss_fn)(values)
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, opt_state = optimizer.update(grads, opt_state, values)
-                    values = optax.apply_updates(values, updates)
-                return (values, opt_state, total + loss * jnp.sum(batch[1])), None
-
-            values, opt_state, _ = carry
-            start = values, opt_state, jnp.zeros(())
-            (values, opt_state, total), _ = jax.lax.scan(step, start, (index, weight))
-            return values, opt_state, total / split.size
-
-        values, opt_state, loss = jax.lax.fori_loop(
-            first, last, epoch, (learner.values, learner.opt_state, jnp.zeros(()))
+        changed = None if method is None else (start.structure, learner.method)
+        params, opt_state, changed, loss = jax.lax.fori_loop(
+            first, last, epoch, (start.params, start.opt_state, changed, jnp.zeros(()))
         )
-        return learner.replace(values=values, opt_state=opt_state), loss
+        net = start.replace(params=params, opt_state=opt_state)
+        if changed is None:
+            return learner.replace(net=net), loss
+        net = net.replace(structure=changed[0])
+        return learner.replace(net=net, structure=net.structure, method=changed[1]), loss
 
-    def finish(learner: Learner, member: Member, loss: Scalar, val: Split, watched: Split) -> Trained:
-        judge = functools.partial(logits_of, learner.wired, member)
-        accuracy = _accuracy(judge, learner.values, val)
-        values, part = learner.values, learner.part
+    def finish(learner: Learner, variant: Variant, loss: Scalar, val: Split, watched: Split) -> Trained:
+        values, part = learner.net.params, learner.part
+        judged = evaluate(task, values, learner.net.structure, val)
         if part is not None:
             values = put_back(learner.drawn, part, values)
-        row = _measure(family, spec, config, member, values, learner.structure, watched)
+        row = _measure(family, task, config, variant, values, learner.structure, watched)
         fits = jnp.ones((), bool) if part is None else part.fits
-        return Trained(values, learner.structure, row(accuracy, loss), fits)
+        diverged = ~(jnp.isfinite(judged.accuracy) & jnp.isfinite(loss))
+        accuracy = jnp.where(diverged, jnp.nan, judged.accuracy)
+        row = row.replace(accuracy=accuracy, loss=loss, diverged=diverged)
+        return Trained(values, learner.structure, row, fits)
 
     return Phases(begin, train, finish)
 
 
 def make_run(
     family: Family, config: SweepConfig
-) -> Callable[[Key, Key, Member, Split, Split, Split], Trained]:
-    """Builds ``run(key, key_data, member, train, val, watched) -> Trained`` for one network.
+) -> Callable[[Key, Key, Variant, Split, Split, Split], Trained]:
+    """Builds ``run(key, key_data, variant, train, val, watched) -> Trained`` for one network.
 
     Args:
       family: shapes.
       config: how to train and measure.
 
     Returns:
-      A function of the seed's key, the key of the data order, the member, the
+      A function of the seed's key, the key of the data order, the variant, the
       samples to train on, to validate on and to watch for extrema. Seed ``k``
       alone gives its row of any chunk.
     """
     phases = make_phases(family, config)
 
-    def run(key: Key, key_data: Key, member: Member, train: Split, val: Split, watched: Split) -> Trained:
-        learner, order = phases.begin(key, member), _order(config, key, key_data)
-        learner, loss = phases.train(learner, member, order, train, 0, config.epochs)
-        return phases.finish(learner, member, loss, val, watched)
+    def run(key: Key, key_data: Key, variant: Variant, train: Split, val: Split, watched: Split) -> Trained:
+        learner, order = phases.begin(key, variant), _order(config, key, key_data)
+        learner, loss = phases.train(learner, key, order, train, 0, config.epochs)
+        return phases.finish(learner, variant, loss, val, watched)
 
     return run
 
 
 def make_rung(
     family: Family, config: SweepConfig
-) -> Callable[[Key, Key, Member, Split, Split, Split, Carried, Number, Number], Trained]:
+) -> Callable[[Key, Key, Variant, Split, Split, Split, Carried, Number, Number], Trained]:
     """Builds ``rung(..., carried, first, last) -> Trained``: some epochs of :func:`make_run`.
 
     Args:
@@ -296,12 +192,14 @@ def make_rung(
       program serves all rungs. Rungs one after the other give the row of the
       whole run: to the last bit in one program, elsewhere but for rounding.
     """
+    if config.method is not None:
+        raise ValueError("rungs carry values from one to the next, not structures: a method needs whole runs")
     phases = make_phases(family, config)
 
     def rung(
         key: Key,
         key_data: Key,
-        member: Member,
+        variant: Variant,
         train: Split,
         val: Split,
         watched: Split,
@@ -309,10 +207,10 @@ def make_rung(
         first: Number,
         last: Number,
     ) -> Trained:
-        drawn, order = phases.begin(key, member), _order(config, key, key_data)
+        drawn, order = phases.begin(key, variant), _order(config, key, key_data)
         learner = where(jnp.asarray(first) == 0, drawn, drawn.resume(carried))
-        learner, loss = phases.train(learner, member, order, train, first, last)
-        trained = phases.finish(learner, member, loss, val, watched)
+        learner, loss = phases.train(learner, key, order, train, first, last)
+        trained = phases.finish(learner, variant, loss, val, watched)
         return trained.replace(opt_state=learner.carried()[1])
 
     return rung
@@ -322,63 +220,67 @@ def blank_carried(family: Family, config: SweepConfig) -> Carried:
     """Zeros in the shape of what one network carries from rung to rung."""
     shapes = zip(family.capacities, family.sizes[1:], strict=True)
     params = Params(tuple(LayerParams(jnp.zeros(slots), jnp.zeros(units)) for slots, units in shapes))
-    return params, optax.adam(config.lr).init(params)
+    return params, config.optimizer(blank_variant(family, config)).init(params)
 
 
 def _order(config: SweepConfig, key: Key, key_data: Key) -> Key:
     """Key of the order in which a seed sees the samples."""
-    return key_data if config.common_order else jax.random.fold_in(key, 2)
+    return key_data if config.common_order else purpose(key, ORDER)
 
 
-def _accuracy(logits_of: Callable[[Params, Features], Features], params: Params, split: Split) -> Scalar:
-    def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
-        x, y = split.batch(batch[0])
-        return correct + losses.num_correct(logits_of(params, x), y, batch[1]), None
+def blank_variant(family: Family, config: SweepConfig) -> Variant:
+    """Zeros in the shape of a variant, with the rates that are data."""
+    layers, rate = len(family.capacities), jnp.zeros(())
+    return Variant(
+        jnp.zeros(layers + 1, jnp.int32),
+        jnp.zeros(layers, jnp.int32),
+        rate,
+        rate if config.lr is None else None,
+        rate if config.weight_decay is None else None,
+    )
 
-    index, weight = epoch_batches(split.size, min(1000, split.size), None)
-    return jax.lax.scan(step, jnp.zeros(()), (index, weight))[0] / split.size
+
+def _no_gradient() -> PyTree:
+    raise ValueError("a method that looks at a gradient before it starts has no place in a sweep")
 
 
 def _measure(
     family: Family,
-    spec: NetworkSpec,
+    task: Task,
     config: SweepConfig,
-    member: Member,
+    variant: Variant,
     params: Params,
     structure: Structure,
     watched: Split,
-) -> Callable[[Scalar, Scalar], Row]:
-    """Extrema, dead and saturated units of a trained network; returns what completes the row."""
+) -> Row:
+    """Extrema, dead and saturated units of a trained network: its row but for what training gave."""
     hidden = family.sizes[1:-1]
-    exists: list[Bool[Array, "unit"]] = [jnp.arange(n) < member.widths[k + 1] for k, n in enumerate(hidden)]
+    exists: list[Bool[Array, "unit"]] = [jnp.arange(n) < variant.widths[k + 1] for k, n in enumerate(hidden)]
     high = low = dead = jnp.zeros((), jnp.int32)
     saturated = jnp.zeros(())
     if hidden:
-        task = Task(spec, config.batch_size, product=config.product)
         for stats, here in zip(
             collect_stats(task, params, structure, watched, values=config.watch), exists, strict=True
         ):
             # a unit that does not exist counts as not finite: left out of means and extrema
-            found = extrema.detect(stats.replace(mean=jnp.where(here, stats.mean, jnp.nan)), config.detector)
+            found = signals.detect(stats.replace(mean=jnp.where(here, stats.mean, jnp.nan)), config.detector)
             high += jnp.sum(found.high, dtype=jnp.int32)
             low += jnp.sum(found.low, dtype=jnp.int32)
             dead += jnp.sum(here & (stats.active == 0), dtype=jnp.int32)
             saturated += jnp.sum(jnp.where(here, stats.fraction_saturated, 0.0))
-    units = jnp.sum(member.widths[1:-1], dtype=jnp.int32)
+    units = jnp.sum(variant.widths[1:-1], dtype=jnp.int32)
     count = jnp.maximum(units, 1).astype(jnp.float32)
-    nonzeros = sum((t.num_nonzeros for t in structure.connectivity), jnp.zeros((), jnp.int32))
-
-    def complete(accuracy: Scalar, loss: Scalar) -> Row:
-        return Row(
-            accuracy=accuracy,
-            loss=loss,
-            high=high,
-            low=low,
-            dead=dead.astype(jnp.float32) / count,
-            saturated=saturated / count,
-            hidden=units,
-            nonzeros=nonzeros,
-            biases=jnp.sum(member.widths[1:], dtype=jnp.int32),
-        )
-
-    return complete
+    nonzeros = sum((entry.num_nonzeros for entry in structure.weights), jnp.zeros((), jnp.int32))
+    nothing = jnp.full((), jnp.nan)
+    return Row(
+        accuracy=nothing,
+        loss=nothing,
+        high=high,
+        low=low,
+        dead=dead.astype(jnp.float32) / count,
+        saturated=saturated / count,
+        hidden=units,
+        nonzeros=nonzeros,
+        biases=jnp.sum(variant.widths[1:], dtype=jnp.int32),
+        diverged=jnp.zeros((), bool),
+    )

@@ -17,11 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import checkpoint
+from jaxnet import structure as structures
 from jaxnet.errors import InputError
-from jaxnet.files import disk_errors
-from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology, drawable_density
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.files import disk_errors, user_path
+from jaxnet.masks import drawable_density
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology
 
 
 def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Params, Structure]:
@@ -43,7 +46,7 @@ def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Pa
     if len(sizes) != len(params.scaffold) + 1:
         raise ValueError(f"{len(params.scaffold)} layers need one more sizes: {list(sizes)}")
     for layer, t, num_in, num_out in zip(
-        params.scaffold, structure.connectivity, sizes[:-1], sizes[1:], strict=True
+        params.scaffold, structure.weights, sizes[:-1], sizes[1:], strict=True
     ):
         assert isinstance(t, Topology)
         nnz = int(t.num_nonzeros)
@@ -54,7 +57,7 @@ def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Pa
         topologies.append(
             Topology(rows, cols, np.array(t.row_ptr[: num_out + 1]), (num_out, num_in))  # type: ignore[arg-type]
         )
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure.of(topologies)
 
 
 def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]:
@@ -74,7 +77,7 @@ def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]
     layers, topologies = [], []
     below: np.ndarray | None = None  # old unit -> new unit of the layer below
     last = len(params.scaffold) - 1
-    for number, (layer, t) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
+    for number, (layer, t) in enumerate(zip(params.scaffold, structure.weights, strict=True)):
         assert isinstance(t, Topology)
         num_out = t.shape[0]
         rows, cols, weight = np.asarray(t.rows), np.asarray(t.cols), np.asarray(layer.weight)
@@ -92,7 +95,7 @@ def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]
         row_ptr = np.searchsorted(rows, np.arange(num_out + 1)).astype(np.int32)
         layers.append(LayerParams(weight[order], bias))  # type: ignore[arg-type]
         topologies.append(Topology(rows, cols, row_ptr, t.shape))  # type: ignore[arg-type]
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure.of(topologies)
 
 
 def to_scipy(params: Params, structure: Structure) -> list[tuple[Any, np.ndarray]]:
@@ -101,16 +104,9 @@ def to_scipy(params: Params, structure: Structure) -> list[tuple[Any, np.ndarray
     Layer by layer ``W @ x + b``, with the activation between the layers, gives
     the logits.
     """
-    from scipy.sparse import csr_array  # slow to import, and only an export needs it
-
-    exported = []
-    for layer, t in zip(params.scaffold, structure.connectivity, strict=True):
-        assert isinstance(t, Topology)
-        nnz = int(t.num_nonzeros)
-        # copies: the caller may write into the matrix
-        parts = [np.array(a) for a in (layer.weight[:nnz], t.cols[:nnz], t.row_ptr)]
-        exported.append((csr_array(tuple(parts), shape=t.shape), np.array(layer.bias)))
-    return exported
+    matrices = structures.to_scipy(params, structure)
+    biases = (np.array(layer.bias) for layer in params.scaffold)
+    return list(zip(matrices.values(), biases, strict=True))
 
 
 def save_winner(
@@ -139,7 +135,7 @@ def save_winner(
     Raises:
       InputError: the folder cannot be written.
     """
-    topologies = [t for t in structure.connectivity if isinstance(t, Topology)]
+    topologies = [t for t in structure.weights if isinstance(t, Topology)]
     facts = {
         "kind": "sweep winner",
         "sizes": [topologies[0].shape[1], *(t.shape[0] for t in topologies)],
@@ -165,7 +161,7 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
     Raises:
       InputError: there is no winner, or it is damaged.
     """
-    path = Path(path)
+    path = user_path(path)
     meta = winner_meta(path)
     sizes, nonzeros = tuple(meta["sizes"]), meta["nonzeros"]
     layers, topologies = [], []
@@ -174,7 +170,7 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
         slots, row_ptr = jnp.zeros(nnz, jnp.int32), jnp.zeros(num_out + 1, jnp.int32)
         topologies.append(Topology(slots, slots, row_ptr, (num_out, num_in)))
         layers.append(LayerParams(jnp.zeros(nnz), jnp.zeros(num_out)))
-    like: dict[str, Any] = {"params": Params(tuple(layers)), "structure": Structure(tuple(topologies))}
+    like: dict[str, Any] = {"params": Params(tuple(layers)), "structure": Structure.of(topologies)}
     tree, _ = checkpoint.restore(
         path.parent, _name(path), like, way_out="the hunt writes its winners anew with --resume"
     )
@@ -189,7 +185,7 @@ def winner_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: there is no winner at ``path``, or its manifest is damaged.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such folder: give one listed under winners in summary.json")
     try:

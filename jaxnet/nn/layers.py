@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS, GAINS
 from jaxnet.kernels import Product, fused_layer
-from jaxnet.kernels.dense import densify
-from jaxnet.masks import Connectivity, DenseMask, Topology, topology_mask
-from jaxnet.types import Bias, Features, Key, Values, Weight
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Entry, Mask, Topology, densify, topology_mask
+from jaxnet.types import Features, Key, Values, Weight
 
 INITS = ("dense-fan-in", "sparse-fan-in")
 """Initialisations; see :func:`init_layer`."""
-
-
-class LayerParams(flax.struct.PyTreeNode):
-    """Trainable values of one layer.
-
-    Attributes:
-      weight: ``(nnz,)``, only the weights that exist (with a
-        :class:`~jaxnet.masks.Topology`), or ``(out, in)`` (with a
-        :class:`~jaxnet.masks.DenseMask`).
-      bias: ``(out,)``.
-    """
-
-    weight: Values | Weight
-    bias: Bias
 
 
 def init_layer(topology: Topology, init: str, activation: str, *, key_init: Key) -> LayerParams:
@@ -68,30 +53,30 @@ def init_layer(topology: Topology, init: str, activation: str, *, key_init: Key)
     return LayerParams(jnp.where(topology.exists, weight, 0.0), bias)
 
 
-def linear(params: LayerParams, connectivity: Connectivity, x: Features, product: Product) -> Features:
-    """``W x + b`` for a batch.
+def weighted(values: Values | Weight, entry: Entry, x: Features, product: Product) -> Features:
+    """``W x`` for a batch.
 
     Args:
-      params: the layer's values.
-      connectivity: which weights exist; its type decides the representation.
+      values: of the weights.
+      entry: which of them exist; its type decides the representation.
       x: ``(in, batch)``.
       product: the sparse product (ignored by the masked representation).
-
-    Returns:
-      Pre-activations ``(out, batch)``.
     """
-    if isinstance(connectivity, DenseMask):
-        # where, not multiplication: a missing weight's gradient is zero even if the weight is not finite
-        weight = jnp.where(connectivity.mask, params.weight, 0.0)
-        # float32 as in the sparse products: by default a GPU would round the operands to TensorFloat32
-        y = jnp.matmul(weight, x, precision=jax.lax.Precision.HIGHEST)
-    else:
-        y = product(params.weight, connectivity, x)
-    return y + params.bias[:, None]
+    if isinstance(entry, Topology):
+        return product(values, entry, x)
+    # where, not multiplication: a missing weight's gradient is zero even if the weight is not finite
+    weight = jnp.where(entry.mask, values, 0.0)
+    # float32 as in the sparse products: by default a GPU would round the operands to TensorFloat32
+    return jnp.matmul(weight, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def linear(params: LayerParams, entry: Entry, x: Features, product: Product) -> Features:
+    """``W x + b`` for a batch, ``(out, batch)``; the arguments are those of :func:`weighted`."""
+    return weighted(params.weight, entry, x, product) + params.bias[:, None]
 
 
 def linear_activated(
-    params: LayerParams, connectivity: Connectivity, x: Features, product: Product, activation: str
+    params: LayerParams, entry: Entry, x: Features, product: Product, activation: str
 ) -> tuple[Features, Features]:
     """``W x + b`` and the activation of it, in one pass where the product knows how.
 
@@ -101,18 +86,18 @@ def linear_activated(
     Returns:
       Pre- and post-activations, ``(out, batch)`` each.
     """
-    pre = linear(params, connectivity, x, product)
+    pre = linear(params, entry, x, product)
     fused = fused_layer(product)
     # only activations that are exact in every implementation, so that post is act(pre) to the bit
-    if fused is None or activation not in ("relu", "identity") or isinstance(connectivity, DenseMask):
+    if fused is None or activation not in ("relu", "identity") or isinstance(entry, Mask):
         return pre, ACTIVATIONS[activation](pre)
-    return pre, fused(params.weight, connectivity, x, params.bias, activation)
+    return pre, fused(params.weight, entry, x, params.bias, activation)
 
 
-def to_masked(params: LayerParams, topology: Topology) -> tuple[LayerParams, DenseMask]:
+def to_masked(params: LayerParams, topology: Topology) -> tuple[LayerParams, Mask]:
     """Converts a sparse layer to the masked-dense representation; the function is unchanged."""
     weight = densify(params.weight, topology)
-    return LayerParams(weight, params.bias), DenseMask(topology_mask(topology))
+    return LayerParams(weight, params.bias), Mask(topology_mask(topology))
 
 
 def to_sparse(params: LayerParams, topology: Topology) -> LayerParams:

@@ -1,21 +1,12 @@
-"""Extrema: hidden units whose mean activation is extreme.
-
-Two steps, both pure and of fixed shape: statistics per unit, accumulated batch
-by batch (:func:`init_stats`, :func:`update_stats`, :func:`merge_stats`), and
-:func:`detect`, which turns them into scores and boolean masks.
-"""
+"""Statistics of units, accumulated batch by batch, and the extrema that signals find in them."""
 
 from __future__ import annotations
 
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.activations import is_active, is_saturated
 from jaxnet.types import Array, Features, Float, Scalar, UnitMask, UnitScore
-
-DETECTORS = ("original", "adaptive", "quantile")
-"""Detection rules; see :func:`detect`."""
 
 
 class UnitStats(flax.struct.PyTreeNode):
@@ -27,6 +18,8 @@ class UnitStats(flax.struct.PyTreeNode):
       m2: ``(unit,)``, sum of squared deviations from the mean.
       active: ``(unit,)``, number of samples in which the unit was active.
       saturated: ``(unit,)``, number of samples in which it was saturated.
+      incoming: ``(unit,)``, Euclidean norm of its incoming weights, where it was asked for.
+      gradient: ``(unit,)``, norm of the loss's gradient in these, where it was asked for.
     """
 
     count: Scalar
@@ -34,6 +27,8 @@ class UnitStats(flax.struct.PyTreeNode):
     m2: UnitScore
     active: UnitScore
     saturated: UnitScore
+    incoming: UnitScore | None = None
+    gradient: UnitScore | None = None
 
     @property
     def variance(self) -> UnitScore:
@@ -133,92 +128,3 @@ def merge_stats(a: UnitStats, b: UnitStats) -> UnitStats:
         active=a.active + b.active,
         saturated=a.saturated + b.saturated,
     )
-
-
-def detect(
-    stats: UnitStats,
-    rule: str = "original",
-    *,
-    num_std: float = 2.0,
-    low_threshold: float = 0.1,
-    quantile: float = 0.05,
-) -> Extrema:
-    """Finds the extrema of one layer from its units' means.
-
-    ``original``
-      high: mean > layer mean + ``num_std`` * layer std (over units, unbiased);
-      low: mean < ``low_threshold``.
-    ``adaptive``
-      high as above; low: mean < max(0.01, ``low_threshold`` * layer mean). For
-      post-activation values, whose scale differs from layer to layer.
-    ``quantile``
-      high: above the (1 - ``quantile``) quantile of the layer's means; low:
-      below the ``quantile`` quantile (linear interpolation, strict comparison:
-      units that tie with the quantile are not extrema).
-
-    A layer whose units all have the same mean (standard deviation zero to
-    float32 precision), or that has one unit only, has no high extrema.
-
-    Args:
-      stats: the statistics of one hidden layer.
-      rule: one of :data:`DETECTORS`.
-      num_std: standard deviations above the layer mean.
-      low_threshold: an activation for ``original``, a fraction for ``adaptive``.
-      quantile: fraction of the units, in (0, 0.5).
-
-    Raises:
-      ValueError: unknown rule, or a threshold out of range.
-    """
-    if rule not in DETECTORS:
-        raise ValueError(f"unknown detector {rule!r}: choose one of {', '.join(DETECTORS)}")
-    if not 0 < quantile < 0.5:
-        raise ValueError(f"quantile must be above 0 and below 0.5: {quantile}")
-    mean = stats.mean
-    finite = jnp.isfinite(mean)
-    units = jnp.sum(finite)
-    safe = jnp.where(finite, mean, 0.0)
-    layer_mean = jnp.sum(safe) / jnp.maximum(units, 1).astype(mean.dtype)
-    deviation = jnp.where(finite, safe - layer_mean, 0.0)
-    std = jnp.sqrt(jnp.sum(jnp.square(deviation)) / jnp.maximum(units - 1, 1).astype(mean.dtype))
-    # Rounding leaves a deviation of a few ulps of the mean when all units agree.
-    tiny = 1e-6 * jnp.maximum(jnp.max(jnp.abs(safe)), jnp.finfo(mean.dtype).tiny)
-    spread = (units > 1) & (std > tiny)
-    z = jnp.where(spread, deviation / jnp.where(spread, std, 1.0), 0.0)
-    if rule == "quantile":
-        score_high = mean - _quantile(mean, finite, 1 - quantile)
-        score_low = _quantile(mean, finite, quantile) - mean
-        score_low = jnp.where(spread, score_low, 0.0)
-    else:
-        threshold = jnp.asarray(low_threshold, mean.dtype)
-        if rule == "adaptive":
-            threshold = jnp.maximum(0.01, low_threshold * layer_mean)
-        score_high = mean - (layer_mean + num_std * std)
-        score_low = threshold - mean
-    score_high = jnp.where(finite & spread, score_high, -jnp.inf)
-    score_low = jnp.where(finite, score_low, -jnp.inf)
-    return Extrema(
-        high=score_high > 0,
-        low=score_low > 0,
-        score_high=score_high,
-        score_low=score_low,
-        extremeness=jnp.where(finite, jnp.abs(z), jnp.inf),
-        nan=~finite,
-    )
-
-
-def _quantile(values: UnitScore, chosen: UnitMask, q: float) -> Scalar:
-    """Quantile of the chosen values by linear interpolation, exact at ties (0 without any).
-
-    The position between two order statistics comes from a table made on the
-    host: float32 would miss a whole number by an ulp, and a unit that is the
-    quantile would lie above it.
-    """
-    # for every possible number of chosen values
-    position = np.round(q * np.maximum(np.arange(values.shape[0] + 1) - 1, 0), 9)
-    index, share = np.floor(position).astype(np.int32), (position % 1).astype(np.float32)
-    number = jnp.sum(chosen)
-    ranked = jnp.sort(jnp.where(chosen, values, jnp.inf))
-    below = jnp.asarray(index)[number]
-    low, high = ranked[below], ranked[jnp.minimum(below + 1, jnp.maximum(number - 1, 0))]
-    between = low + (high - low) * jnp.asarray(share)[number]
-    return jnp.where(number > 0, between, 0.0)

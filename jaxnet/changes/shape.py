@@ -1,7 +1,8 @@
-"""Operators that change the shape of one network: a layer, more units, more patches.
+"""Changes of the shape of a multi-layer perceptron: a layer, more units, more patches.
 
-Every operator returns a new specification, new values and a new structure, and
-comes with two rules:
+Every operator is a function of specification, values and structure; for a whole
+:class:`~jaxnet.train.Net`, optimiser state included, :func:`grown` carries it
+out. An operator comes with two rules:
 
 ``redraw``
   The original's: what reads from the new units is drawn afresh, topology and
@@ -11,38 +12,56 @@ comes with two rules:
 
 Array shapes depend on the arguments only, never on values: an operator runs on
 the host for one network and under ``vmap`` for many of equal shape. Patches stay
-at their units whichever rule changes the scaffold, unless ``PatchRules.keep_level``
-says otherwise; see :mod:`jaxnet.patches.extend`.
+at their units whichever rule changes the scaffold; see :mod:`jaxnet.patches.bank`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.extrema import Extrema
-from jaxnet.layers import LayerParams, init_layer
-from jaxnet.masks import (
-    Topology,
-    drawable_density,
-    free_topology,
-    join_topologies,
-    topology_mask,
-    uniform_topology,
-)
-from jaxnet.network import NetworkSpec, Params, Structure, sparse, with_patches
-from jaxnet.patches import PatchRules, insert_bank_layer, keep_bank_levels, widen_bank
-from jaxnet.patches.extend import taken_below
+from jaxnet.changes.moving import reshape
+from jaxnet.changes.patching import check_rule
+from jaxnet.masks import drawable_density, free_topology, uniform_topology
+from jaxnet.nn.layers import init_layer
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure, sparse
+from jaxnet.patches import taken
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology, join_topologies, topology_mask
+from jaxnet.train import Net
 from jaxnet.types import Array, Key
 
-RULES = ("redraw", "preserve")
-"""Rules of growth; see :mod:`jaxnet.growth.operators`."""
+Shape = tuple[NetworkSpec, Params, Structure]
+"""What an operator takes and gives."""
 
-Network = tuple[NetworkSpec, Params, Structure]
 Layer = tuple[Topology, LayerParams]
+
+
+def grown(net: Net, spec: NetworkSpec, operator: Callable[..., Shape], **how: Any) -> tuple[Net, NetworkSpec]:
+    """A net after an operator of this module; moments and whatever it carries follow.
+
+    Args:
+      net: a multi-layer perceptron.
+      spec: its specification.
+      operator: :func:`insert_layer`, :func:`widen` or :func:`add_patches`.
+      how: the operator's own arguments, keys included.
+
+    Returns:
+      The net and the specification after it.
+    """
+    specs: list[NetworkSpec] = []
+
+    def change(params: Params) -> tuple[Params, Structure]:
+        spec_after, params, structure = operator(spec, params, net.structure, **how)
+        specs.append(spec_after)
+        return params, structure
+
+    return reshape(net, change), specs[-1]
 
 
 def insert_layer(
@@ -57,7 +76,7 @@ def insert_layer(
     rule: str,
     key_mask: Key,
     key_init: Key,
-) -> Network:
+) -> Shape:
     """Inserts a hidden layer.
 
     ``redraw`` draws the new layer and the one that now reads from it; the others
@@ -96,11 +115,13 @@ def insert_layer(
     at = after + 1
     _check_range("after", after, -1, len(spec.sizes) - 3)
     _check_range("size", size, 1, None)
+    sizes = (*spec.sizes[: at + 1], size, *spec.sizes[at + 1 :])
+    bank, values = structure.bank, params.patches
+    if bank is not None:
+        bank, values = bank.kind.insert(bank, values, at, sizes, preserve=rule == "preserve")
     below, above = spec.sizes[at], spec.sizes[at + 1]
     keys_mask, keys_init = jax.random.split(key_mask), jax.random.split(key_init)
     if rule == "preserve":
-        if structure.bank is not None and structure.bank.rules.keep_level:
-            raise ValueError("patches that keep their level do not keep the function: choose rule redraw")
         _check_passes(spec.activation, after, size, below)
         new = _passing_layer(spec, below, size, nonzeros_in, keys_mask[0], keys_init[0])
         reader = _with_silent_columns(
@@ -115,13 +136,7 @@ def insert_layer(
         )
     layers = [*_layers(topologies, params)]
     layers[at : at + 1] = [new, reader]
-    sizes = (*spec.sizes[: at + 1], size, *spec.sizes[at + 1 :])
-    bank, patches = structure.bank, params.patches
-    if bank is not None and bank.rules.keep_level:
-        bank, patches = keep_bank_levels(bank, sizes), (*patches, None)
-    elif bank is not None:
-        bank, patches = insert_bank_layer(bank, at), (*patches[:at], None, *patches[at:])
-    return _network(spec, sizes, layers, params.replace(patches=patches), structure.replace(bank=bank))
+    return _network(spec, sizes, layers, params.replace(patches=values), structure.replace(bank=bank))
 
 
 def widen(
@@ -136,7 +151,7 @@ def widen(
     rule: str,
     key_mask: Key,
     key_init: Key,
-) -> Network:
+) -> Shape:
     """Adds units to a hidden layer, behind those that are there.
 
     The new units get random incoming weights under both rules. ``redraw`` draws
@@ -175,13 +190,12 @@ def widen(
     bias = jnp.concatenate([layers[layer][1].bias, added[1].bias])
     sizes = (*spec.sizes[: layer + 1], width + units, *spec.sizes[layer + 2 :])
     if bank is not None:
-        bank = widen_bank(bank, layer, units, spec.sizes)
+        bank = bank.kind.widen(bank, layer, units, spec.sizes)
     if rule == "preserve":
         reader = _with_silent_columns(layers[layer + 1], units, nonzeros_out, keys_mask[1])
     else:
         _check_range("nonzeros_out", nonzeros_out, 1, above * (width + units))
-        there = None if bank is None else bank.layers[layer + 1]
-        held = None if there is None or there.owner is None else taken_below(there, sizes, layer + 1)
+        held = None if bank is None else taken(bank, layer + 1, sizes)
         if held is None:
             drawn = uniform_topology(above, width + units, nonzeros_out, key_mask=keys_mask[1])
         else:  # no position is taken twice, by the scaffold and by a dense patch
@@ -190,35 +204,6 @@ def widen(
     layers[layer] = _joined([(layers[layer], 0, 0), (added, width, 0)], (width + units, below), bias)
     layers[layer + 1] = reader
     return _network(spec, sizes, layers, params, structure.replace(bank=bank))
-
-
-def add_patches(
-    spec: NetworkSpec,
-    params: Params,
-    structure: Structure,
-    extrema: Sequence[Extrema],
-    rules: PatchRules,
-    *,
-    rule: str,
-    key_patch: Key,
-) -> Network:
-    """Adds patches around extrema, beside the patches that are there.
-
-    ``redraw`` draws all values, as the original; with ``preserve`` what the new
-    patches put out starts at zero (:func:`jaxnet.patches.add_patches` says what
-    that means for each kind). The number of new slots depends on the sizes and
-    rules only; slots without an extremum are inactive.
-
-    Raises:
-      TypeError: the network is in the masked-dense representation.
-      ValueError: unknown rule, or the patches that are there are of another kind
-        or are applied in another way.
-    """
-    _check_rule(rule)
-    params, structure = with_patches(
-        params, structure, extrema, rules, key_patch=key_patch, silent=rule == "preserve"
-    )
-    return spec, params, structure
 
 
 def _passing_layer(
@@ -271,7 +256,7 @@ def _layers(topologies: Sequence[Topology], params: Params) -> list[Layer]:
 
 def _network(
     spec: NetworkSpec, sizes: tuple[int, ...], layers: Sequence[Layer], params: Params, structure: Structure
-) -> Network:
+) -> Shape:
     """Puts a grown network together; the specification names its mean density.
 
     No rule of allocation says where weights of a grown network are; ``uniform``
@@ -282,20 +267,15 @@ def _network(
     dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
     density = drawable_density(sizes, weights / dense)
     grown = dataclasses.replace(spec, sizes=sizes, density=density, allocation="uniform")
-    return grown, params.replace(scaffold=values), structure.replace(connectivity=topologies)
+    return grown, params.replace(scaffold=values), structure.with_weights(topologies)
 
 
 def _growable(structure: Structure, rule: str) -> list[Topology]:
     """The topologies of a network whose scaffold can grow by ``rule``."""
-    _check_rule(rule)
+    check_rule(rule)
     if structure.skips:
         raise ValueError("a network with banks of skip connections keeps its shape")
     return sparse(structure)
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
 
 
 def _check_range(name: str, value: int, least: int, most: int | None) -> None:
@@ -314,4 +294,4 @@ def _check_passes(activation: str, after: int, size: int, below: int) -> None:
         raise ValueError(f"{below} units need a layer of at least {below} to pass them on: {size}")
 
 
-__all__ = ["RULES", "add_patches", "insert_layer", "widen"]
+__all__ = ["grown", "insert_layer", "widen"]

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnet.kernels.dense import densify
-from jaxnet.layers import LayerParams
-from jaxnet.masks import draw_padded_topology, draw_topologies, topology_from_flat, topology_mask
-from jaxnet.network import NetworkSpec, Params, Structure, init_params
-from jaxnet.topology import Topology
+from jaxnet.masks import draw_padded_topology, draw_topologies
+from jaxnet.nn.mlp import NetworkSpec, init_params
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology, densify, topology_from_flat, topology_mask
 from jaxnet.types import Array, Bool, Int, Key, Weight
 
 __all__ = ["BootstrapRules", "bootstrap", "random_like", "shuffle_values"]
@@ -120,7 +120,7 @@ def bootstrap(
         _overwrite(layer, topology, *inherited)
         for layer, topology, inherited in zip(fresh[:2], grown, (first, second), strict=True)
     )
-    return Params((*lower, *params.scaffold[1:])), Structure(topologies)
+    return Params((*lower, *params.scaffold[1:])), Structure.of(topologies)
 
 
 def random_like(
@@ -152,7 +152,7 @@ def random_like(
         topologies.append(
             draw_padded_topology(topology.shape, out, inputs, count, topology.capacity, density, key_mask=key)
         )
-    return init_params(spec, topologies, key_init=key_init), Structure(tuple(topologies))
+    return init_params(spec, topologies, key_init=key_init), Structure.of(topologies)
 
 
 def shuffle_values(params: Params, structure: Structure, *, key_shuffle: Key) -> Params:
@@ -201,8 +201,8 @@ def _overwrite(
 
 
 def _sparse(structure: Structure) -> tuple[Topology, ...]:
-    topologies = tuple(c for c in structure.connectivity if isinstance(c, Topology))
-    if structure.bank is not None or len(topologies) < len(structure.connectivity):
+    topologies = tuple(entry for entry in structure.weights if isinstance(entry, Topology))
+    if structure.bank is not None or len(topologies) < len(structure.weights):
         raise ValueError("a network in the sparse representation and without patches is needed")
     return topologies
 

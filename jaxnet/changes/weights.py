@@ -1,0 +1,101 @@
+"""One weight's structure edited: which entries stay, which are grown, and what goes where.
+
+All functions serve both representations: a :class:`~jaxnet.topology.Topology`,
+whose values are a vector of slots, and a :class:`~jaxnet.topology.Mask` over a
+dense array of any rank. Positions are numbered as in the flattened dense array.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.structure import exists, present
+from jaxnet.topology import Entry, Mask, Topology, origin, positions, topology_from_flat
+from jaxnet.types import Array, Bool, Int, Key
+
+
+def edited(entry: Entry, keep: Array, grown: Int[Array, "k"], wanted: Bool[Array, "k"]) -> Entry:
+    """The entry with the weights in ``keep`` and the positions ``grown`` where ``wanted``.
+
+    Args:
+      entry: of one weight.
+      keep: bool of the parameter's shape, which weights stay; where none exists it has no meaning.
+      grown: ``(k,)``, different positions that are not kept.
+      wanted: ``(k,)``, which of them are really added; in a topology kept and wanted ones
+        together must fit the capacity (what does not is cut off at the end).
+    """
+    if isinstance(entry, Mask):
+        kept = (keep & entry.mask).ravel()
+        place = jnp.where(wanted, grown, kept.size)
+        return Mask(kept.at[place].set(True, mode="drop").reshape(entry.shape))
+    size = entry.shape[0] * entry.shape[1]
+    flat = jnp.concatenate(
+        [
+            jnp.where(keep & entry.exists, positions(entry), size),
+            jnp.where(wanted, grown.astype(jnp.int32), size),
+        ]
+    )
+    flat = jnp.sort(flat)[: entry.capacity]
+    return topology_from_flat(flat, flat < size, entry.shape)
+
+
+def after_keeping(entry: Entry, keep: Array) -> Bool[Array, "..."]:
+    """Which positions of the dense array still hold a weight when only those in ``keep`` stay."""
+    if isinstance(entry, Mask):
+        return entry.mask & keep
+    return present(entry).at[entry.rows, entry.cols].set(keep, mode="drop")  # padding lies outside
+
+
+def carry(values: Array, old: Entry, new: Entry) -> Array:
+    """Brings an array with an entry per weight to another structure; zero where ``old`` had no weight."""
+    if isinstance(old, Topology) and isinstance(new, Topology):
+        return values.at[origin(old, new)].get(mode="fill", fill_value=0)
+    return jnp.where(present(old) & present(new), values, jnp.zeros((), values.dtype))
+
+
+def is_new(old: Entry, new: Entry) -> Bool[Array, "..."]:
+    """Which entries of the parameter hold a weight that ``old`` has not."""
+    if isinstance(old, Topology) and isinstance(new, Topology):
+        return new.exists & (origin(old, new) == old.capacity)
+    return present(new) & ~present(old)
+
+
+def smallest(entry: Entry, score: Array, number: Int[Array, ""] | int) -> Bool[Array, "..."]:
+    """The ``number`` existing weights of the smallest score, of the parameter's shape; the earlier on ties.
+
+    A score that is not a number counts as the largest: such a weight is not dropped.
+    """
+    there = exists(entry)
+    flat = jnp.where(jnp.isnan(score), jnp.inf, score).ravel()
+    slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
+    missing = (~there).ravel().astype(jnp.int32)
+    _, _, order = jax.lax.sort((missing, flat, slots), num_keys=3)
+    chosen = jnp.zeros(flat.shape[0], bool).at[order].set(slots < number, unique_indices=True)
+    return chosen.reshape(there.shape) & there
+
+
+def largest(
+    score: Array, free: Bool[Array, "..."], number: Int[Array, ""] | int, at_most: int
+) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
+    """The ``number`` free positions of the largest score, the earlier position on ties.
+
+    Args:
+      score: of the dense array's shape, 0 or more.
+      free: likewise, positions to choose from.
+      number: how many; fewer where fewer are free.
+      at_most: largest ``number`` (static).
+
+    Returns:
+      ``(k,)`` positions and whether they are chosen, ``k = min(at_most, size)``.
+    """
+    if jnp.issubdtype(score.dtype, jnp.floating):
+        score = jnp.where(jnp.isnan(score), 0.0, score)  # no reason to choose it
+    ranked = jnp.where(free, score, jnp.asarray(-1, score.dtype)).ravel()
+    _, flat = jax.lax.top_k(ranked, min(at_most, ranked.shape[0]))
+    return flat, (jnp.arange(flat.shape[0]) < number) & free.ravel()[flat]
+
+
+def random_score(shape: tuple[int, ...], *, key: Key) -> Int[Array, "..."]:
+    """Random int32 in [0, 2**30), to choose at random by :func:`largest`."""
+    return (jax.random.bits(key, shape, jnp.uint32) >> 2).astype(jnp.int32)

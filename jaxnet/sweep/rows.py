@@ -1,0 +1,140 @@
+"""What a sweep is asked for, and what it gives of every network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import optax
+
+from jaxnet.kernels import Product, dense_product
+from jaxnet.nn.params import Params, Structure
+from jaxnet.sweep.family import DrawRules, Variant
+from jaxnet.train import Method
+from jaxnet.types import Array, Bool, Int, PyTree, Scalar
+
+Carried = tuple[Params, PyTree]
+"""Values and Adam's state of a whole network. Masks are not in it: they are drawn again from the key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """How the networks of a sweep are made, trained and measured (static).
+
+    Attributes:
+      epochs: passes over the training samples.
+      batch_size: samples per step.
+      lr: Adam's learning rate; None where every variant brings its own.
+      weight_decay: decoupled decay of the weights (AdamW); None where every variant brings its own.
+      method: what changes the structure while a network trains, or None.
+      draw: masks, initial values and activation.
+      common_order: all seeds see the samples in one order, gathered once for all;
+        otherwise every seed has its own.
+      detector: signal that finds the extrema; one of :data:`jaxnet.signals.SIGNALS`.
+      watch: ``pre`` or ``post`` activations for extrema.
+      product: the sparse product.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    lr: float | None = 1e-2
+    weight_decay: float | None = 0.0
+    method: Method | None = None
+    draw: DrawRules = dataclasses.field(default_factory=DrawRules)
+    common_order: bool = True
+    detector: str = "original"
+    watch: str = "post"
+    product: Product = dense_product
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1: {self.epochs}, {self.batch_size}")
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be above 0: {self.lr}")
+        if self.weight_decay is not None and not (
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        ):
+            raise ValueError(f"weight_decay must be 0 or more: {self.weight_decay}")
+        if self.watch not in ("pre", "post"):
+            raise ValueError(f"watch must be pre or post: {self.watch!r}")
+
+    def optimizer(self, variant: Variant) -> optax.GradientTransformation:
+        """Adam, with the rates of a variant where these are data."""
+        rate: Any = variant.lr if self.lr is None else self.lr
+        decay: Any = variant.weight_decay if self.weight_decay is None else self.weight_decay
+        if isinstance(decay, float) and decay == 0:
+            return optax.adam(rate)
+        return optax.adamw(rate, weight_decay=decay)
+
+
+class Row(flax.struct.PyTreeNode):
+    """What is kept of a seed.
+
+    Attributes:
+      accuracy: on the validation samples, a fraction.
+      loss: mean training loss (nats) of the last epoch.
+      high: high extrema in all hidden layers.
+      low: low extrema in all hidden layers.
+      dead: fraction of hidden units never active on the watched samples.
+      saturated: mean fraction of samples in which a hidden unit was saturated.
+      hidden: hidden units.
+      nonzeros: weights that exist.
+      biases: biases that exist.
+      diverged: a loss, a weight or a logit was not finite; ``accuracy`` is NaN then.
+    """
+
+    accuracy: Scalar
+    loss: Scalar
+    high: Int[Array, ""]
+    low: Int[Array, ""]
+    dead: Scalar
+    saturated: Scalar
+    hidden: Int[Array, ""]
+    nonzeros: Int[Array, ""]
+    biases: Int[Array, ""]
+    diverged: Bool[Array, ""]
+
+    @property
+    def extrema_score(self) -> Scalar:
+        """Extrema per hidden unit; 0 without hidden units."""
+        return (self.high + self.low).astype(jnp.float32) / jnp.maximum(self.hidden, 1).astype(jnp.float32)
+
+    @property
+    def patchability(self) -> Scalar:
+        """``extrema_score * (1 - accuracy)``."""
+        return self.extrema_score * (1 - self.accuracy)
+
+    @property
+    def efficiency(self) -> Scalar:
+        """Accuracy per 1,000 weights that exist."""
+        return 1000 * self.accuracy / jnp.maximum(self.nonzeros, 1).astype(jnp.float32)
+
+
+class Trained(flax.struct.PyTreeNode):
+    """A trained network of a sweep.
+
+    Attributes:
+      params: values.
+      structure: which weights exist.
+      row: results.
+      fits: whether the shapes had room for the live part (:mod:`jaxnet.sweep.live`);
+        if not, nothing else here has a meaning. :class:`~jaxnet.sweep.Program`
+        trains such a network again with room for everything.
+      opt_state: Adam's state, its moments in the order of ``params``; only of a
+        :func:`make_rung`.
+    """
+
+    params: Params
+    structure: Structure
+    row: Row
+    fits: Bool[Array, ""]
+    opt_state: PyTree = None
+
+    @property
+    def carried(self) -> Carried:
+        """What training goes on from."""
+        return self.params, self.opt_state

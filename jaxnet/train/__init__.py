@@ -1,0 +1,50 @@
+"""Training and evaluation of one network of any model, for jit and vmap around it.
+
+A :class:`Net` is what is trained; a :class:`Task` fixes what is static: the model,
+the loss and the hooks around it. Epochs are scans inside one compiled program:
+the samples lie on the device as they are stored, batches are gathered there.
+"""
+
+from __future__ import annotations
+
+from jaxnet.train.epoch import (
+    Batches,
+    dense_gradient,
+    make_epoch,
+    make_watched_epoch,
+    track_best,
+    train_batches,
+)
+from jaxnet.train.evaluate import all_finite, collect_stats, evaluate
+from jaxnet.train.net import (
+    EpochInfo,
+    EpochResult,
+    Evaluation,
+    Method,
+    Model,
+    Net,
+    Task,
+    TrainState,
+    init_state,
+)
+
+__all__ = [
+    "Batches",
+    "EpochInfo",
+    "EpochResult",
+    "Evaluation",
+    "Method",
+    "Model",
+    "Net",
+    "Task",
+    "TrainState",
+    "all_finite",
+    "collect_stats",
+    "dense_gradient",
+    "evaluate",
+    "init_state",
+    "make_epoch",
+    "make_watched_epoch",
+    "track_best",
+    "train_batches",
+]
