@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 from experiments._cli import print_table
 from jaxnet.errors import InputError
-from jaxnet.files import write_bytes
+from jaxnet.files import user_path, write_bytes
 from jaxnet.provenance import processors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,9 +149,9 @@ def _processor() -> str:
 
 def check_output(json: str | None, doc: str | None = None) -> None:
     """Raises InputError where a result could not be written, before anything is measured."""
-    if json is not None and not Path(json).absolute().parent.is_dir():
+    if json is not None and not user_path(json).absolute().parent.is_dir():
         raise InputError(f"--json {json}: there is no such folder, create it first")
-    if doc is not None and not Path(doc).is_file():
+    if doc is not None and not user_path(doc).is_file():
         raise InputError(f"--doc {doc}: there is no such file")
 
 
@@ -167,7 +167,7 @@ def publish(
     print(summary)
     print_table(title, columns, rows)
     if doc is not None:
-        write_section(Path(doc), name, f"{title}.\n\n{markdown(columns, rows)}\n\n{summary}")
+        write_section(user_path(doc), name, f"{title}.\n\n{markdown(columns, rows)}\n\n{summary}")
 
 
 def write_section(doc: Path, name: str, text: str) -> None:

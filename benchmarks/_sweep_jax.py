@@ -14,10 +14,11 @@ import optax
 
 from jaxnet import losses
 from jaxnet.data import Dataset
+from jaxnet.data.batches import Split
 from jaxnet.kernels import product
-from jaxnet.network import NetworkSpec, Params, Structure, forward, init, to_masked_network
-from jaxnet.sweep import LiveShapes, Program, SweepConfig, make_family, make_member, take_live
-from jaxnet.train import Split
+from jaxnet.nn.mlp import NetworkSpec, forward, init
+from jaxnet.nn.params import Params, Structure, to_masked_network
+from jaxnet.sweep import LiveShapes, Program, SweepConfig, make_family, make_variant, take_live
 from jaxnet.types import Array, Scalar
 
 LR = 1e-2
@@ -74,9 +75,9 @@ class Sweep:
             chunk=chunk,
             devices=devices,
         )
-        member = make_member(work.sizes, work.density)
+        variant = make_variant(work.sizes, work.density)
         number = self.program.plan.chunk
-        self._members = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), member)
+        self._variants = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), variant)
         self._calls = 0
         self.accuracy = float("nan")
         self()
@@ -88,7 +89,7 @@ class Sweep:
         keys = jax.block_until_ready(jax.vmap(jax.random.key)(seeds))
         self._calls += 1
         start = time.perf_counter()
-        trained = jax.block_until_ready(self.program(keys, self._members))
+        trained = jax.block_until_ready(self.program(keys, self._variants))
         seconds = time.perf_counter() - start
         self.accuracy = float(jnp.median(trained.row.accuracy))
         return seconds / number
@@ -128,7 +129,7 @@ class Steps:
         ) -> tuple[Params, Any]:
             def loss(p: Params) -> Scalar:
                 logits = forward(spec, p, structure, x, product=product("dense"))[0]
-                return losses.cross_entropy(logits, y, jnp.ones(y.shape))
+                return losses.cross_entropy(logits, y, jnp.ones(y.shape), axis=0)
 
             updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
             return optax.apply_updates(params, updates), opt_state
@@ -138,6 +139,7 @@ class Steps:
         ) -> tuple[Params, Any]:
             def body(carry: tuple[Params, Any], index: Array) -> tuple[tuple[Params, Any], None]:
                 x, y = split.batch(index)  # gathered once for all networks
+                x = x.T
                 params, opt_state = carry
                 return jax.vmap(step, (0, 0, 0, None, None))(params, structure, opt_state, x, y), None
 

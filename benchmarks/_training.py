@@ -22,11 +22,13 @@ import optax
 
 from benchmarks._report import ROOT
 from jaxnet.data import Dataset
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.kernels import product
-from jaxnet.network import NetworkSpec, Params, Structure, init, to_masked_network
-from jaxnet.sweep.program import program_bytes
-from jaxnet.train import Split, Task, TrainState, init_state, make_epoch
+from jaxnet.nn.mlp import MLP, NetworkSpec, init
+from jaxnet.nn.params import Params, Structure, to_masked_network
+from jaxnet.sweep.memory import program_bytes
+from jaxnet.train import Net, Task, init_state, make_epoch
 from jaxnet.types import Array
 
 LR = 1e-3
@@ -77,26 +79,28 @@ class Training:
         spec = NetworkSpec(work.sizes, work.density, allocation=work.allocation)
         masked = work.kernel == "masked"
         optimizer = optax.adam(LR)
-        task = Task(spec, work.batch, product=product("dense" if masked else work.kernel))
-        epoch = make_epoch(task, optimizer)
+        task = Task(MLP(spec, product("dense" if masked else work.kernel)), work.batch)
+        epoch = make_epoch(task)
 
-        def draw(key: Array) -> tuple[TrainState, Structure]:
+        def draw(key: Array) -> Net:
             params, structure = init(spec, key_mask=key, key_init=jax.random.fold_in(key, 1))
             if masked:
                 params, structure = to_masked_network(params, structure)
-            return init_state(params, optimizer.init(params)), structure
+            return Net.of(params, structure, optimizer)
 
         def run(params: Params, opt_state: Any, structure: Structure, split: Split, number: Array) -> Any:
-            state, info = epoch(init_state(params, opt_state), structure, split, jax.random.key(2), number)
-            return state.params, state.opt_state, info.loss
+            start = init_state(Net(params, structure, opt_state, optimizer=optimizer))
+            state, info = epoch(start, split, jax.random.key(2), number)
+            return state.net.params, state.net.opt_state, info.loss
 
         key = jax.random.key(0)
         if work.seeds:
             key = jax.random.split(key, work.seeds)
             draw, run = jax.vmap(draw), jax.vmap(run, in_axes=(0, 0, 0, None, None))
-        state, self._structure = jax.jit(draw)(key)
-        self._carry = jax.block_until_ready((state.params, state.opt_state))
-        del state
+        net = jax.jit(draw)(key)
+        self._structure = net.structure
+        self._carry = jax.block_until_ready((net.params, net.opt_state))
+        del net
         arguments = (*self._carry, self._structure, split, jnp.asarray(0))
         self._run = jax.jit(run, donate_argnums=(0, 1)).lower(*arguments).compile()
         self.bytes = program_bytes(self._run)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from experiments._options import check_at_least, check_fractions
 from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import read_json, write_json
+from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import PRECISIONS, csr_library
 from jaxnet.provenance import provenance
 from jaxnet.sweep import make_family
@@ -136,7 +135,7 @@ def measure(config: Config) -> dict[str, Any]:
         # of the process so far; a CPU keeps no account
         result["peak_bytes"] = (devices[0].memory_stats() or {}).get("peak_bytes_in_use")
         if config.json is not None:
-            write_json(Path(config.json), result)
+            write_json(user_path(config.json), result)
     return result
 
 
@@ -181,7 +180,7 @@ def report(result: dict[str, Any], doc: str | None = None) -> None:
 def main(config: Config) -> dict[str, Any]:
     """Measures and prints."""
     use_all_processors()
-    result = read_json(Path(config.load)) if config.load is not None else measure(config)
+    result = read_json(config.load) if config.load is not None else measure(config)
     report(result, config.doc)
     return result
 

@@ -15,14 +15,13 @@ import dataclasses
 import os
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
 from experiments._cli import run_main
 from experiments._options import check_at_least
 from jaxnet.errors import InputError
-from jaxnet.files import write_json
+from jaxnet.files import user_path, write_json
 from jaxnet.provenance import provenance
 
 
@@ -137,7 +136,7 @@ def main(config: Config) -> None:
         f"{result['kernel']} kernel: median (range) of {config.repeats}"
     )
     if config.json is not None:
-        write_json(Path(config.json), result)
+        write_json(user_path(config.json), result)
     versions = {name: result["provenance"]["versions"][name] for name in ("python", "jax", "jaxlib")}
     load = statistics.median(result["load_before_runs"])
     summary = f"{describe(result['machine'], versions)}; median load {load:.1f}."

@@ -20,7 +20,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,10 +28,11 @@ import jax.numpy as jnp
 from benchmarks._report import describe, machine, ratio, shown, spread
 from experiments._cli import print_table, run_main
 from jaxnet.errors import InputError
-from jaxnet.files import write_json
+from jaxnet.files import user_path, write_json
 from jaxnet.kernels import PRODUCTS, Product, csr_library
-from jaxnet.masks import Topology, uniform_topology
+from jaxnet.masks import uniform_topology
 from jaxnet.provenance import provenance
+from jaxnet.topology import Topology
 from jaxnet.types import Array
 
 _TIMED_SECONDS = 0.2  # of one measurement, about
@@ -169,7 +169,7 @@ def measure(config: Config) -> dict[str, Any]:
                     }
                 )
                 if config.json:
-                    write_json(Path(config.json), result)
+                    write_json(user_path(config.json), result)
     return result
 
 

@@ -32,7 +32,6 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks._report import (
@@ -49,7 +48,7 @@ from experiments._cli import run_main
 from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import read_json, write_json
+from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.masks import allocate
 from jaxnet.provenance import provenance
@@ -203,7 +202,7 @@ def _measure_density(config: Config, loaded: data.Dataset, density: float, resul
             ratios = [found["ratios"][f"csr_vs_{name}"]["median"] for found in measured.values()]
             result[f"crossover_{name}"] = crossover([float(d) for d in measured], ratios)
         if config.json is not None:
-            write_json(Path(config.json), result)
+            write_json(user_path(config.json), result)
 
 
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
@@ -245,7 +244,7 @@ def _title(result: dict[str, Any]) -> str:
 
 def main(config: Config) -> dict[str, Any]:
     """Measures (or loads), prints and, if wanted, writes the table into the document."""
-    result = read_json(Path(config.load)) if config.load is not None else measure(config)
+    result = read_json(config.load) if config.load is not None else measure(config)
     publish("large_network", _title(result), *_table(result), summary(result), doc=config.doc)
     return result
 

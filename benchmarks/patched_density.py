@@ -35,7 +35,7 @@ from experiments._cli import print_table, run_main
 from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import read_json, write_json
+from jaxnet.files import read_json, user_path, write_json
 from jaxnet.provenance import provenance
 
 
@@ -132,7 +132,7 @@ class Runner:
             "out": out,
         }
         if config.data_dir is not None:
-            flags["data-dir"] = Path(config.data_dir).absolute()
+            flags["data-dir"] = user_path(config.data_dir).absolute()
         command = [sys.executable, "-m", "experiments.patched_density", *self.epochs]
         for name, value in flags.items():
             command += [f"--{name}", str(value)]
@@ -173,7 +173,7 @@ def measure(config: Config) -> dict[str, Any]:
                 side()
             result = summarise(config, runner.name, settings, ours, theirs)
             if config.json is not None:
-                write_json(Path(config.json), result)
+                write_json(user_path(config.json), result)
     return result
 
 

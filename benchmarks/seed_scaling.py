@@ -21,7 +21,6 @@ import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks._report import (
@@ -37,11 +36,11 @@ from benchmarks._training import Training, Work, first_samples, peak_bytes
 from experiments._cli import run_main
 from experiments._options import check_at_least
 from jaxnet import data
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.files import read_json, write_json
+from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.provenance import provenance
-from jaxnet.train import Split
 
 KERNELS = ("csr", "dense")
 WIDTH, DENSITY = 128, 0.02
@@ -149,7 +148,7 @@ def measure(config: Config) -> dict[str, Any]:
             result["ratios"][f"{grows}{point[grows]}.csr_vs_dense"] = row["dense_over_csr"]["median"]
         rows.append(row)
         if config.json is not None:
-            write_json(Path(config.json), result)
+            write_json(user_path(config.json), result)
     return result
 
 
@@ -224,7 +223,7 @@ def _title(result: dict[str, Any]) -> str:
 
 def main(config: Config) -> dict[str, Any]:
     """Measures (or loads), prints and, if wanted, writes the table into the document."""
-    result = read_json(Path(config.load)) if config.load is not None else measure(config)
+    result = read_json(config.load) if config.load is not None else measure(config)
     publish("seed_scaling", _title(result), *_table(result), summary(result), doc=config.doc)
     return result
 

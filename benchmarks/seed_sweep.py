@@ -44,7 +44,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,7 +56,7 @@ from experiments._options import check_at_least, check_fractions
 from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.files import write_json
+from jaxnet.files import user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.provenance import provenance
 from jaxnet.sweep import make_family
@@ -217,7 +216,7 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
         for name, found in compared.items():
             result["ratios"][f"b{batch}.{name}"] = found["median"]
         if config.json is not None:
-            write_json(Path(config.json), result)
+            write_json(user_path(config.json), result)
 
 
 def report(result: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ from experiments._comparisons import (
     mean_and_interval,
     provenance_lines,
 )
-from experiments._patched_plots import plt, save_figure
+from experiments._patched_plots import EVERY, plt, save_figure, say
+from experiments._shown import diverged_line, left_out, number, percent, span
+from experiments.optimal_bootstrap import num_networks
 from jaxnet.files import disk_errors
 from jaxnet.records import RunFolder
 
@@ -50,7 +52,10 @@ def draw_search(summary: dict[str, Any], path: Path) -> None:
     found = summary["architectures"]
     for k, architecture in enumerate(found):
         name = "-".join(map(str, architecture["sizes"]))
-        values = np.sort([100 * s["searched"][name] for s in summary["seeds"]])
+        values = 100 * np.array([s["searched"][name] for s in summary["seeds"]], float)
+        values = np.sort(values[np.isfinite(values)])
+        if not values.size:
+            continue
         x = k + (np.linspace(-0.3, 0.3, len(values)) if len(values) > 1 else np.zeros(1))
         axes.plot(x, values, ".", color="#4c72b0", ms=5)
         axes.hlines(values.mean(), k - 0.4, k + 0.4, color="0.2", lw=1.5)
@@ -59,8 +64,9 @@ def draw_search(summary: dict[str, Any], path: Path) -> None:
     labels = [f"{'-'.join(map(str, a['sizes']))}\n{a['weights']} weights" for a in found]
     axes.set_xticks(range(len(found)), labels, fontsize=9)
     axes.set(ylabel=f"best {_watched(summary)} accuracy (%)", ylim=(0, 100))
-    n = len(summary["seeds"])
-    axes.set_title(f"{summary['provenance']['dataset']}: {n} seed{'s' if n > 1 else ''} (line: mean)")
+    n, searched = len(summary["seeds"]), {f"search-{'-'.join(map(str, a['sizes']))}" for a in found}
+    gone = left_out(sum(one["stage"] in searched for one in summary["diverged"]))
+    axes.set_title(f"{summary['provenance']['dataset']}: {n} seed{'s' if n > 1 else ''} (line: mean){gone}")
     axes.grid(alpha=0.3, axis="y")
     axes.legend(frameon=False)
     save_figure(figure, path)
@@ -71,24 +77,31 @@ def draw_scales(summary: dict[str, Any], rows: Sequence[dict[str, Any]], path: P
     figure, axes = plt.subplots(
         2, 2, figsize=(11, 7.4), layout="constrained", gridspec_kw={"height_ratios": [3, 2]}
     )
-    all_curves = curves(rows)
+    all_curves, seeds = curves(rows), [s["seed"] for s in summary["seeds"]]
+    gone = {(one["stage"], one["arm"], one["seed"]) for one in summary["diverged"]}
     for column, scale in enumerate(("medium", "fine")):
         top, bottom = axes[:, column]
         for arm, values in summary["scales"][scale]["arms"].items():
-            q1, median, q3 = np.quantile(100 * all_curves[scale, arm], [0.25, 0.5, 0.75], axis=1)
+            here = [(scale, arm, seed) not in gone for seed in seeds]
+            if not any(here):
+                continue
+            q1, median, q3 = np.quantile(100 * all_curves[scale, arm][:, here], [0.25, 0.5, 0.75], axis=1)
             x = np.arange(1, len(median) + 1)
-            label = f"{arm} ({values['weights']['mean']:.0f} weights)"
+            label = f"{arm} ({number(values['weights']['mean'], '.0f')} weights)"
             top.fill_between(x, q1, q3, color=COLORS[arm], alpha=0.2, lw=0)
             top.plot(x, median, color=COLORS[arm], lw=2, marker="." if len(x) < 3 else None, label=label)
         top.set(xlabel="epoch", ylabel=f"{_watched(summary)} accuracy (%)")
         top.set_title(f"{scale}: {'-'.join(map(str, summary['scales'][scale]['sizes']))}")
         top.grid(alpha=0.3)
-        top.legend(loc="center right", frameon=False, fontsize=9)
+        if top.get_legend_handles_labels()[0]:
+            top.legend(loc="center right", frameon=False, fontsize=9)
+        else:
+            say(top, EVERY)
         draw_comparisons(bottom, compare(summary, scale))
         bottom.set_xlabel("test accuracy, paired difference (points), 95 %")
-    n = len(summary["seeds"])
+    n, lost = len(seeds), left_out(sum(stage in ("medium", "fine") for stage, _, _ in gone))
     figure.suptitle(
-        f"{summary['provenance']['dataset']}, {n} seed{'s' if n > 1 else ''} (median, middle half)"
+        f"{summary['provenance']['dataset']}, {n} seed{'s' if n > 1 else ''} (median, middle half){lost}"
     )
     save_figure(figure, path)
 
@@ -128,6 +141,7 @@ def write_document(
         "intervals over seeds. All arms of a seed see the samples in one order, common to all seeds, so the "
         "intervals do not include the variation of the order.",
         "",
+        *_diverged(summary),
         *_search(summary),
         *_scales(summary),
         f"![Curves of all arms, and paired differences of the test accuracy]({picture.name})",
@@ -139,6 +153,13 @@ def write_document(
     ]
     with disk_errors(path, "write"):
         path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _diverged(summary: dict[str, Any]) -> list[str]:
+    line = diverged_line(summary["diverged"], num_networks(summary))
+    if line is None:
+        return []
+    return [f"{line[0].upper()}{line[1:]}. What is built from a diverged network counts as diverged.", ""]
 
 
 def _search(summary: dict[str, Any]) -> list[str]:
@@ -158,8 +179,8 @@ def _search(summary: dict[str, Any]) -> list[str]:
         watched = a["watched"]
         lines.append(
             f"| {'-'.join(map(str, a['sizes']))} | {a['weights']} | {mean_and_interval(watched)} | "
-            f"{100 * watched['min']:.1f} .. {100 * watched['max']:.1f} | {a['learns']}/{a['n']} | "
-            f"{a['smallest']}/{a['n']} |"
+            f"{span((watched['min'], watched['max']), '.1f', between=' .. ')} | {a['learns']}/{a['n']} | "
+            f"{a['smallest']}/{len(summary['seeds'])} |"
         )
     smallest = summary["smallest"]
     name = "No architecture" if smallest is None else "-".join(map(str, smallest))
@@ -186,15 +207,15 @@ def _scales(summary: dict[str, Any]) -> list[str]:
             lines.append(
                 f"| {scale} ({'-'.join(map(str, found['sizes']))}) | {arm or '-'} | {layers} | "
                 f"{mean_and_interval(values['accuracy'])} | "
-                f"{100 * values['after']['after epoch 1']['mean']:.2f} | "
-                f"{100 * values['mean over the epochs']['mean']:.2f} |"
+                f"{percent(values['after']['after epoch 1']['mean'])} | "
+                f"{percent(values['mean over the epochs']['mean'])} |"
             )
     return [*lines, "", f"The last two columns are {_watched(summary)} accuracies.", ""]
 
 
 def _count(layer: dict[str, Any]) -> str:
     low, high = layer["min"], layer["max"]
-    return f"{low:.0f}" if low == high else f"{layer['mean']:.1f} ({low:.0f} .. {high:.0f})"
+    return number(low, ".0f") if low == high else f"{layer['mean']:.1f} ({low:.0f} .. {high:.0f})"
 
 
 def _differences(config: Config, summary: dict[str, Any]) -> list[str]:
@@ -210,8 +231,7 @@ def _differences(config: Config, summary: dict[str, Any]) -> list[str]:
             "|---" * (1 + len(measures)) + "|",
         ]
         for row in zip(*columns, strict=True):
-            cells = [f"{c.mean:+.2f} ({c.low:+.2f} .. {c.high:+.2f})" for c in row]
-            lines.append(f"| {row[0].title} | {' | '.join(cells)} |")
+            lines.append(f"| {row[0].title} | {' | '.join(c.shown for c in row)} |")
         lines.append("")
     number = len(summary["comparisons"])
     return [*lines, f"{number} differences are computed; the p-values are not corrected for that.", ""]
@@ -226,9 +246,9 @@ def _unequal(summary: dict[str, Any]) -> list[str]:
         most, least = (arms[arm]["weights"]["mean"] for arm in ("random", "random, unequal"))
         lines.append(
             f"- {scale}: against a random network of the plain density, the bootstrapped one seems "
-            f"{unfair.mean:+.2f} points ({unfair.low:+.2f} .. {unfair.high:+.2f}) better, but it has "
-            f"{most:.0f} weights against {least:.0f}. Against a random network of equal size "
-            f"{fair.mean:+.2f} points ({fair.low:+.2f} .. {fair.high:+.2f}) are left."
+            f"{number(unfair.mean, '+.2f')} points ({unfair.interval}) better, but it has "
+            f"{number(most, '.0f')} weights against {number(least, '.0f')}. Against a random network of "
+            f"equal size {number(fair.mean, '+.2f')} points ({fair.interval}) are left."
         )
     return [*lines, ""]
 
@@ -240,8 +260,8 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
         speed = compare(summary, scale, "after epoch 1")
         for last, first in zip(final[: len(QUESTIONS) - 1], speed, strict=False):
             lines.append(
-                f"- {scale}, {last.title}: {last.verdict} ({last.low:+.2f} .. {last.high:+.2f}, {last.n} "
-                f"pairs); after the first epoch {first.verdict} ({first.low:+.2f} .. {first.high:+.2f})."
+                f"- {scale}, {last.title}: {last.verdict} ({last.interval}, {last.n} pairs); after the first "
+                f"epoch {first.verdict} ({first.interval})."
             )
     return [
         *lines,

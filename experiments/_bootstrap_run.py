@@ -22,20 +22,25 @@ from experiments._population import (
     load_progress,
     make_split,
     run_phase,
-    seed_keys,
 )
 from experiments._runtime import resolve_kernel
-from jaxnet import network, optim, train
-from jaxnet.bootstrap import bootstrap, random_like, shuffle_values
+from jaxnet import optim, train
+from jaxnet.changes import bootstrap, random_like, shuffle_values
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
+from jaxnet.files import json_safe
 from jaxnet.kernels import product
-from jaxnet.masks import Topology, allocate
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.keys import INIT, MASK, OTHER_INIT, OTHER_MASK, SHUFFLE, key_of, keys_of, purpose
+from jaxnet.masks import allocate
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.programs import ONCE
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
-from jaxnet.train import Task, TrainState
-from jaxnet.types import Array, Float, Int, Key, PyTree
+from jaxnet.topology import Topology
+from jaxnet.train import Net, Task, TrainState
+from jaxnet.types import Array, Bool, Float, Int, Key, PyTree
 
 if TYPE_CHECKING:
     from experiments.optimal_bootstrap import Config
@@ -43,9 +48,12 @@ if TYPE_CHECKING:
 ARMS = ("bootstrapped", "random", "shuffled", "fresh values", "random, unequal")
 """What is compared at each scale, trained as one batch; the next scale is built from the first."""
 
-_MASK, _INIT = 0, 1  # purposes of a seed's key at one stage
+UNRELATED = ("random, unequal",)
+"""Arms that take nothing from the smaller network, not even a number of weights."""
 
 Networks = tuple[Params, Structure]
+Small = tuple[Params, Structure, Bool[Array, "seed"]]
+"""What a scale is built from: networks, and which of them diverged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Stage:
 
 class Result(flax.struct.PyTreeNode):
     """What is kept of a finished stage; leaves ``(network, ...)``, arm after arm.
+
+    Of a network that diverged both accuracies are NaN.
 
     Attributes:
       accuracy: reported: test accuracy of the best epoch (fraction).
@@ -114,16 +124,17 @@ def make_spec(config: Config, sizes: tuple[int, ...]) -> NetworkSpec:
 
 def grow(spec: NetworkSpec, params: Params, structure: Structure, key: Key) -> tuple[Networks, ...]:
     """All arms of a scale for one seed, in the order of :data:`ARMS`."""
-    mask, init, other_mask, other_init, shuffle = (jax.random.fold_in(key, purpose) for purpose in range(5))
+    purposes = MASK, INIT, OTHER_MASK, OTHER_INIT, SHUFFLE
+    mask, init, other_mask, other_init, shuffle = (purpose(key, what) for what in purposes)
     grown, connected = bootstrap(spec, params, structure, key_mask=mask, key_init=init)
-    topologies = [t for t in connected.connectivity if isinstance(t, Topology)]
+    topologies = [t for t in connected.weights if isinstance(t, Topology)]
     # as the original compared: without the weights that the features add
     plain = allocate(spec.sizes, spec.density)
     return (
         (grown, connected),
         random_like(spec, connected, key_mask=other_mask, key_init=other_init),
         (shuffle_values(grown, connected, key_shuffle=shuffle), connected),
-        (network.init_params(spec, topologies, key_init=init), connected),
+        (mlp.init_params(spec, topologies, key_init=init), connected),
         random_like(spec, connected, nonzeros=plain, key_mask=other_mask, key_init=other_init),
     )
 
@@ -136,7 +147,7 @@ class BootstrapRun:
         self.watch_part: Literal["val", "test"] = "test" if config.protocol == "seed" else "val"
         self.stages = make_stages(config, dataset)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
-        self.keys = seed_keys(self.seeds)
+        self.keys = keys_of(self.seeds)
         self.clock = Clock()
         self.train = make_split(dataset, "train")
         self.watch = make_split(dataset, self.watch_part)
@@ -151,49 +162,58 @@ class BootstrapRun:
         self.folder.write_json("provenance.json", self.provenance())
         first = [stage.name for stage in self.stages].index(at[0]) if at else 0
         done: dict[str, Result] = at[3]["done"] if at else {}
-        small: Networks | None = None
+        small: Small | None = None
         for number, stage in enumerate(self.stages[first:], first):
             if at is not None and number == first:
-                _, epoch, state, extra = at
-                structure = extra["structure"]
+                _, epoch, state, _ = at
             else:
                 args = (self.keys,) if small is None or not stage.grown else (self.keys, *small)
                 epoch = 0
-                state, structure = self.clock.compiled(self.start(number), *args)(*args)
-            state = self.train_stage(number, state, structure, epoch, done)
-            done = {**done, stage.name: self.measure(stage, state, structure)}
-            small = self.first_arm(state, structure)
+                state = self.clock.compiled(self.start(number), *args, options=ONCE)(*args)
+            state = self.train_stage(number, state, epoch, done)
+            done = {**done, stage.name: self.measure(stage, state)}
+            # on the host: a slice of a device's array would be compiled for every shape
+            small = self.first_arm(jax.device_get(state))
         host = jax.device_get(done)
-        summary = {
-            "experiment": "optimal_bootstrap",
-            "config": self.folder.read_json("config.json"),
-            "kernel": self.config.kernel,
-            "provenance": self.provenance(),
-            **summarise(self.config, self.stages, host, self.folder.read_rows()),
-            "timing": self.clock.as_dict(),
-        }
+        summary: dict[str, Any] = json_safe(
+            {
+                "experiment": "optimal_bootstrap",
+                "config": self.folder.read_json("config.json"),
+                "kernel": self.config.kernel,
+                "provenance": self.provenance(),
+                **summarise(self.config, self.stages, host, self.folder.read_rows()),
+                "timing": self.clock.as_dict(),
+            }
+        )
         self.folder.write_json("summary.json", summary)
         return summary
 
-    def start(self, number: int) -> Callable[..., tuple[TrainState, Structure]]:
-        """Builds ``start(keys[, params, structure])``: state and structure of a stage's networks."""
+    def start(self, number: int) -> Callable[..., TrainState]:
+        """Builds ``start(keys[, params, structure, diverged])``: the state of a stage's networks.
+
+        What is built from a diverged network has diverged too: its features are those of an earlier
+        epoch, or of none.
+        """
         stage = self.stages[number]
         spec = make_spec(self.config, stage.sizes)
 
-        def ready(params: Params) -> TrainState:
-            return train.init_state(params, self.optimizer.init(params))
+        def ready(params: Params, structure: Structure) -> TrainState:
+            return train.init_state(Net.of(params, structure, self.optimizer))
 
-        def one(key: Key, *small: Any) -> tuple[Networks, ...]:
+        def one(key: Key, *small: Any) -> tuple[Networks, ...]:  # small: params, structure
             key = jax.random.fold_in(key, number)
             if stage.grown:
                 return grow(spec, small[0], small[1], key)
-            key_mask, key_init = (jax.random.fold_in(key, purpose) for purpose in (_MASK, _INIT))
-            return (network.init(spec, key_mask=key_mask, key_init=key_init),)
+            return (mlp.init(spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT)),)
 
-        def all_networks(keys: Key, *small: Any) -> tuple[TrainState, Structure]:
-            arms = jax.vmap(one)(keys, *small)
-            params, structure = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *arms)
-            return jax.vmap(ready)(params), structure
+        def all_networks(keys: Key, *small: Any) -> TrainState:
+            arms = jax.vmap(one)(keys, *small[:2])
+            networks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *arms)
+            state: TrainState = jax.vmap(ready)(*networks)
+            if not stage.grown:
+                return state
+            inherited = [small[2] & (arm not in UNRELATED) for arm in stage.arms]
+            return state.replace(diverged=jnp.concatenate(inherited))
 
         return all_networks
 
@@ -201,11 +221,11 @@ class BootstrapRun:
         """Shapes of the state and the extras of a stage, without computing them."""
         small: tuple[Any, ...] = ()
         if self.stages[number].grown:
-            state, extra = self.like(number - 1)
-            small = jax.eval_shape(self.first_arm, state, extra["structure"])
-        state, structure = jax.eval_shape(self.start(number), self.keys, *small)
+            state, _ = self.like(number - 1)
+            small = jax.eval_shape(self.first_arm, state)
+        state = jax.eval_shape(self.start(number), self.keys, *small)
         done = {stage.name: self.like_result(stage) for stage in self.stages[:number]}
-        return state, {"structure": structure, "done": done}
+        return state, {"done": done}
 
     def like_result(self, stage: Stage) -> Result:
         """Shapes of what is kept of a stage."""
@@ -214,57 +234,47 @@ class BootstrapRun:
         layers = jax.ShapeDtypeStruct((networks, len(stage.sizes) - 1), jnp.int32)
         return Result(cast(Any, real), cast(Any, real), cast(Any, whole), cast(Any, layers))
 
-    def first_arm(self, state: TrainState, structure: Structure) -> Networks:
+    def first_arm(self, state: TrainState) -> Small:
         """What the next scale is built from: the best epoch, or the last as in the original."""
-        params = state.params if self.config.protocol == "seed" else state.best_params
-        networks: Networks = jax.tree.map(lambda leaf: leaf[: len(self.seeds)], (params, structure))
-        return networks
+        params = state.net.params if self.config.protocol == "seed" else state.best_params
+        whole = params, state.net.structure, state.diverged
+        small: Small = jax.tree.map(lambda leaf: leaf[: len(self.seeds)], whole)
+        return small
 
-    def train_stage(
-        self, number: int, state: TrainState, structure: Structure, epoch: int, done: dict[str, Result]
-    ) -> TrainState:
+    def train_stage(self, number: int, state: TrainState, epoch: int, done: dict[str, Result]) -> TrainState:
         """Trains the rest of a stage."""
         stage = self.stages[number]
         phase = Phase(
             name=stage.name,
             epochs=stage.epochs,
             task=self.task(stage),
-            optimizer=self.optimizer,
             train=self.train,
             watch=self.watch,
             watch_name="validation" if self.watch_part == "val" else "test",
-            key_data=jax.random.fold_in(jax.random.key(self.config.data_seed), number),
+            key_data=jax.random.fold_in(key_of(self.config.data_seed), number),
             arms=stage.arms,
         )
-        extra = {"structure": structure, "done": done}
-        state, _, _ = run_phase(
-            phase,
-            state,
-            structure,
-            self.seeds,
-            self.folder,
-            self.clock,
-            first_epoch=epoch,
-            extra=extra,
-        )
-        return state
+        return run_phase(
+            phase, state, self.seeds, self.folder, self.clock, first_epoch=epoch, extra={"done": done}
+        )[0]
 
     def task(self, stage: Stage) -> Task:
         """What training and evaluation need to know."""
         spec = make_spec(self.config, stage.sizes)
-        return Task(spec, self.config.batch_size, product=product(self.config.kernel))
+        return Task(MLP(spec, product(self.config.kernel)), self.config.batch_size)
 
-    def measure(self, stage: Stage, state: TrainState, structure: Structure) -> Result:
+    def measure(self, stage: Stage, state: TrainState) -> Result:
         """Reads the test set once, or takes the best test epoch as the original did."""
-        accuracy = state.best_accuracy
+        best, epoch, diverged = jax.device_get((state.best_accuracy, state.best_epoch, state.diverged))
+        accuracy, structure = best, state.net.structure
         if self.watch_part != "test":
             test = make_split(self.dataset, "test")
-            tested = np.asarray(
-                evaluate_all(self.clock, self.task(stage), state.best_params, structure, test).accuracy
-            )
-            accuracy = jnp.asarray(tested)
-        layers = [c.num_nonzeros for c in structure.connectivity]
-        return Result(accuracy, state.best_accuracy, state.best_epoch, jnp.stack(layers, axis=1))
+            judged = evaluate_all(self.clock, self.task(stage), state.best_params, structure, test)
+            accuracy = np.asarray(judged.accuracy)
+        diverged = diverged | ~np.isfinite(accuracy)
+        accuracy, watched = (np.where(diverged, np.float32(np.nan), a) for a in (accuracy, best))
+        layers = np.stack([c.num_nonzeros for c in jax.device_get(structure.weights)], axis=1)
+        return Result(*map(jnp.asarray, (accuracy, watched, epoch, layers)))
 
     def provenance(self) -> dict[str, Any]:
         """Code, versions, device, time, and which data."""

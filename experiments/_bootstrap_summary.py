@@ -32,12 +32,15 @@ def shown_epochs(epochs: int) -> list[int]:
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], np.ndarray]:
-    """Accuracy on the watched samples, ``(epoch, seed)``, by stage and arm (``""`` where there are none)."""
+    """Accuracy on the watched samples, ``(epoch, seed)``, by stage and arm (``""`` where there are none).
+
+    NaN where a network had diverged.
+    """
     by_epoch: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in rows:
         epochs = by_epoch.setdefault((row["phase"], row.get("arm", "")), {})
         epochs.setdefault(row["epoch"], []).append(row["accuracy"])
-    return {key: np.array([epochs[e] for e in sorted(epochs)]) for key, epochs in by_epoch.items()}
+    return {key: np.array([epochs[e] for e in sorted(epochs)], float) for key, epochs in by_epoch.items()}
 
 
 def summarise(
@@ -54,12 +57,14 @@ def summarise(
     Returns:
       ``architectures`` (the search), ``smallest`` (the architecture that most
       seeds call the smallest that learns), ``scales`` with the arms of each,
-      ``comparisons`` and ``seeds``. Accuracies are fractions.
+      ``comparisons``, ``seeds`` and ``diverged`` (stage, arm, seed of networks that
+      are in no mean and no comparison). Accuracies are fractions.
     """
     curve = curves(rows)
     searched = [stage for stage in stages if stage.name.startswith("search")]
     weights = np.stack([results[s.name].nonzeros.sum(axis=1) for s in searched])  # (architecture, seed)
-    learns = np.stack([results[s.name].watched for s in searched]) > config.threshold
+    found = np.stack([results[s.name].watched for s in searched])
+    learns = found > config.threshold  # a diverged one has not
     # per seed: of the architectures that learn, the one of the fewest weights; none is possible
     best = np.where(learns, weights, np.iinfo(np.int64).max).argmin(axis=0)
     smallest = [searched[b] if learns[b, i] else None for i, b in enumerate(best)]
@@ -70,7 +75,7 @@ def summarise(
             "weights": int(weights[k, 0]),
             "learns": int(learns[k].sum()),
             "smallest": votes[k],
-            "n": config.num_seeds,
+            "n": int(np.isfinite(found[k]).sum()),
             "watched": aggregate(results[stage.name].watched),
             "accuracy": aggregate(results[stage.name].accuracy),
         }
@@ -87,6 +92,13 @@ def summarise(
         for stage in stages
         if stage not in searched
     }
+    diverged = [
+        {"stage": stage.name, "arm": arm, "seed": config.seed + i}
+        for stage in stages
+        for k, arm in enumerate(stage.arms or ("",))
+        for i in range(config.num_seeds)
+        if not np.isfinite(results[stage.name].accuracy[k * config.num_seeds + i])
+    ]
     seeds = [
         {
             "seed": config.seed + i,
@@ -109,9 +121,10 @@ def summarise(
     ]
     for scale in scales.values():
         for arm in scale["arms"].values():
+            layers = np.where(np.isfinite(arm["accuracy"])[:, None], arm["nonzeros"], np.nan)
             arm.update({name: aggregate(arm[name]) for name in ("accuracy", "weights", *MEASURES[1:])})
             arm["after"] = {name: aggregate(values) for name, values in arm["after"].items()}
-            arm["weights_per_layer"] = [aggregate(layer) for layer in zip(*arm["nonzeros"], strict=True)]
+            arm["weights_per_layer"] = [aggregate(layer) for layer in layers.T]
             del arm["epoch"], arm["nonzeros"]
     return {
         "architectures": architectures,
@@ -119,17 +132,21 @@ def summarise(
         "scales": scales,
         "comparisons": comparisons,
         "seeds": seeds,
+        "diverged": diverged,
     }
 
 
 def _arm(stage: Stage, result: Result, k: int, num_seeds: int, curve: np.ndarray) -> dict[str, Any]:
     """Values of every seed of the ``k``-th arm."""
     mine = slice(k * num_seeds, (k + 1) * num_seeds)
+    here = np.isfinite(result.accuracy[mine])
+    # what a network was before it diverged is in no mean either
+    curve = np.where(here, curve, np.nan)
     return {
         "accuracy": result.accuracy[mine].tolist(),
         "epoch": result.epoch[mine].tolist(),
         "nonzeros": result.nonzeros[mine].tolist(),
-        "weights": result.nonzeros[mine].sum(axis=1).tolist(),
+        "weights": np.where(here, result.nonzeros[mine].sum(axis=1), np.nan).tolist(),
         MEASURES[1]: curve.mean(axis=0).tolist(),
         "after": {f"after epoch {e}": curve[e - 1].tolist() for e in shown_epochs(stage.epochs)},
     }

@@ -39,6 +39,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 C = TypeVar("C")
 
@@ -342,7 +343,7 @@ def _converter(hint: Any, none: str, nonfinite: bool) -> tuple[Callable[[str], A
     if hint is str:
         return str, "TEXT"
     if hint is Path:
-        return Path, "PATH"
+        return _path, "PATH"
     raise TypeError(f"no flag can be made for the type {hint}")
 
 
@@ -361,6 +362,13 @@ def _real(text: str, nonfinite: bool) -> float:
     if not math.isfinite(value) and not nonfinite:
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
+
+
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _report(message: str) -> None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from experiments.cliff_rescue import ARMS, Arm
-from jaxnet import extrema, network, rewire, scheduler, train
-from jaxnet.extrema import Extrema
+from jaxnet import changes, scheduler, signals, train
+from jaxnet.changes import scaffold_path
+from jaxnet.data.batches import Split
+from jaxnet.keys import INIT, MASK, purpose
 from jaxnet.masks import allocate
-from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.train import Split, Task, TrainState
-from jaxnet.types import Array, Key, PyTree
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.train import Net, Task, TrainState
+from jaxnet.types import Array, Key
+from jaxnet.units import Extrema
 
 if TYPE_CHECKING:
     from experiments.cliff_rescue import Config
 
-_MASK, _INIT = 0, 1  # purposes of a seed's key
-GROW = 2
 SCHEDULER = scheduler.ORIGINAL
 
 
@@ -63,11 +65,9 @@ class Sizes:
         return cls(start, step, tuple(capacity), max(1, times * sum(step)))
 
 
-class Memory(flax.struct.PyTreeNode):
-    """What goes from epoch to epoch beside the state: structures, and the schedulers of their arm's seeds."""
-
-    structure: Structure
-    accounts: scheduler.SchedulerState | None
+def by_path(counts: Sequence[Any]) -> dict[str, Any]:
+    """Numbers of every layer by the path of its weights."""
+    return {scaffold_path(layer): count for layer, count in enumerate(counts)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,77 +76,64 @@ class Treatment:
 
     Attributes:
       config: of the run.
-      task: the network and how it is applied.
+      spec: of a network at the start.
+      task: how it is applied.
       optimizer: whose state goes along.
     """
 
     config: Config
+    spec: NetworkSpec
     task: Task
     optimizer: optax.GradientTransformation
 
     @property
     def sizes(self) -> Sizes:
         """How many weights there are, and how many are added."""
-        return Sizes.of(self.config, self.task.spec)
+        return Sizes.of(self.config, self.spec)
 
-    def init_one(self, allocation: str, key: Key) -> tuple[TrainState, Structure]:
+    def init_one(self, allocation: str, key: Key) -> TrainState:
         """A network before training, with room for what its arm and the others add."""
-        spec = dataclasses.replace(self.task.spec, allocation=allocation)
-        params, structure = network.init(
-            spec, key_mask=jax.random.fold_in(key, _MASK), key_init=jax.random.fold_in(key, _INIT)
-        )
+        spec = dataclasses.replace(self.spec, allocation=allocation)
+        params, structure = mlp.init(spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
         there = allocate(spec.sizes, spec.density, spec.allocation)
-        room = tuple(slots - n for slots, n in zip(self.sizes.capacity, there, strict=True))
-        params, structure = rewire.with_room(params, structure, room)
+        room = {
+            scaffold_path(layer): slots - n
+            for layer, (slots, n) in enumerate(zip(self.sizes.capacity, there, strict=True))
+        }
+        net, _ = changes.with_room(Net.of(params, structure, self.optimizer), room)
         if any(ARMS[name].grow == "skips" for name in self.config.arms):
-            params, structure = rewire.with_skips(params, structure, self.sizes.skips)
-        return train.init_state(params, self.optimizer.init(params)), structure
+            net, _ = changes.with_skips(net, self.sizes.skips)
+        return train.init_state(net)
 
-    def grow_one(
-        self, arm: Arm, state: TrainState, structure: Structure, split: Split, key: Key
-    ) -> tuple[TrainState, Structure]:
+    def grow_one(self, arm: Arm, state: TrainState, split: Split, key: Key) -> TrainState:
         """One growth of a network."""
-        params, opt_state, step = state.params, state.opt_state, self.sizes.step
+        net, step = state.net, self.sizes.step
         if arm.grow == "none":
-            return state, structure
+            return state
         if arm.grow in ("random", "output"):
             counts = step if arm.grow == "random" else (*(0 for _ in step[:-1]), sum(step))
-            params, structure, opt_state, _ = rewire.grow_random(
-                params, structure, opt_state, counts, counts, key_rewire=key
-            )
+            net, _ = changes.grow_random(net, by_path(counts), by_path(counts), key=key)
         else:
-            stats = train.collect_stats(self.task, params, structure, split)
-            found = tuple(extrema.detect(s, self.config.detector) for s in stats)
+            found = signals.find(self.task, net.params, net.structure, split, self.config.detector)
             if arm.grow == "clone":
-                params, structure, opt_state, _ = rewire.clone_and_prune(
-                    params, structure, opt_state, found, step, key_rewire=key
-                )
+                net, _ = changes.clone_and_prune(net, found, step, key=key)
             else:
-                params, structure, opt_state = self.grow_skips(params, structure, opt_state, found, key)
+                net = self.grow_skips(net, found, key)
         # best_params stay: they belong to an earlier topology, and only their accuracy is reported
-        return state.replace(params=params, opt_state=opt_state), structure
+        return state.replace(net=net)
 
-    def grow_skips(
-        self, params: Params, structure: Structure, opt_state: PyTree, found: tuple[Extrema, ...], key: Key
-    ) -> tuple[Params, Structure, PyTree]:
+    def grow_skips(self, net: Net, found: tuple[Extrema, ...], key: Key) -> Net:
         """Skip connections as far as they can be routed, the rest at random into the hidden layers."""
         step, total = self.sizes.step, sum(self.sizes.step)
         key_route, key_fill = jax.random.split(key)
-        params, structure, opt_state, added = rewire.route_skips(
-            params,
-            structure,
-            opt_state,
-            found,
-            total,
-            total,
-            max_incoming=self.config.max_incoming,
-            key_rewire=key_route,
+        net, added = changes.route_skips(
+            net, found, total, total, max_incoming=self.config.max_incoming, key=key_route
         )
         counts, left = [], total - added
         for most in step:
             counts.append(jnp.minimum(left, most))
             left = left - counts[-1]
-        return rewire.grow_random(params, structure, opt_state, counts, step, key_rewire=key_fill)[:3]
+        return changes.grow_random(net, by_path(counts), by_path(step), key=key_fill)[0]
 
     def consult(
         self, account: scheduler.SchedulerState, norms: Array, epoch: Array

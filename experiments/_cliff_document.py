@@ -13,10 +13,12 @@ from experiments._comparisons import (
     comparison_table,
     correction,
     in_points,
+    mean_and_interval,
     provenance_lines,
 )
 from experiments._patched_plots import plt, save_figure
-from jaxnet.files import disk_errors
+from experiments._shown import NOTHING, document_lines, number, percent, span
+from jaxnet.files import disk_errors, user_path
 from jaxnet.records import METRICS, read_rows
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def write_document(path: Path, config: Config, summaries: Mapping[str, dict[str,
         "",
     ]
     for name, summary in summaries.items():
-        lines += [f"## {name}", "", *_table(summary), "", *_verdict(summary), "", *_between(summary)]
+        lines += [f"## {name}", "", *_table(summary), "", *document_lines(summary["arms"])]
+        lines += [*_verdict(summary), "", *_between(summary)]
     lines += provenance_lines(first)
     for name, summary in list(summaries.items())[1:]:
         p = summary["provenance"]
@@ -102,41 +105,39 @@ def draw(config: Config, summaries: Mapping[str, dict[str, Any]], path: Path) ->
     for row, (run, summary) in zip(
         axes, zip(config.runs().values(), summaries.values(), strict=True), strict=True
     ):
-        draw_epochs(row[0], summary, read_rows(Path(run.out) / METRICS))
+        draw_epochs(row[0], summary, read_rows(user_path(run.out) / METRICS))
         draw_final(row[1], summary)
     save_figure(figure, path)
 
 
 def _table(summary: dict[str, Any]) -> list[str]:
     lines = [
-        "| arm | weights | test accuracy % | rescued | against static, points | p | rescued: only here / "
-        "only static | p |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | weights | density without skips % | test accuracy % | rescued | against static, points | p "
+        "| rescued: only here / only static | p |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, arm in summary["arms"].items():
-        accuracy, rate, weights = arm["accuracy"], arm["rescued"], arm["weights"]
-        sizes = f"{weights['min']:.0f}"
+        rate, weights = arm["rescued"], arm["weights"]
+        sizes = number(weights["min"], ".0f")
         if weights["min"] != weights["max"]:
             sizes = f"{weights['mean']:.1f} ({sizes} .. {weights['max']:.0f})"
-        low, high = (100 * x for x in accuracy["ci95"])
-        low_rate, high_rate = (100 * x for x in rate["ci95"])
         cells = [
             name,
             sizes,
-            f"{100 * accuracy['mean']:.2f} ({low:.2f} .. {high:.2f})",
-            f"{rate['successes']}/{rate['n']} ({low_rate:.0f} .. {high_rate:.0f} %)",
+            percent(arm["density"]["mean"], ".3g"),
+            mean_and_interval(arm["accuracy"]),
+            f"{rate['successes']}/{rate['n']} ({span(rate['ci95'], '.0f', between=' .. ')} %)",
         ]
         against = arm["against_static"]
         if against is None:
-            cells += ["-"] * 4
+            cells += [NOTHING] * 4
         else:
-            d, pairs = against["difference"], against["rescued"]
-            low, high = (100 * x for x in d["ci95"])
+            difference, pairs = in_points(name, name, "static", against["difference"]), against["rescued"]
             cells += [
-                f"{100 * d['mean']:+.2f} ({low:+.2f} .. {high:+.2f})",
-                f"{d['p']:.2g}",
+                difference.shown,
+                number(difference.p, ".2g"),
                 f"{pairs['only_a']} / {pairs['only_b']}",
-                f"{pairs['p']:.2g}",
+                number(pairs["p"], ".2g"),
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments._patched_plots import plt, save_figure
+from experiments._patched_plots import EVERY, plt, save_figure, say
+from experiments._shown import left_out, sound
 from jaxnet.records import RunFolder
 
 PLOTS = ("accuracy.png", "rescued.png")
@@ -29,8 +30,11 @@ def draw_all(folder: RunFolder) -> None:
 
 def draw_epochs(axes: Any, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Accuracy over the epochs: median and middle half of the seeds of every arm."""
+    gone = {(one["arm"], one["seed"]) for one in summary["diverged"]}
     for number, name in enumerate(summary["arms"]):
-        of_arm = [row for row in rows if row["arm"] == name]
+        of_arm = [row for row in rows if row["arm"] == name and (name, row["seed"]) not in gone]
+        if not of_arm:
+            continue
         epochs = sorted({row["epoch"] for row in of_arm})
         values = np.array([[100 * r["accuracy"] for r in of_arm if r["epoch"] == e] for e in epochs])
         q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
@@ -39,9 +43,12 @@ def draw_epochs(axes: Any, summary: dict[str, Any], rows: list[dict[str, Any]]) 
         axes.plot(epochs, median, color=color, lw=1.8, label=name)
     axes.axhline(100 * summary["target"], color="0.3", lw=1, ls="--")
     axes.set(xlabel="epoch", ylabel=f"{rows[0]['split'] if rows else ''} accuracy (%)")
-    axes.set_title(f"{_what(summary)}: median and middle half")
+    axes.set_title(f"{_what(summary)}: median and middle half{left_out(len(gone))}")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        say(axes, EVERY)
 
 
 def draw_final(axes: Any, summary: dict[str, Any]) -> None:
@@ -49,11 +56,12 @@ def draw_final(axes: Any, summary: dict[str, Any]) -> None:
     arms: Mapping[str, Any] = summary["arms"]
     for number, arm in enumerate(arms.values()):
         y = len(arms) - 1 - number
-        accuracy = np.sort([100 * s["accuracy"] for s in arm["seeds"]])
+        accuracy = np.sort([100 * s["accuracy"] for s in sound(arm["seeds"])])
         jitter = 0.25 * np.sin(2.4 * np.arange(len(accuracy)))
         color = COLORS[number % len(COLORS)]
         axes.plot(accuracy, y + jitter, ".", color=color, ms=5, alpha=0.7)
-        axes.vlines(accuracy.mean(), y - 0.38, y + 0.38, color=color, lw=2)
+        if accuracy.size:
+            axes.vlines(accuracy.mean(), y - 0.38, y + 0.38, color=color, lw=2)
         rate = arm["rescued"]
         axes.annotate(
             f"{rate['successes']}/{rate['n']}",
@@ -65,7 +73,7 @@ def draw_final(axes: Any, summary: dict[str, Any]) -> None:
     axes.axvline(100 * summary["target"], color="0.3", lw=1, ls="--")
     axes.set_yticks(range(len(arms))[::-1], list(arms))
     axes.set(xlabel="test accuracy (%); line: mean; dashed: target; right: rescued")
-    axes.set_title(_what(summary))
+    axes.set_title(_what(summary) + left_out(len(summary["diverged"])))
     axes.grid(alpha=0.3, axis="x")
 
 

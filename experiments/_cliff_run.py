@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import _runtime
-from experiments._cliff_arms import GROW, SCHEDULER, Memory, Treatment
+from experiments._cliff_arms import SCHEDULER, Treatment
 from experiments._cliff_plots import PLOTS
 from experiments._population import (
     Clock,
@@ -23,25 +23,33 @@ from experiments._population import (
     make_split,
     network_spec,
     run_phase,
-    seed_keys,
 )
 from experiments._runtime import resolve_kernel
+from experiments._shown import diverged_in
 from experiments.cliff_rescue import ARMS, Arm
-from jaxnet import data, network, optim, scheduler, trees
+from jaxnet import data, optim, scheduler, trees
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
+from jaxnet.files import json_safe
 from jaxnet.kernels import product
+from jaxnet.keys import REGROW, key_of, keys_of, purpose
 from jaxnet.masks import allocate
-from jaxnet.network import NetworkSpec, Structure
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import count_nonzeros
+from jaxnet.programs import ONCE
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
 from jaxnet.statistics import aggregate, exact_fraction, paired_difference, paired_rates, success_rate
-from jaxnet.train import Split, Task, TrainState
+from jaxnet.train import Task, TrainState
 from jaxnet.types import Array, Key, PyTree
 
 if TYPE_CHECKING:
     from experiments.cliff_rescue import Config
 
 PHASE = "train"
+
+Accounts = scheduler.SchedulerState | None
+"""The schedulers of the seeds of the arm that has them."""
 
 
 class CliffRun:
@@ -52,11 +60,11 @@ class CliffRun:
         # static first: the others are compared with it
         self.arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
         self.spec = make_spec(config, dataset)
-        self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
+        self.task = Task(MLP(self.spec, product(config.kernel)), config.batch_size)
         self.optimizer = optim.dual_rate_adam(config.lr, 0.0)
-        self.treatment = Treatment(config, self.task, self.optimizer)
+        self.treatment = Treatment(config, self.spec, self.task, self.optimizer)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
-        self.keys = seed_keys(self.seeds)
+        self.keys = keys_of(self.seeds)
         self.clock = Clock()
         seed = config.protocol == "seed"
         self.train = make_split(dataset, "train")
@@ -71,35 +79,26 @@ class CliffRun:
         n = len(self.seeds)
         return jax.tree.map(lambda leaf: leaf[number * n : (number + 1) * n], tree)
 
-    def init_all(self, keys: Key) -> tuple[TrainState, Memory]:
+    def init_all(self, keys: Key) -> tuple[TrainState, Accounts]:
         """All networks before training; a seed has the same start in every arm of one allocation."""
         made = {
             allocation: jax.vmap(partial(self.treatment.init_one, allocation))(keys)
             for allocation in dict.fromkeys(arm.allocation for arm in self.arms.values())
         }
         parts = [made[arm.allocation] for arm in self.arms.values()]
-        state, structure = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         accounts = None
         if any(arm.scheduled for arm in self.arms.values()):
             accounts = trees.stack([scheduler.init_scheduler(SCHEDULER)] * len(self.seeds))
-        return state, Memory(structure, accounts)
+        return state, accounts
 
     def grow_all(
-        self,
-        state: TrainState,
-        structure: Structure,
-        split: Split,
-        keys: Key,
-        epoch: Array,
-        now: Array,
-        *,
-        scheduled: bool,
-    ) -> tuple[TrainState, Structure]:
+        self, state: TrainState, split: Split, keys: Key, epoch: Array, now: Array, *, scheduled: bool
+    ) -> TrainState:
         """A growth of all networks, or of those of scheduled arms, each in its arm's way.
 
         Args:
           state: of all networks.
-          structure: of all networks.
           split: samples that show the extrema.
           keys: ``(seed,)``.
           epoch: epochs done.
@@ -107,43 +106,38 @@ class CliffRun:
           scheduled: which arms are treated; the others stay as they are.
         """
 
-        def one(
-            arm: Arm, state: TrainState, structure: Structure, key: Key, now: Array
-        ) -> tuple[TrainState, Structure]:
+        def one(arm: Arm, state: TrainState, key: Key, now: Array) -> TrainState:
             if arm.scheduled != scheduled:
-                return state, structure
-            key = jax.random.fold_in(jax.random.fold_in(key, GROW), epoch)
-            grown = self.treatment.grow_one(arm, state, structure, split, key)
-            return trees.where(now, grown, (state, structure))
+                return state
+            grown = self.treatment.grow_one(arm, state, split, purpose(key, REGROW, epoch))
+            return trees.where(now, grown, state)
 
         parts = []
         for number, arm in enumerate(self.arms.values()):
-            of_arm, its_structure = self.of_arm((state, structure), number)
-            parts.append(jax.vmap(partial(one, arm))(of_arm, its_structure, keys, now))
+            parts.append(jax.vmap(partial(one, arm))(self.of_arm(state, number), keys, now))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def edit(
-        self, epoch: int, state: TrainState, structure: Structure, memory: Memory, result: EpochResult
-    ) -> tuple[TrainState, Structure, Memory]:
+    def between(
+        self, epoch: int, state: TrainState, accounts: Accounts, result: EpochResult
+    ) -> tuple[TrainState, Accounts]:
         """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
         number = jnp.asarray(epoch, jnp.int32)
         everyone = jnp.ones(len(self.seeds), bool)
         if epoch % self.config.grow_every == 0 and any(
             arm.grow != "none" and not arm.scheduled for arm in self.arms.values()
         ):
-            args = (state, structure, self.shown, self.keys, number, everyone)
-            state, structure = self.program(partial(self.grow_all, scheduled=False), "grow", *args)
-        accounts = memory.accounts
+            args = (state, self.shown, self.keys, number, everyone)
+            state = self.program(partial(self.grow_all, scheduled=False), "grow", *args)
         if accounts is not None:
             place = next(i for i, arm in enumerate(self.arms.values()) if arm.scheduled)
-            norms = self.of_arm(result.info.gradient_norms, place)
+            norms = self.of_arm(np.asarray(result.info.gradient_norms), place)
             # the scheduler counts epochs from 0
             see = jax.vmap(self.treatment.consult, in_axes=(0, 0, None))
             accounts, now = self.program(see, "consult", accounts, norms, number - 1)
             if bool(np.any(np.asarray(now))):
-                args = (state, structure, self.shown, self.keys, number, now)
-                state, structure = self.program(partial(self.grow_all, scheduled=True), "scheduled", *args)
-        return state, structure, Memory(structure, accounts)
+                args = (state, self.shown, self.keys, number, now)
+                state = self.program(partial(self.grow_all, scheduled=True), "scheduled", *args)
+        return state, accounts
 
     def program(self, function: Callable[..., Any], name: str, *args: Any) -> Any:
         """Runs ``function``, compiled at its first call."""
@@ -156,47 +150,42 @@ class CliffRun:
     def run(self) -> dict[str, Any]:
         """Trains, grows and writes the summary; continues where a run stopped."""
         self.folder.write_json("provenance.json", self.provenance())
-        start, memory = self.clock.compiled(self.init_all, self.keys)(self.keys)
-        at = load_progress(self.folder, {PHASE: lambda: (start, memory)}, self.clock)
-        _, epoch, state, memory = at or (PHASE, 0, start, memory)
+        start, accounts = self.clock.compiled(self.init_all, self.keys, options=ONCE)(self.keys)
+        at = load_progress(self.folder, {PHASE: lambda: (start, accounts)}, self.clock)
+        _, epoch, state, accounts = at or (PHASE, 0, start, accounts)
         phase = Phase(
             name=PHASE,
             epochs=self.config.epochs,
             task=self.task,
-            optimizer=self.optimizer,
             train=self.train,
             watch=self.watch,
             watch_name="test" if self.config.protocol == "seed" else "validation",
-            key_data=jax.random.key(self.config.data_seed),
+            key_data=key_of(self.config.data_seed),
             arms=tuple(self.arms),
-            edit=self.edit,
-            gradient_norms=memory.accounts is not None,
+            between=self.between,
+            gradient_norms=accounts is not None,
         )
-        state, structure, memory = run_phase(
-            phase,
-            state,
-            memory.structure,
-            self.seeds,
-            self.folder,
-            self.clock,
-            first_epoch=epoch,
-            extra=memory,
+        state, accounts = run_phase(
+            phase, state, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=accounts
         )
-        summary = self.summarise(state, structure, memory)
+        summary = self.summarise(state, accounts)
         self.folder.write_json("summary.json", summary)
         return summary
 
-    def summarise(self, state: TrainState, structure: Structure, memory: Memory) -> dict[str, Any]:
+    def summarise(self, state: TrainState, accounts: Accounts) -> dict[str, Any]:
         """Everything ``summary.json`` holds."""
+        params, structure = state.net.params, state.net.structure
         if self.config.protocol == "seed":
             judged, accuracy = self.watch, np.asarray(state.best_accuracy)
         else:
             judged = test = make_split(self.dataset, "test")
-            accuracy = np.asarray(evaluate_all(self.clock, self.task, state.params, structure, test).accuracy)
+            accuracy = np.asarray(evaluate_all(self.clock, self.task, params, structure, test).accuracy)
+        # of a diverged network the best accuracy is that of an earlier epoch, or of none
+        accuracy = np.where(np.asarray(state.diverged), np.nan, accuracy)
         accuracy = np.array([exact_fraction(float(a), judged.size) for a in accuracy])
-        count = self.clock.compiled(jax.vmap(network.count_nonzeros), state.params, structure)
-        counts = jax.tree.map(np.asarray, count(state.params, structure))
-        layers = np.stack([np.asarray(c.num_nonzeros) for c in structure.connectivity], axis=1)
+        count = self.clock.compiled(jax.vmap(count_nonzeros), params, structure, options=ONCE)
+        counts = jax.device_get(count(params, structure))
+        layers = np.stack([c.num_nonzeros for c in jax.device_get(structure.weights)], axis=1)
         arms: dict[str, Any] = {}
         for number, name in enumerate(self.arms):
             of_arm = self.of_arm({"accuracy": accuracy, "counts": counts, "layers": layers}, number)
@@ -204,21 +193,25 @@ class CliffRun:
                 seed_entry(seed, trees.take(of_arm, i), self.config.target, self.spec)
                 for i, seed in enumerate(self.seeds)
             ]
-            if self.arms[name].scheduled and memory.accounts is not None:
-                for entry, times in zip(seeds, np.asarray(memory.accounts.growths), strict=True):
+            if self.arms[name].scheduled and accounts is not None:
+                for entry, times in zip(seeds, np.asarray(accounts.growths), strict=True):
                     entry["growths"] = int(times)
             arms[name] = {**arm_entry(seeds, arms.get("static")), "seeds": seeds}
-        return {
-            "experiment": "cliff_rescue",
-            "config": self.folder.read_json("config.json"),
-            "sizes": list(self.spec.sizes),
-            "kernel": self.config.kernel,
-            "target": self.config.target,
-            "start": list(self.treatment.sizes.start),
-            "provenance": self.provenance(),
-            "arms": arms,
-            "timing": self.clock.as_dict(),
-        }
+        summary: dict[str, Any] = json_safe(
+            {
+                "experiment": "cliff_rescue",
+                "config": self.folder.read_json("config.json"),
+                "sizes": list(self.spec.sizes),
+                "kernel": self.config.kernel,
+                "target": self.config.target,
+                "start": list(self.treatment.sizes.start),
+                "provenance": self.provenance(),
+                "arms": arms,
+                "diverged": diverged_in(arms),
+                "timing": self.clock.as_dict(),
+            }
+        )
+        return summary
 
     def provenance(self) -> dict[str, Any]:
         """Code, versions, device, time, and which data."""
@@ -226,25 +219,28 @@ class CliffRun:
 
 
 def seed_entry(seed: int, of_seed: dict[str, Any], target: float, spec: NetworkSpec) -> dict[str, Any]:
-    """The entry of one seed of an arm."""
+    """The entry of one seed of an arm; a diverged network is neither rescued nor not."""
     counts = {name: int(value) for name, value in of_seed["counts"].items()}
-    weights = counts["total"] - counts["bias"]
     accuracy = float(of_seed["accuracy"])
+    diverged = not np.isfinite(accuracy)
     return {
         "seed": seed,
+        "diverged": diverged,
         "accuracy": accuracy,
-        "rescued": accuracy >= target,
-        "weights": weights,
+        "rescued": None if diverged else accuracy >= target,
+        "weights": counts["total"] - counts["bias"],
         "nonzeros": {**counts, "layers": [int(n) for n in of_seed["layers"]]},
-        "density": weights / spec.dense_weights,
+        # skips apart: they lie between layers that have no weights between them in the dense network
+        "density": counts["scaffold"] / spec.dense_weights,
+        "skip_weights": counts.get("skip", 0),
     }
 
 
 def arm_entry(seeds: list[dict[str, Any]], static: dict[str, Any] | None) -> dict[str, Any]:
-    """The numbers of an arm over its seeds, and against ``static`` on the same ones."""
+    """The numbers of an arm over the seeds that have not diverged, and its pairs with ``static``."""
 
     def column(entries: list[dict[str, Any]], name: str) -> list[float]:
-        return [float(s[name]) for s in entries]
+        return [np.nan if s["diverged"] else float(s[name]) for s in entries]
 
     against = None
     if static is not None:
@@ -258,7 +254,7 @@ def arm_entry(seeds: list[dict[str, Any]], static: dict[str, Any] | None) -> dic
     return {
         "accuracy": aggregate(column(seeds, "accuracy")),
         "rescued": success_rate(column(seeds, "rescued")),
-        "weights": aggregate(column(seeds, "weights")),
+        **{name: aggregate(column(seeds, name)) for name in ("weights", "density", "skip_weights")},
         "against_static": against,
     }
 

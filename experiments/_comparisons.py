@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments._cli import flag_name, print_table
 from experiments._patched_plots import plt, save_figure
+from experiments._shown import number, pairs_won, percent, span, with_interval
 from jaxnet.records import MAY_DIFFER
 from jaxnet.statistics import paired_difference
 
@@ -20,7 +21,10 @@ LEVEL = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two arms on the same seeds; test accuracy in points, first minus second."""
+    """Two arms on the same seeds; test accuracy in points, first minus second.
+
+    ``n`` pairs are compared, ``not_finite`` are left out: one of the two networks diverged.
+    """
 
     title: str
     first: str
@@ -31,6 +35,22 @@ class Comparison:
     wins: int
     n: int
     p: float
+    not_finite: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The mean difference with its interval."""
+        return with_interval(number(self.mean, "+.2f"), self.interval)
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval."""
+        return span((self.low, self.high), "+.2f", scale=1, between=" .. ")
+
+    @property
+    def won(self) -> str:
+        """In how many of the pairs the first is better, and how many pairs are left out."""
+        return pairs_won(self.wins, self.n, self.not_finite)
 
     @property
     def sign(self) -> int:
@@ -42,6 +62,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What interval and test together allow to say."""
+        if not self.n:
+            return "no pair left to compare"
         if self.sign > 0:
             return f"better by {self.mean:.2f} points"
         if self.sign < 0:
@@ -53,7 +75,8 @@ def comparison(title: str, first: str, second: str, difference: Mapping[str, Any
     """The comparison that a paired difference in points stands for; NaN where a number does not exist."""
     low, high = difference["ci95"] or (float("nan"), float("nan"))
     mean, p = (float("nan") if difference[name] is None else difference[name] for name in ("mean", "p"))
-    return Comparison(title, first, second, mean, low, high, difference["wins"], difference["n"], p)
+    pairs = difference["wins"], difference["n"]
+    return Comparison(title, first, second, mean, low, high, *pairs, p, difference["not_finite"])
 
 
 def in_points(title: str, first: str, second: str, difference: Mapping[str, Any]) -> Comparison:
@@ -74,11 +97,11 @@ def compare(
     Args:
       arms: by name, each with its ``seeds`` in the same order.
       questions: title, first and second arm of each.
-      value: name of the entry, a fraction.
+      value: name of the entry, a fraction; None or NaN of a diverged network.
     """
     comparisons = []
     for title, first, second in questions:
-        a, b = (np.array([100 * s[value] for s in arms[name]["seeds"]]) for name in (first, second))
+        a, b = (100 * np.array([s[value] for s in arms[name]["seeds"]], float) for name in (first, second))
         comparisons.append(comparison(title, first, second, paired_difference(a, b)))
     return comparisons
 
@@ -114,10 +137,7 @@ def correction(comparisons: Sequence[Comparison]) -> str:
 def print_comparisons(title: str, comparisons: Sequence[Comparison]) -> None:
     """Prints a row per comparison to the terminal."""
     columns = ["comparison", "difference (points)", "95 % interval", "wins", "p"]
-    rows = [
-        [c.title, f"{c.mean:+.2f}", f"{c.low:+.2f} .. {c.high:+.2f}", f"{c.wins}/{c.n}", f"{c.p:.2g}"]
-        for c in comparisons
-    ]
+    rows = [[c.title, number(c.mean, "+.2f"), c.interval, c.won, number(c.p, ".2g")] for c in comparisons]
     print_table(title, columns, rows)
 
 
@@ -127,7 +147,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         "| comparison (first minus second) | points | 95 % interval | wins | p | verdict |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {c.title} | {c.mean:+.2f} | {c.low:+.2f} .. {c.high:+.2f} | {c.wins}/{c.n} | {c.p:.2g} | "
+            f"| {c.title} | {number(c.mean, '+.2f')} | {c.interval} | {c.won} | {number(c.p, '.2g')} | "
             f"{c.verdict} |"
             for c in comparisons
         ),
@@ -138,11 +158,18 @@ def draw_comparisons(axes: Any, comparisons: Sequence[Comparison]) -> None:
     """A forest plot: the mean paired difference of each comparison with its interval."""
     y = np.arange(len(comparisons))[::-1]
     for yi, c in zip(y, comparisons, strict=True):
+        if not c.n:
+            continue
         color = {1: "#2e7d4f", -1: "#c44e52", 0: "0.45"}[c.sign]
         axes.plot([c.low, c.high], [yi, yi], color=color, lw=2)
         axes.plot([c.mean], [yi], "o", color=color, ms=6)
         axes.annotate(
-            f"{c.mean:+.2f}", (c.high, yi), (6, 0), textcoords="offset points", va="center", fontsize=8
+            f"{c.mean:+.2f}",
+            (c.mean if np.isnan(c.high) else c.high, yi),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(y, [c.title for c in comparisons], fontsize=8.5)
@@ -159,9 +186,8 @@ def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def mean_and_interval(aggregate: Mapping[str, Any]) -> str:
-    """Mean and 95 % interval of fractions, in per cent."""
-    low, high = aggregate["ci95"] or (float("nan"), float("nan"))
-    return f"{100 * aggregate['mean']:.2f} ({100 * low:.2f} .. {100 * high:.2f})"
+    """Mean and 95 % interval of fractions, in per cent; ``-`` for what does not exist."""
+    return with_interval(percent(aggregate["mean"]), span(aggregate["ci95"], between=" .. "))
 
 
 def provenance_lines(summary: Mapping[str, Any]) -> list[str]:

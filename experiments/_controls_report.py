@@ -17,6 +17,8 @@ from experiments._comparisons import (
     provenance_lines,
     save_comparisons,
 )
+from experiments._shown import NOTHING, document_lines, number, percent, sound
+from experiments.patched_density import mean_weights
 from jaxnet.files import disk_errors
 
 if TYPE_CHECKING:
@@ -50,10 +52,11 @@ def write_document(
         "",
         "## What each arm reaches",
         "",
-        "| arm | scaffold | after the patch phase | gain | patches | weights | density % |",
+        "| arm | scaffold | after the patch phase | gain | patches | weights | density of the scaffold % |",
         "|---|---|---|---|---|---|---|",
         *(_arm_row(name, summary) for name, summary in arms.items()),
         "",
+        *document_lines(arms),
         *_contributions(arms),
         "## Paired differences",
         "",
@@ -84,7 +87,7 @@ def _contributions(arms: Summaries) -> list[str]:
         "|---|---|---|---|",
     ]
     for name, summary in arms.items():
-        patches = [p for s in summary["seeds"] for p in s["patches"]]
+        patches = [p for s in sound(summary["seeds"]) for p in s["patches"]]
         if patches:
             cells = [_lost(patches, kind, layer) for kind, layer in (("high", 0), ("high", 1), ("low", 1))]
             lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -94,18 +97,17 @@ def _contributions(arms: Summaries) -> list[str]:
 def _lost(patches: Sequence[dict[str, Any]], kind: str, layer: int) -> str:
     lost = np.array([p["contribution"] for p in patches if (p["kind"], p["hidden_layer"]) == (kind, layer)])
     if not lost.size:
-        return "-"
+        return NOTHING
     return f"{100 * lost.mean():+.2f} ({100 * np.mean(lost == 0):.0f} %)"
 
 
 def _arm_row(name: str, summary: dict[str, Any]) -> str:
     a = summary["aggregate"]
-    weights = a["nonzeros.scaffold"]["mean"] + a["nonzeros.patch"]["mean"]
     return (
         f"| {name} | {mean_and_interval(a['scaffold_accuracy'])} | "
         f"{mean_and_interval(a['patched_accuracy'])} | "
-        f"{100 * a['gain']['mean']:+.2f} | {a['num_patches']['mean']:.1f} | {weights:.0f} | "
-        f"{100 * a['density']['mean']:.2f} |"
+        f"{percent(a['gain']['mean'], '+.2f')} | {number(a['num_patches']['mean'], '.1f')} | "
+        f"{number(mean_weights(summary), '.0f')} | {percent(a['density']['mean'])} |"
     )
 
 
@@ -115,7 +117,7 @@ def _verdict(comparisons: Sequence[Comparison]) -> list[str]:
 
     def say(what: str, first: str, second: str) -> str:
         c = by_arms[first, second]
-        return f"- {what}: {c.verdict} ({c.low:+.2f} .. {c.high:+.2f}, {c.n} pairs)."
+        return f"- {what}: {c.verdict} ({c.interval}, {c.n} pairs)."
 
     return [
         "## Verdict",
@@ -157,25 +159,28 @@ def _headline(runs: Summaries) -> list[str]:
         '55.09 % → **97.67 %** "with 3 % of the parameters".',
         "",
         "| run | scaffold % | patched % | first patch epoch % | high / low | patches (parameters) "
-        "| true density % |",
-        "|---|---|---|---|---|---|---|",
+        "| weights | true density of the scaffold % |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, summary in runs.items():
-        a = summary["aggregate"]
+        a, gone = summary["aggregate"], set(summary["diverged"])
+        firsts = zip(summary["seeds"], summary["first_patch_accuracy"], strict=False)
+        first_epoch = [accuracy for s, accuracy in firsts if s["seed"] not in gone]
         lines.append(
             f"| {name} | {mean_and_interval(a['scaffold_accuracy'])} | "
             f"{mean_and_interval(a['patched_accuracy'])} | "
-            f"{100 * np.mean(summary['first_patch_accuracy']):.2f} | "
-            f"{a['extrema_high']['mean']:.1f} / {a['extrema_low']['mean']:.1f} | "
-            f"{a['num_patches']['mean']:.1f} ({a['nonzeros.patch']['mean']:.0f}) | "
-            f"{100 * a['density']['mean']:.2f} |"
+            f"{percent(float(np.mean(first_epoch)) if first_epoch else None)} | "
+            f"{number(a['extrema_high']['mean'], '.1f')} / {number(a['extrema_low']['mean'], '.1f')} | "
+            f"{number(a['num_patches']['mean'], '.1f')} ({number(a['patch_weights']['mean'], '.0f')}) | "
+            f"{number(mean_weights(summary), '.0f')} | {percent(a['density']['mean'])} |"
         )
     enforced, last = [s["aggregate"] for s in runs.values()][-2:]
     return [
         *lines,
         "",
-        f"The {100 * last['patched_accuracy']['mean']:.1f} % of the last row belong to a network whose masks "
-        "were no longer enforced after the scaffold phase: a dense network, trained slowly. With the masks "
-        f"enforced the same run reaches {100 * enforced['patched_accuracy']['mean']:.1f} %.",
+        *document_lines(runs),
+        f"The {percent(last['patched_accuracy']['mean'], '.1f')} % of the last row belong to a network whose "
+        "masks were no longer enforced after the scaffold phase: a dense network, trained slowly. With the "
+        f"masks enforced the same run reaches {percent(enforced['patched_accuracy']['mean'], '.1f')} %.",
         "",
     ]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments._patched_plots import PATCH, SCAFFOLD, plt, save_figure
+from experiments._patched_plots import EVERY, PATCH, SCAFFOLD, plt, save_figure, say
+from experiments._shown import left_out, sound
 from jaxnet.records import RunFolder
 
 PLOTS = ("growth.png", "architectures.png")
@@ -25,7 +26,8 @@ def draw_all(folder: RunFolder) -> None:
 def draw_growth(summary: dict[str, Any], path: Path) -> None:
     """Accuracy against non-zeros: a line per seed, a dot per iteration."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for s in summary["seeds"]:
+    seeds = sound(summary["seeds"])
+    for s in seeds:
         weights = [h["nonzeros"]["scaffold"] + h["nonzeros"]["patch"] for h in s["history"]]
         accuracy = [100 * h["accuracy"] for h in s["history"]]
         axes.plot(weights, accuracy, "-", color=SCAFFOLD, lw=1, alpha=0.6)
@@ -45,17 +47,21 @@ def draw_growth(summary: dict[str, Any], path: Path) -> None:
     )
     watched = "test" if summary["config"]["protocol"] == "seed" else "validation"
     axes.set(xlabel="weights that exist, patches included", ylabel=f"{watched} accuracy (%)")
-    axes.set_title(f"{_what(summary)}: growth of {len(summary['seeds'])} networks (circle: target reached)")
+    gone = left_out(len(summary["diverged"]))
+    axes.set_title(f"{_what(summary)}: growth of {len(seeds)} networks (circle: target reached){gone}")
     axes.grid(alpha=0.3)
+    if not seeds:
+        say(axes, EVERY)
     save_figure(figure, path)
 
 
 def draw_architectures(summary: dict[str, Any], path: Path) -> None:
     """Units of the hidden layers of every grown network, the most frequent architecture first."""
-    grown = Counter(tuple(s["architecture"]) for s in summary["seeds"])
+    seeds = sound(summary["seeds"])
+    grown = Counter(tuple(s["architecture"]) for s in seeds)
     ranked = sorted(grown.items(), key=lambda item: (-item[1], item[0]))[:24]
     figure, axes = plt.subplots(figsize=(7, 0.34 * len(ranked) + 1.3), layout="constrained")
-    colors = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, max(len(a) - 2 for a, _ in ranked)))
+    colors = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, max((len(a) - 2 for a, _ in ranked), default=1)))
     for y, (sizes, number) in enumerate(ranked):
         left = 0
         for units, color in zip(sizes[1:-1], colors, strict=False):
@@ -72,7 +78,10 @@ def draw_architectures(summary: dict[str, Any], path: Path) -> None:
     axes.set_yticks([])
     axes.set_xlabel("hidden units, first layer to the left")
     more = f" (the first 24 of {len(grown)})" if len(grown) > len(ranked) else ""
-    axes.set_title(f"{_what(summary)}: architectures of {len(summary['seeds'])} grown networks{more}")
+    gone = left_out(len(summary["diverged"]))
+    axes.set_title(f"{_what(summary)}: architectures of {len(seeds)} grown networks{more}{gone}")
+    if not seeds:
+        say(axes, EVERY)
     save_figure(figure, path)
 
 

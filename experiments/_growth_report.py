@@ -19,6 +19,7 @@ from experiments._comparisons import (
     save_comparisons,
 )
 from experiments._controls_report import Summaries
+from experiments._shown import NOTHING, document_lines, number, percent, sound
 from jaxnet.files import disk_errors
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def write_document(
         "|---|---|---|---|---|",
         *(_arm_row(name, summary) for name, summary in arms.items()),
         "",
+        *document_lines(arms),
         "## Paired differences",
         "",
         f"![Paired differences of the test accuracy with 95 % intervals]({picture.name})",
@@ -80,18 +82,26 @@ def write_document(
 
 
 def _arm_row(name: str, summary: dict[str, Any]) -> str:
-    seeds, a = summary["seeds"], summary["aggregate"]
-    weights = [s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"] for s in seeds]
-    hidden = np.mean([sum(s["architecture"][1:-1]) for s in seeds])
+    seeds, accuracy = sound(summary["seeds"]), mean_and_interval(summary["aggregate"]["accuracy"])
+    hidden = _mean([sum(s["architecture"][1:-1]) for s in seeds])
     different = len({tuple(s["architecture"]) for s in seeds})
-    accuracy = mean_and_interval(a["accuracy"])
-    return f"| {name} | {accuracy} | {np.mean(weights):.0f} | {hidden:.0f} | {different} |"
+    weights = number(_mean(_weights(seeds)), ".0f")
+    return f"| {name} | {accuracy} | {weights} | {number(hidden, '.0f')} | {different} |"
+
+
+def _weights(seeds: Sequence[dict[str, Any]]) -> list[int]:
+    """All weights of each seed, patches included."""
+    return [s["nonzeros"]["scaffold"] + s["patch_weights"] for s in seeds]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> list[str]:
     """The verdict in words, from the numbers alone."""
     lines = ["## Verdict", ""]
-    lines += [f"- {c.title}: {c.verdict} ({c.low:+.2f} .. {c.high:+.2f}, {c.n} pairs)." for c in comparisons]
+    lines += [f"- {c.title}: {c.verdict} ({c.interval}, {c.n} pairs)." for c in comparisons]
     places = [c for c in comparisons if c.title.startswith("Place")]
     better, worse = (sum(c.sign == sign for c in places) for sign in (1, -1))
     if better == len(places):
@@ -120,7 +130,7 @@ def _where(arms: Summaries) -> list[str]:
         "|---|---|---|---|",
     ]
     for name, summary in arms.items():
-        histories = [s["history"] for s in summary["seeds"]]
+        histories = [s["history"] for s in sound(summary["seeds"])]
         decisions = [h["decision"] for history in histories for h in history]
         chosen = Counter(d["layer"] + 1 for d in decisions if d and d["change"] in ("insert", "widen"))
         if chosen:
@@ -152,8 +162,9 @@ def _consistency(arms: Summaries) -> list[str]:
         "|---|---|",
     ]
     for name, summary in arms.items():
-        grown = Counter("-".join(map(str, s["architecture"])) for s in summary["seeds"])
-        if any(len({tuple(h["architecture"]) for h in s["history"]}) > 1 for s in summary["seeds"]):
+        seeds = sound(summary["seeds"])
+        grown = Counter("-".join(map(str, s["architecture"])) for s in seeds)
+        if any(len({tuple(h["architecture"]) for h in s["history"]}) > 1 for s in seeds):
             shown = [f"{sizes} ({number})" for sizes, number in grown.most_common(6)]
             more = f", and {len(grown) - 6} more" if len(grown) > 6 else ""
             lines.append(f"| {name} | {', '.join(shown)}{more} |")
@@ -173,13 +184,13 @@ def _headline(runs: Summaries) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, summary in runs.items():
-        seeds, a = summary["seeds"], summary["aggregate"]
-        weights = [s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"] for s in seeds]
+        seeds, a = sound(summary["seeds"]), summary["aggregate"]
+        weights = _weights(seeds)
         target = summary["config"]["target"]
         reached = sum(s["accuracy"] >= target for s in seeds)
         lines.append(
-            f"| {name} | {mean_and_interval(a['accuracy'])} | {100 * a['accuracy']['min']:.2f} | "
-            f"{a['iterations']['mean']:.1f} | {np.mean(weights):.0f} ({max(weights)}) | "
-            f"{reached} of {len(seeds)} reach {100 * target:g} % |"
+            f"| {name} | {mean_and_interval(a['accuracy'])} | {percent(a['accuracy']['min'])} | "
+            f"{number(a['iterations']['mean'], '.1f')} | {number(_mean(weights), '.0f')} "
+            f"({max(weights, default=NOTHING)}) | {reached} of {len(seeds)} reach {100 * target:g} % |"
         )
-    return [*lines, ""]
+    return [*lines, "", *document_lines(runs)]

@@ -10,19 +10,22 @@ import jax
 import numpy as np
 
 from experiments._cli import Progress
-from experiments._population import evaluate_all, make_split, network_spec
+from experiments._population import evaluate_all, make_split, median_note, network_spec
 from experiments._runtime import resolve_kernel
 from experiments.indefinite_growth import RECIPES, iteration_line, settled
+from jaxnet import methods
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
+from jaxnet.files import json_safe
 from jaxnet.growth import Budget, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
 from jaxnet.growth.training import stack_host
 from jaxnet.kernels import product
+from jaxnet.keys import key_of
+from jaxnet.original import OriginalRules
 from jaxnet.patches import PatchRules
 from jaxnet.programs import Clock
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
-from jaxnet.rewire import ExchangeRules
 from jaxnet.statistics import aggregate, exact_fraction
 
 if TYPE_CHECKING:
@@ -55,17 +58,11 @@ def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
         init=config.init or ("dense-fan-in" if seed else "sparse-fan-in"),
     )
     steps = c.epochs * -(-len(dataset.y_train) // config.batch_size)
-    exchange = None
+    method = None
     if c.exchange != "none":
-        exchange = ExchangeRules(c.exchange, until=max(1, int(EXCHANGED_UNTIL * steps)))
-    patches = PatchRules(
-        max_patches=c.max_patches,
-        order="index" if seed else "extremeness",
-        first_targets=seed,
-        redraw_inputs=seed,
-        detach_source=seed,
-        keep_level=seed,
-    )
+        name = {"random": "set", "gradient": "rigl"}[c.exchange]
+        method = methods.make(name, until=max(1, int(EXCHANGED_UNTIL * steps)))
+    patches = (OriginalRules if seed else PatchRules)(max_patches=c.max_patches)
     try:
         return GrowthPlan(
             spec,
@@ -86,10 +83,10 @@ def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
             lr=c.lr,
             lr_patch=c.lr,
             schedule=c.schedule,
-            select="last" if seed or exchange is not None else "best",
+            select="last" if seed or method is not None else "best",
             judge_best=seed,
             fresh_optimizer=seed,
-            exchange=exchange,
+            method=method,
             detector=config.detector,
             detect_on=config.detect_on,
             batch_size=config.batch_size,
@@ -145,7 +142,7 @@ def run(
         train=make_split(dataset, "train"),
         watch=make_split(dataset, "test" if seed else "val"),
         extrema=make_split(dataset, "test" if seed else "train", samples),
-        key_data=jax.random.key(config.data_seed),
+        key_data=key_of(config.data_seed),
         watch_name="test" if seed else "validation",
     )
 
@@ -155,7 +152,7 @@ def run(
     with Progress(config.iterations * plan.epochs, f"{config.num_seeds} seeds") as progress:
 
         def at(iteration: int, epoch: int, accuracy: np.ndarray) -> None:
-            note = f"iteration {iteration}, {len(accuracy)} networks, median {np.median(accuracy):.4f}"
+            note = f"iteration {iteration}, {len(accuracy)} networks, {median_note(accuracy)}"
             progress.update((iteration - 1) * plan.epochs + epoch, note)
 
         members = grow_until(
@@ -174,15 +171,18 @@ def run(
     else:
         accuracy = test_accuracy(plan, members, dataset, clock)
     seeds = [seed_entry(m, a) for m, a in zip(members, accuracy, strict=True)]
-    summary = {
-        "experiment": "indefinite_growth",
-        "config": folder.read_json("config.json"),
-        "kernel": config.kernel,
-        "provenance": known,
-        "seeds": seeds,
-        "aggregate": aggregate_seeds(seeds),
-        "timing": clock.as_dict(),
-    }
+    summary: dict[str, Any] = json_safe(
+        {
+            "experiment": "indefinite_growth",
+            "config": folder.read_json("config.json"),
+            "kernel": config.kernel,
+            "provenance": known,
+            "seeds": seeds,
+            "diverged": [s["seed"] for s in seeds if s["diverged"]],
+            "aggregate": aggregate_seeds(seeds),
+            "timing": clock.as_dict(),
+        }
+    )
     folder.write_json("summary.json", summary)
     return summary
 
@@ -192,11 +192,11 @@ def test_accuracy(plan: GrowthPlan, members: list[Member], dataset: Dataset, clo
     test = make_split(dataset, "test")
     groups: dict[Any, list[int]] = {}
     for i, member in enumerate(members):
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(member.network)]
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(member.net)]
         groups.setdefault((member.spec.sizes, tuple(shapes)), []).append(i)
     accuracy = [0.0] * len(members)
     for places in groups.values():
-        stack = stack_host([members[i].network for i in places])
+        stack = stack_host([members[i].net for i in places])
         task = plan.task(members[places[0]].spec)
         found = np.asarray(evaluate_all(clock, task, stack.params, stack.structure, test).accuracy)
         for i, value in zip(places, found, strict=True):
@@ -205,25 +205,35 @@ def test_accuracy(plan: GrowthPlan, members: list[Member], dataset: Dataset, clo
 
 
 def seed_entry(member: Member, accuracy: float) -> dict[str, Any]:
-    """What ``summary.json`` says of one network."""
+    """What ``summary.json`` says of one network; accuracies of a diverged one are NaN."""
     last = member.history[-1]
     counts = last["nonzeros"]
-    density = (counts["scaffold"] + counts["patch"]) / member.spec.dense_weights
+    diverged = member.stop == "diverged" or not np.isfinite(accuracy)
     return {
         "seed": member.seed,
+        "diverged": diverged,
         "iterations": len(member.history),
         "architecture": last["architecture"],
-        "accuracy": accuracy,
-        "nonzeros": {**counts, "density": density},
+        "accuracy": np.nan if diverged else accuracy,
+        "nonzeros": counts,
+        # of the scaffold alone: a patch may lie where a weight of the scaffold could
+        "density": counts["scaffold"] / member.spec.dense_weights,
+        "patch_weights": counts["patch"],
         "stop_reason": member.stop,
-        "history": member.history,
+        # the best epoch before a network diverged, or -1 where there was none
+        "history": [{**h, "accuracy": np.nan} if h["diverged"] else h for h in member.history],
     }
 
 
 def aggregate_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, deviation, median, range and interval over the seeds."""
-    columns = {name: [s[name] for s in seeds] for name in ("accuracy", "iterations")}
-    columns["depth"] = [len(s["architecture"]) - 2 for s in seeds]
-    for name in ("scaffold", "bias", "patch", "total", "density"):
-        columns[f"nonzeros.{name}"] = [s["nonzeros"][name] for s in seeds]
+    """Mean, deviation, median, range and interval over the seeds that have not diverged."""
+    columns: dict[str, list[float]] = {}
+    for s in seeds:
+        numbers = {name: s[name] for name in ("accuracy", "iterations", "density", "patch_weights")}
+        numbers["depth"] = len(s["architecture"]) - 2
+        numbers |= {
+            f"nonzeros.{name}": s["nonzeros"][name] for name in ("scaffold", "bias", "patch", "total")
+        }
+        for name, value in numbers.items():
+            columns.setdefault(name, []).append(np.nan if s["diverged"] else value)
     return {name: aggregate(values) for name, values in columns.items()}

@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 from experiments._comparisons import command_line, provenance_lines
 from experiments._hunt_kept import Row
 from experiments._hunt_plots import draw_accuracy, draw_pareto
-from experiments._patched_plots import plt, save_figure
+from experiments._patched_plots import EVERY, plt, save_figure, say
+from experiments._shown import diverged_line, left_out, number, percent, sound, span
 from jaxnet.files import disk_errors
 from jaxnet.statistics import paired_difference
 
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
 
 
 def compare(hunt: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
-    """Accuracies of the same seeds in the hunt and as masked dense networks, in points."""
-    a, b = 100 * np.asarray(hunt), 100 * np.asarray(reference)
+    """Accuracies of the same seeds in the hunt and as masked dense networks, in points.
+
+    Of both a seed is left out that diverged in one.
+    """
+    a, b = 100 * np.asarray(hunt, float), 100 * np.asarray(reference, float)
     d = paired_difference(a, b)
+    both = np.isfinite(a - b)
+    a, b = a[both], b[both]
     return {
-        "n": len(a),
-        "mean": float(np.mean(a - b)),
+        "n": d["n"],
+        "not_finite": d["not_finite"],
+        "mean": d["mean"],
         "ci95": d["ci95"],
-        "largest": float(np.max(np.abs(a - b))),
-        "hunt": [float(v) for v in a],
-        "reference": [float(v) for v in b],
+        "largest": float(np.max(np.abs(a - b))) if both.any() else None,
+        "hunt": a.tolist(),
+        "reference": b.tolist(),
     }
 
 
@@ -45,7 +52,8 @@ def write_document(
     many, portfolio = summaries["many"], summaries["portfolio"]
     pictures = {name: path.with_name(f"{path.stem}_{name}.png") for name in ("seeds", "portfolio", "pareto")}
     draw_seeds(rows["many"], agreement, pictures["seeds"])
-    title = f"{portfolio['provenance']['dataset']}, {config.portfolio_seeds} seeds each"
+    gone = left_out(len(rows["portfolio"]) - len(sound(rows["portfolio"])))
+    title = f"{portfolio['provenance']['dataset']}, {config.portfolio_seeds} seeds each{gone}"
     draw_accuracy(rows["portfolio"], title, pictures["portfolio"])
     draw_pareto(rows["portfolio"], title, pictures["pareto"])
     lines = [
@@ -72,7 +80,7 @@ def write_document(
 
 def _many(summary: dict[str, Any], rows: Sequence[Row], picture: str) -> list[str]:
     timing, chosen = summary["timing"], summary["selection"]["overall"]
-    q = {k: 100 * v for k, v in summary["distribution"]["overall"]["quantiles"].items()}
+    q = summary["distribution"]["overall"]["quantiles"].values()
     winners = summary["ranking"]["overall"]["accuracy"]
     return [
         f"## {len(rows)} seeds of {rows[0]['architecture']} at density {rows[0]['density']:g}",
@@ -82,25 +90,31 @@ def _many(summary: dict[str, Any], rows: Sequence[Row], picture: str) -> list[st
         "",
         f"![Accuracy of all seeds]({picture})",
         "",
+        *_diverged(summary),
         "| validation accuracy of all | lowest | 5 % | 25 % | median | 75 % | 95 % | best |",
         "|---|---|---|---|---|---|---|---|",
-        f"| % | {' | '.join(f'{value:.2f}' for value in q.values())} |",
+        f"| % | {' | '.join(map(percent, q))} |",
         "",
         "| winner | validation % | test % | extrema score |",
         "|---|---|---|---|",
         *(
-            f"| seed {w['seed']} | {100 * w['accuracy']:.2f} | {100 * w['test_accuracy']:.2f} | "
+            f"| seed {w['seed']} | {percent(w['accuracy'])} | {percent(w['test_accuracy'])} | "
             f"{w['extrema_score']:.3f} |"
             for w in winners
         ),
         "",
-        f"Selection: the best of {chosen['candidates']} lies {100 * chosen['best_minus_mean']:.2f} points "
-        f"above their mean on the samples that chose it, and {100 * chosen['selection_effect']:+.2f} points "
-        f"(± {100 * chosen['selection_effect_standard_error']:.2f}) above its own test accuracy.",
+        f"Selection: the best of {chosen['candidates']} lies {percent(chosen['best_minus_mean'])} points "
+        f"above their mean on the samples that chose it, and {percent(chosen['selection_effect'], '+.2f')} "
+        f"points (± {percent(chosen['selection_effect_standard_error'])}) above its own test accuracy.",
         "",
         _correlation("Over these seeds", rows),
         "",
     ]
+
+
+def _diverged(summary: dict[str, Any]) -> list[str]:
+    line = diverged_line(summary["diverged"], summary["networks"]["trained"])
+    return [] if line is None else [line[0].upper() + line[1:] + ".", ""]
 
 
 def _seconds(timing: dict[str, Any]) -> str:
@@ -111,23 +125,29 @@ def _seconds(timing: dict[str, Any]) -> str:
 
 
 def _correlation(where: str, rows: Sequence[Row]) -> str:
-    rho, p = spearmanr([r["extrema_score"] for r in rows], [r["accuracy"] for r in rows])
+    rows = sound(rows)
+    scores, accuracy = ([row[name] for row in rows] for name in ("extrema_score", "accuracy"))
+    rho = p = None  # three different values of each, or there is nothing to correlate
+    if min(len(set(scores)), len(set(accuracy))) > 2:
+        rho, p = map(float, spearmanr(scores, accuracy))
     return (
-        f"{where} the extrema score and the accuracy have a rank correlation of {rho:+.2f} (p = {p:.1g}, "
-        f"n = {len(rows)})."
+        f"{where} the extrema score and the accuracy have a rank correlation of {number(rho, '+.2f')} "
+        f"(p = {number(p, '.1g')}, n = {len(rows)})."
     )
 
 
 def _agreement(agreement: Mapping[str, Any]) -> list[str]:
-    low, high = agreement["ci95"]
+    left = f" ({agreement['not_finite']} more diverged)" if agreement["not_finite"] else ""
     return [
         "## The same seeds as masked dense networks",
         "",
-        f"The first {agreement['n']} seeds trained once more as dense matrices times their masks, with Adam "
-        "over all weights: same masks, same initial values, same order of the samples, nothing of the sparse "
-        f"code. Mean difference in validation accuracy, hunt minus reference: {agreement['mean']:+.3f} "
-        f"points (95 % {low:+.3f} .. {high:+.3f}), the largest of a single seed {agreement['largest']:.2f} "
-        "points. Sums are taken in another order there, and training makes more of the last bit.",
+        f"The first {agreement['n']} seeds{left} trained once more as dense matrices times their masks, with "
+        "Adam over all weights: same masks, same initial values, same order of the samples, nothing of the "
+        "sparse code. Mean difference in validation accuracy, hunt minus reference: "
+        f"{number(agreement['mean'], '+.3f')} points "
+        f"(95 % {span(agreement['ci95'], '+.3f', scale=1, between=' .. ')}), the largest of a single seed "
+        f"{number(agreement['largest'])} points. Sums are taken in another order there, and training makes "
+        "more of the last bit.",
         "",
     ]
 
@@ -145,19 +165,19 @@ def _portfolio(summary: dict[str, Any], rows: Sequence[Row], pictures: Mapping[s
         "",
         f"![Accuracy per architecture]({pictures['portfolio'].name})",
         "",
+        *_diverged(summary),
         "| architecture | weights | mean % | 95 % interval | lowest .. best % | extrema score | patchability "
         "| dead units % |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for group in summary["aggregate"]:
         accuracy = group["accuracy"]
-        low, high = accuracy["ci95"] or (float("nan"), float("nan"))
+        ends = (accuracy["min"], accuracy["max"])
         lines.append(
-            f"| {group['architecture']} | {group['nonzeros']['mean']:.0f} | {100 * accuracy['mean']:.2f} | "
-            f"{100 * low:.2f} .. {100 * high:.2f} | "
-            f"{100 * accuracy['min']:.2f} .. {100 * accuracy['max']:.2f} | "
-            f"{group['extrema_score']['mean']:.3f} | {group['patchability']['mean']:.3f} | "
-            f"{100 * group['dead']['mean']:.0f} |"
+            f"| {group['architecture']} | {number(group['nonzeros']['mean'], '.0f')} | "
+            f"{percent(accuracy['mean'])} | {span(accuracy['ci95'], between=' .. ')} | "
+            f"{span(ends, between=' .. ')} | {number(group['extrema_score']['mean'], '.3f')} | "
+            f"{number(group['patchability']['mean'], '.3f')} | {percent(group['dead']['mean'], '.0f')} |"
         )
     lines += [
         "",
@@ -167,8 +187,8 @@ def _portfolio(summary: dict[str, Any], rows: Sequence[Row], pictures: Mapping[s
     for criterion, entries in best.items():
         for w in entries[:1]:
             lines.append(
-                f"| {criterion} | {w['architecture']} | {w['seed']} | {100 * w['accuracy']:.2f} | "
-                f"{100 * w['test_accuracy']:.2f} | {w['nonzeros']} |"
+                f"| {criterion} | {w['architecture']} | {w['seed']} | {percent(w['accuracy'])} | "
+                f"{percent(w['test_accuracy'])} | {w['nonzeros']} |"
             )
     hidden = [r for r in rows if r["hidden"]]
     return [
@@ -184,10 +204,15 @@ def _portfolio(summary: dict[str, Any], rows: Sequence[Row], pictures: Mapping[s
 def draw_seeds(rows: Sequence[Row], agreement: Mapping[str, Any], path: Path) -> None:
     """The distribution of the accuracy, and the hunt against the masked dense networks seed by seed."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    left.hist([100 * row["accuracy"] for row in rows], bins=40, color="#4c72b0")
-    left.set(xlabel=f"{rows[0]['split']} accuracy (%)", ylabel="seeds", title=f"{len(rows)} seeds")
-    low, high = min(agreement["reference"]), max(agreement["reference"])
-    right.plot([low, high], [low, high], color="0.5", lw=1)
+    shown = sound(rows)
+    left.hist([100 * row["accuracy"] for row in shown], bins=40, color="#4c72b0")
+    if not shown:
+        say(left, EVERY)
+    title = f"{len(rows)} seeds{left_out(len(rows) - len(shown))}"
+    left.set(xlabel=f"{rows[0]['split']} accuracy (%)", ylabel="seeds", title=title)
+    if agreement["reference"]:
+        low, high = min(agreement["reference"]), max(agreement["reference"])
+        right.plot([low, high], [low, high], color="0.5", lw=1)
     right.plot(agreement["reference"], agreement["hunt"], ".", color="#c44e52", ms=5)
     right.set(
         xlabel="as a masked dense network (%)",

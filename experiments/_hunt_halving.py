@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 
 from experiments._hunt_kept import Row
 from experiments._hunt_plan import network_id
+from experiments._shown import number, percent, sound
 
 
 def describe_halving(
@@ -28,7 +29,8 @@ def describe_halving(
 
     Returns:
       ``rungs``: networks, how many of them went on and were stopped (None as
-      long as it is not known), distribution of their accuracy. ``epochs_trained``
+      long as it is not known), how many diverged (none of these goes on, is ranked
+      or correlated), distribution of the accuracy. ``epochs_trained``
       of all networks together, and ``epochs_without`` halving.
       ``rank_correlation``: Spearman's, of the accuracies after two rungs that
       follow each other, of the networks that went on, within architecture and
@@ -51,6 +53,7 @@ def describe_halving(
                     "networks": len(here),
                     "went_on": went_on,
                     "stopped": None if went_on is None else len(here) - went_on,
+                    "diverged": len(here) - len(sound(here)),
                     "distribution": distribution(here) if here else None,
                 }
             )
@@ -76,7 +79,7 @@ def rank_correlation(early: Sequence[Row], late: Sequence[Row]) -> float | None:
     """Spearman's, of the accuracy in two rungs, mean over groups of three or more; None without any."""
     before = {network_id(row): row["accuracy"] for row in early}
     found = []
-    for group in _groups(late).values():
+    for group in _groups(sound(late)).values():
         ranks = [
             rankdata(values)
             for values in ([before[network_id(r)] for r in group], [r["accuracy"] for r in group])
@@ -89,9 +92,9 @@ def rank_correlation(early: Sequence[Row], late: Sequence[Row]) -> float | None:
 def best_before(early: Sequence[Row], last: Sequence[Row]) -> dict[str, float] | None:
     """Place of the finally best of each group in an earlier rung, from 1: median, worst; None without any."""
     groups, places = _groups(early), []
-    for key, group in _groups(last).items():
+    for key, group in _groups(sound(last)).items():
         best = network_id(min(group, key=_order))
-        places.append([network_id(r) for r in sorted(groups[key], key=_order)].index(best) + 1)
+        places.append([network_id(r) for r in sorted(sound(groups[key]), key=_order)].index(best) + 1)
     return {"median_place": float(np.median(places)), "worst_place": max(places)} if places else None
 
 
@@ -111,13 +114,13 @@ def halving_lines(summary: dict[str, Any]) -> list[str]:
             if rung["distribution"] is not None:
                 q = rung["distribution"]["quantiles"]
                 lines.append(
-                    f"  epoch {rung['epochs']}: {100 * q['0.05']:.2f} to {100 * q['0.95']:.2f} % "
-                    f"(5 to 95 % of {rung['networks']}), median {100 * q['0.5']:.2f}"
+                    f"  epoch {rung['epochs']}: {percent(q['0.05'])} to {percent(q['0.95'])} % "
+                    f"(5 to 95 % of {rung['distribution']['n']}), median {percent(q['0.5'])}"
                 )
         for rung, after, r, best in zip(
             rungs, rungs[1:], stage["rank_correlation"], stage["best"], strict=False
         ):
-            shown = "unknown" if r is None else f"{r:.2f}"
+            shown = "unknown" if r is None else number(r)
             place = "" if best is None else f"; the finally best stood at place {best['median_place']:g}"
             lines.append(
                 f"  rank correlation of epochs {rung['epochs']} and {after['epochs']} among those that "

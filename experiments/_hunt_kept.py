@@ -15,9 +15,9 @@ import numpy as np
 
 from experiments._hunt_plan import network_id
 from jaxnet.files import disk_errors, write_bytes
-from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology
-from jaxnet.network import Params, Structure
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology
 
 CRITERIA = ("accuracy", "patchability", "efficiency")
 """Columns that networks are ranked by, the larger the better."""
@@ -108,7 +108,7 @@ class Kept:
         index = {}
         for number, (name, (params, structure)) in enumerate(sorted(self.networks.items())):
             shapes = []
-            for k, (layer, t) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
+            for k, (layer, t) in enumerate(zip(params.scaffold, structure.weights, strict=True)):
                 assert isinstance(t, Topology)
                 shapes.append(list(t.shape))
                 parts = (layer.weight, layer.bias, t.rows, t.cols, t.row_ptr)
@@ -149,8 +149,10 @@ _PARTS = ("weight", "bias", "rows", "cols", "row_ptr")
 
 
 def order(row: Row, criterion: str) -> tuple[Any, ...]:
-    """Sort key: the best first; equal ones by seed, then name."""
-    return -row[criterion], row["seed"], row["architecture"], row["density"], row["stage"]
+    """Sort key: the best first, NaN last; equal ones by seed, then name."""
+    value = row[criterion]
+    name = (row["seed"], row["architecture"], row["density"], row["stage"])
+    return (False, -value, *name) if math.isfinite(value) else (True, 0.0, *name)
 
 
 def _network(stored: Any, entry: dict[str, Any]) -> Network:
@@ -159,4 +161,4 @@ def _network(stored: Any, entry: dict[str, Any]) -> Network:
         weight, bias, rows, cols, row_ptr = (stored[f"{entry['number']}.{k}.{part}"] for part in _PARTS)
         layers.append(LayerParams(weight, bias))
         topologies.append(Topology(rows, cols, row_ptr, (shape[0], shape[1])))
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure.of(topologies)

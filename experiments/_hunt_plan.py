@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from experiments._shown import sound
 from jaxnet.masks import allocate
 from jaxnet.sweep import Family, make_family
 
@@ -186,10 +187,10 @@ def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:
 def survivors(rows: Sequence[dict[str, Any]], factor: int, keep: int | None = None) -> list[dict[str, Any]]:
     """Rows of the networks that go on: of every architecture and density the best by accuracy.
 
-    One in ``factor`` goes on, rounded up, or ``keep``. Only networks of one
-    architecture and density are compared: after few epochs a large network is
-    often behind a small one that it will overtake. Equal networks go on in the
-    order of their seeds.
+    One in ``factor`` goes on, rounded up, or ``keep``; of the diverged none. Only
+    networks of one architecture and density are compared: after few epochs a large
+    network is often behind a small one that it will overtake. Equal networks go on
+    in the order of their seeds.
     """
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:
@@ -197,7 +198,7 @@ def survivors(rows: Sequence[dict[str, Any]], factor: int, keep: int | None = No
     found = []
     for group in groups.values():
         number = -(-len(group) // factor) if keep is None else keep
-        found += sorted(group, key=lambda r: (-r["accuracy"], r["seed"]))[:number]
+        found += sorted(sound(group), key=lambda r: (-r["accuracy"], r["seed"]))[:number]
     return found
 
 

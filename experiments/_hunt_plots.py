@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from experiments._hunt_kept import Row
-from experiments._patched_plots import plt, save_figure
+from experiments._patched_plots import EVERY, plt, save_figure, say
+from experiments._shown import left_out, sound
 
 PLOTS = ("accuracy.png", "extrema.png", "pareto.png")
 """Names of the files drawn."""
@@ -19,8 +21,9 @@ FRONT = "#c44e52"
 
 
 def draw_all(rows: Sequence[Row], summary: dict[str, Any], out: Path) -> None:
-    """Draws all plots of a hunt into its folder."""
-    title = f"{summary['provenance']['dataset']}, {len(rows)} networks"
+    """Draws all plots of a hunt into its folder; networks that diverged are not shown."""
+    gone = left_out(len(rows) - len(sound(rows)))
+    title = f"{summary['provenance']['dataset']}, {len(rows)} networks{gone}"
     draw_accuracy(rows, title, out / "accuracy.png")
     draw_extrema(rows, title, out / "extrema.png")
     draw_pareto(rows, title, out / "pareto.png")
@@ -28,6 +31,8 @@ def draw_all(rows: Sequence[Row], summary: dict[str, Any], out: Path) -> None:
 
 def draw_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
     """Accuracy of every architecture and density: box of the middle half, whiskers from 5 to 95 %."""
+    if not (rows := sound(rows)):
+        return draw_nothing(title, path)
     architectures = list(dict.fromkeys(row["architecture"] for row in rows))
     parts = list(dict.fromkeys((row["stage"], row["density"]) for row in rows))
     staged = len({stage for stage, _ in parts}) > 1
@@ -67,6 +72,8 @@ def draw_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def draw_extrema(rows: Sequence[Row], title: str, path: Path) -> None:
     """Accuracy against extrema score, coloured by density."""
+    if not (rows := sound(rows)):
+        return draw_nothing(title, path)
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     _scatter(figure, axes, rows, [row["extrema_score"] for row in rows])
     axes.set(
@@ -79,6 +86,8 @@ def draw_extrema(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def draw_pareto(rows: Sequence[Row], title: str, path: Path) -> None:
     """Accuracy against the number of weights, with the networks that no other beats in both."""
+    if not (rows := sound(rows)):
+        return draw_nothing(title, path)
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     weights = [max(row["nonzeros"], 1) for row in rows]
     _scatter(figure, axes, rows, weights)
@@ -103,14 +112,23 @@ def draw_pareto(rows: Sequence[Row], title: str, path: Path) -> None:
     save_figure(figure, path)
 
 
+def draw_nothing(title: str, path: Path) -> None:
+    """A plot that says that there is nothing to show."""
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    axes.set_title(title)
+    say(axes, EVERY)
+    save_figure(figure, path)
+
+
 def pareto_front(weights: Sequence[int], accuracy: Sequence[float]) -> list[int]:
     """Indices of the networks that no other beats: fewer weights and at least the accuracy, or vice versa.
 
-    Ordered by weights; of equal networks the first.
+    Ordered by weights; of equal networks the first. None has an accuracy that is NaN.
     """
     front: list[int] = []
     best = -1.0
-    for i in sorted(range(len(weights)), key=lambda i: (weights[i], -accuracy[i], i)):
+    judged = (i for i in range(len(weights)) if math.isfinite(accuracy[i]))
+    for i in sorted(judged, key=lambda i: (weights[i], -accuracy[i], i)):
         if accuracy[i] > best:
             front.append(i)
             best = accuracy[i]

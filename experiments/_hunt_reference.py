@@ -7,8 +7,6 @@ order of the samples are those of the hunt.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +15,13 @@ import optax
 from experiments._hunt_plan import Stage, make_jobs
 from experiments._hunt_setup import ACTIVATION, Rules, inputs, make_groups, make_splits
 from experiments.seed_hunt import Config
-from jaxnet import data, losses
-from jaxnet.network import NetworkSpec, Params, forward, to_masked_network
-from jaxnet.sweep import DrawRules, Member, draw_member
-from jaxnet.train import Split, Task, epoch_batches, evaluate
+from jaxnet import data
+from jaxnet.data.batches import Split, epoch_batches
+from jaxnet.keys import INIT, MASK, key_of, purpose
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import to_masked_network
+from jaxnet.sweep import DrawRules, Variant, draw_variant
+from jaxnet.train import Batches, Net, Task, evaluate, train_batches
 from jaxnet.types import Array, Key, Scalar
 
 
@@ -43,40 +44,26 @@ def masked_dense_accuracy(
     seeds = range(config.seed, config.seed + num_seeds)
     (job,), _ = make_jobs(stage, make_groups(config, dataset), seeds, rules.mask)
     family, draw = job.family(), DrawRules(rules.mask, rules.init, ACTIVATION)
-    spec = NetworkSpec(family.sizes, 1.0, ACTIVATION)
+    task = Task(MLP(NetworkSpec(family.sizes, 1.0, ACTIVATION)), config.batch_size)
     train, judged, _ = make_splits(config, dataset)
     optimizer = optax.adam(config.lr)
 
-    def run(key: Key, key_data: Key, member: Member, train: Split, judged: Split) -> Scalar:
-        key_mask, key_init = (jax.random.fold_in(key, purpose) for purpose in (0, 1))
-        params, structure = to_masked_network(
-            *draw_member(family, member, draw, key_mask=key_mask, key_init=key_init)
-        )
+    def run(key: Key, key_data: Key, variant: Variant, train: Split, judged: Split) -> Scalar:
+        drawn = draw_variant(family, variant, draw, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
+        start = Net.of(*to_masked_network(*drawn), optimizer)
 
-        def step(carry: tuple[Params, Any], batch: tuple[Array, Array]) -> tuple[tuple[Params, Any], None]:
-            params, opt_state = carry
-            x, y = train.batch(batch[0])
+        def epoch(net: Net, number: Array) -> tuple[Net, None]:
+            order = epoch_batches(train.size, config.batch_size, jax.random.fold_in(key_data, number))
+            return train_batches(task, net, train, Batches(*order), samples=train.size)[0], None
 
-            def loss(p: Params) -> Scalar:
-                return losses.cross_entropy(forward(spec, p, structure, x)[0], y, batch[1])
-
-            with jax.numpy_dtype_promotion("standard"):
-                updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
-                return (optax.apply_updates(params, updates), opt_state), None
-
-        def epoch(carry: tuple[Params, Any], number: Array) -> tuple[tuple[Params, Any], None]:
-            key_order = jax.random.fold_in(key_data, number)
-            return jax.lax.scan(step, carry, epoch_batches(train.size, config.batch_size, key_order))
-
-        start = params, optimizer.init(params)
-        (params, _), _ = jax.lax.scan(epoch, start, jnp.arange(stage.epochs, dtype=jnp.int32))
-        return evaluate(Task(spec), params, structure, judged).accuracy
+        net, _ = jax.lax.scan(epoch, start, jnp.arange(stage.epochs, dtype=jnp.int32))
+        return evaluate(task, net.params, net.structure, judged).accuracy
 
     program = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, None)))
     found: list[float] = []
     for first in range(0, num_seeds, at_once):
         some = [min(i, num_seeds - 1) for i in range(first, first + at_once)]
-        keys, members = inputs(job, some)
-        accuracy = np.asarray(program(keys, jax.random.key(config.data_seed), members, train, judged))
+        keys, variants = inputs(job, some)
+        accuracy = np.asarray(program(keys, key_of(config.data_seed), variants, train, judged))
         found += accuracy.tolist()
     return found[:num_seeds]

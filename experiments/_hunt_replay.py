@@ -22,7 +22,7 @@ from experiments._hunt_table import SCHEMA, HuntTable
 from experiments._population import load
 from experiments.seed_hunt import Config, ReplayConfig
 from jaxnet.errors import InputError
-from jaxnet.files import read_json
+from jaxnet.files import read_json, user_path
 from jaxnet.records import CONFIG
 
 if TYPE_CHECKING:
@@ -48,14 +48,16 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     Raises:
       InputError: there is no such hunt or row, or the data have changed.
     """
-    out = Path(config.out)
+    out = user_path(config.out)
     stored = read_config(out)
-    hunt = dataclasses.replace(stored[0], data_dir=config.data_dir)
+    hunt = dataclasses.replace(
+        stored[0], data_dir=config.data_dir, dataset=config.dataset or stored[0].dataset
+    )
     dataset = load(hunt)
     if dataset.fingerprint != stored[1]:
         raise InputError(
             f"{out}: the hunt was on other samples (fingerprint {stored[1]}) than {hunt.dataset} holds now "
-            f"({dataset.fingerprint}): give the right --data-dir"
+            f"({dataset.fingerprint}): give the right --data-dir or --dataset"
         )
     row = find_row(HuntTable(out).read()[0], config, out)
     plan = read_json(out / PLAN)["stages"]
@@ -74,7 +76,8 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     again = make_rows(job, indices, trained, row["split"], splits[1].size)[0]
     compared = {name: (row[name], again[name]) for name in SCHEMA.names}
     differ = ", ".join(name for name, (a, b) in compared.items() if not _same(a, b))
-    close = not config.same_program and all(_close(name, a, b) for name, (a, b) in compared.items())
+    both = row["diverged"] and again["diverged"]
+    close = not config.same_program and all(_close(name, a, b, both) for name, (a, b) in compared.items())
     how = f"{entry['kernel']} kernel, {'the program of the hunt' if config.same_program else 'alone'}"
     if not differ:
         verdict = f"equal to the last bit ({how})"
@@ -152,11 +155,13 @@ def _same(a: Any, b: Any) -> bool:
     return both_nan or bool(a == b)
 
 
-def _close(name: str, a: Any, b: Any) -> bool:
+def _close(name: str, a: Any, b: Any, diverged: bool) -> bool:
     if name in _DERIVED or _same(a, b):
         return True
     if name not in TOLERANCE:
         return False
+    if diverged:  # of what is not finite nothing is alike but that
+        return True
     scale = max(1.0, abs(a)) if name == "loss" else 1.0
     return bool(abs(a - b) <= TOLERANCE[name] * scale)
 

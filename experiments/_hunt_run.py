@@ -195,7 +195,10 @@ class Hunt:
         if stage.start:
             jobs, left_out = going_on(self, stage, jobs), []
         if not jobs:
-            self.report(f"{stage.name}: nothing to train, every network would have a layer without weights")
+            why = "of the rung before every network diverged"
+            if not stage.start:
+                why = "every network would have a layer without weights"
+            self.report(f"{stage.name}: nothing to train, {why}")
         self.jobs |= {job.key: job for job in jobs}
         if not self.hosts.first:  # process 0 plans for all
             self.hosts.meet(f"{name} is planned")

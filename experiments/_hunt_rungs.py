@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 def going_on(hunt: Hunt, stage: Stage, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs of a rung, with the best networks of the rung before."""
+    """The jobs of a rung, with the best networks of the rung before, if any of it did not diverge."""
     assert hunt.config.halving is not None
     rows = [r for r in hunt.table.read()[0] if (r["stage"], r["epochs"]) == (stage.name, stage.start)]
     best = survivors(rows, hunt.config.halving)
-    return [job.narrowed([row for row in best if row["group"] == job.group.name]) for job in jobs]
+    narrowed = (job.narrowed([row for row in best if row["group"] == job.group.name]) for job in jobs)
+    return [job for job in narrowed if job.size]
 
 
 def save_states(
@@ -32,7 +33,9 @@ def save_states(
     assert hunt.config.halving is not None
     seeds = -(-job.size // len(job.members))  # of a member: every one has as many
     best = {network_id(r) for r in survivors(rows, 1, keep=-(-seeds // hunt.config.halving))}
-    places = np.array([i for i, row in enumerate(rows) if network_id(row) in best])
+    places = [i for i, row in enumerate(rows) if network_id(row) in best]
+    if not places:  # every network of this call diverged
+        return
     carried = jax.tree.map(lambda leaf: np.asarray(leaf)[places], trained.carried)
     grid = [job.grid(indices[i]) for i in places]
     hunt.states.save(job.stage.number, job.number, first, grid, carried)

@@ -13,15 +13,17 @@ import numpy as np
 from experiments._hunt_kept import Row
 from experiments._hunt_plan import COARSE, Group, Job, Stage, label, make_jobs, portfolio, spaced
 from experiments._population import make_split
-from jaxnet import data
+from jaxnet import data, environment
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
+from jaxnet.keys import key_of, keys_of
 from jaxnet.masks import drawable_density
-from jaxnet.sweep import DrawRules, Member, Program, SweepConfig, Trained, make_member
+from jaxnet.statistics import exact_fraction
+from jaxnet.sweep import DrawRules, Program, SweepConfig, Trained, Variant, make_variant
 from jaxnet.sweep.hosts import Hosts
 from jaxnet.sweep.hosts import start as start_hosts
-from jaxnet.train import Split
 from jaxnet.types import Key
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def check(config: Config, dataset: data.Dataset) -> None:
         raise InputError(
             f"density {density} leaves a layer of {label(architecture)} without any weight: raise --densities"
         )
+    environment.check()
     if config.kernel != "auto":
         product(config.kernel, config.precision)
 
@@ -172,7 +175,7 @@ def make_program(
             how,
             job.size if num_networks is None else num_networks,
             splits,
-            key_data=jax.random.key(config.data_seed),
+            key_data=key_of(config.data_seed),
             chunk=chunk,
             memory_budget=budget,
             devices=None if num_devices is None else sharing_devices(chunk, num_devices),
@@ -246,23 +249,23 @@ def train_again(
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)
 
 
-def inputs(job: Job, indices: Sequence[int]) -> tuple[Key, Member]:
+def inputs(job: Job, indices: Sequence[int]) -> tuple[Key, Variant]:
     """Keys ``(network,)`` and members, leaves ``(network, ...)``, of some networks of a job.
 
     A key depends on the number of the seed only: architectures and densities
     share their seeds' keys.
     """
     networks = [job.network(i) for i in indices]
-    made = {m: jax.tree.map(np.asarray, make_member(*m, job.mask)) for m in job.members}
-    members: Member = jax.tree.map(
+    made = {m: jax.tree.map(np.asarray, make_variant(*m, job.mask)) for m in job.members}
+    members: Variant = jax.tree.map(
         lambda *leaves: jnp.asarray(np.stack(leaves)), *(made[a, d] for a, d, _ in networks)
     )
     seeds = np.asarray([seed for _, _, seed in networks], np.uint32)
-    return jax.vmap(jax.random.key)(jnp.asarray(seeds)), members
+    return keys_of(seeds.tolist()), members
 
 
 def make_rows(job: Job, indices: Sequence[int], trained: Trained, split: str, num_judged: int) -> list[Row]:
-    """One row per network, see ``SCHEMA``."""
+    """One row per network, see ``SCHEMA``; a network without an accuracy has diverged."""
     host = jax.tree.map(np.asarray, trained.row)
     rows = []
     for i, index in enumerate(indices):
@@ -270,7 +273,7 @@ def make_rows(job: Job, indices: Sequence[int], trained: Trained, split: str, nu
         hidden, nonzeros = int(host.hidden[i]), int(host.nonzeros[i])
         high, low = int(host.high[i]), int(host.low[i])
         # float32 holds the fraction to 7 digits only; the number of right answers is whole
-        accuracy = round(float(host.accuracy[i]) * num_judged) / num_judged
+        accuracy = exact_fraction(float(host.accuracy[i]), num_judged)
         score = (high + low) / max(hidden, 1)
         rows.append(
             {
@@ -294,6 +297,7 @@ def make_rows(job: Job, indices: Sequence[int], trained: Trained, split: str, nu
                 "hidden": hidden,
                 "nonzeros": nonzeros,
                 "biases": int(host.biases[i]),
+                "diverged": bool(host.diverged[i]),
             }
         )
     return rows

@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("hidden", pa.int32()),
         ("nonzeros", pa.int32()),
         ("biases", pa.int32()),
+        ("diverged", pa.bool_()),
     ]
 )
 """Columns. ``group``: architectures that share a program. ``density``: as asked for. ``split``: samples
@@ -51,7 +52,8 @@ behind ``accuracy`` (a fraction). ``loss``: mean training loss of the last epoch
 extrema in all hidden layers, on training samples; ``extrema_score``: both per hidden unit.
 ``patchability``: score * (1 - accuracy). ``efficiency``: accuracy per 1,000 weights. ``dead``: fraction of
 hidden units never active; ``saturated``: mean fraction of samples that saturate a unit. ``nonzeros``:
-weights that exist; ``biases`` are counted apart."""
+weights that exist; ``biases`` are counted apart. ``diverged``: a loss, a weight or a logit was not
+finite; ``accuracy`` and what follows from it are NaN then."""
 
 _PART = re.compile(r"(\d{2})-(\d{2})-(\d{10})\.parquet", re.ASCII)
 
@@ -124,7 +126,7 @@ def read_part(path: Path) -> pa.Table:
     """Reads one part.
 
     Raises:
-      InputError: it is damaged or cannot be read.
+      InputError: it is damaged, has other columns or cannot be read.
     """
     with disk_errors(path, "read"):
         data = path.read_bytes()
@@ -134,6 +136,7 @@ def read_part(path: Path) -> pa.Table:
             raise ValueError
     except (pa.ArrowException, ValueError, OSError):
         raise InputError(
-            f"{path} is damaged: delete it, and the same command with --resume trains its networks again"
+            f"{path} is damaged, or of another release: delete it, and the same command with --resume trains "
+            "its networks again"
         ) from None
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +17,12 @@ from experiments._hunt_setup import ACTIVATION
 from experiments._population import make_split
 from jaxnet.activations import activation
 from jaxnet.checkpoint import checkpoints
+from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.files import disk_errors
 from jaxnet.losses import num_correct
 from jaxnet.records import SUMMARY
+from jaxnet.statistics import exact_fraction
 from jaxnet.sweep import save_winner, sort_units, to_scipy
-from jaxnet.train import Split, epoch_batches
 from jaxnet.types import Array, PyTree, Scalar
 
 WINNERS = "winners"
@@ -88,8 +89,13 @@ def best_rows(kept: Kept) -> list[Row]:
 
 
 def scopes(kept: Kept) -> list[tuple[str, float]]:
-    """Stages and densities that have a ranking, in the order of stages, then densities."""
-    return sorted({(stage, density) for _, stage, density in kept.scopes()}, key=lambda s: (s[1], s[0]))
+    """Stages and densities that have a ranking, in order."""
+    return in_order({(stage, density) for _, stage, density in kept.scopes()})
+
+
+def in_order(scopes: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Stages and densities, ascending by density, then stage."""
+    return sorted(scopes, key=lambda s: (s[1], s[0]))
 
 
 def find_titles(kept: Kept) -> dict[str, list[dict[str, Any]]]:
@@ -105,12 +111,15 @@ def find_titles(kept: Kept) -> dict[str, list[dict[str, Any]]]:
 
 
 def accuracies(networks: Sequence[Network], split: Split) -> list[float]:
-    """Accuracy of every network, exact fractions; one compilation per architecture."""
+    """Accuracy of every network, exact fractions; one compilation per architecture.
+
+    NaN where a logit is not finite.
+    """
     found = []
     for network in networks:
         layers = tuple((matrix.toarray(), bias) for matrix, bias in to_scipy(*network))
-        correct = _count_correct(layers, split)
-        found.append(round(float(correct)) / split.size)
+        correct = float(_count_correct(layers, split))
+        found.append(exact_fraction(correct / split.size, split.size))
     return found
 
 
@@ -120,10 +129,13 @@ def _count_correct(layers: PyTree, split: Split) -> Scalar:
     act = activation(ACTIVATION)
 
     def step(correct: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
-        x, y = split.batch(batch[0])
+        index, weight = batch
+        x, y = split.batch(index)
+        x = x.T  # (unit, batch)
         for k, (matrix, bias) in enumerate(layers):
             x = matrix @ (x if k == 0 else act(x)) + bias[:, None]
-        return correct + num_correct(x, y, batch[1]), None
+        finite = jnp.all(jnp.isfinite(x) | (weight == 0))
+        return correct + jnp.where(finite, num_correct(x, y, weight, axis=0), jnp.nan), None
 
     index, weight = epoch_batches(split.size, min(1000, split.size), None)
     return jax.lax.scan(step, jnp.zeros(()), (index, weight))[0]

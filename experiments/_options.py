@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from pathlib import Path
 from typing import Any
 
 from experiments._cli import flag_name
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
+
+BY_FINGERPRINT = ("dataset",)
+"""Flags in whose place the fingerprint of the data decides whether a run may be continued."""
 
 
 def option(default: Any, help: str, unit: str | None = None, **more: Any) -> Any:
@@ -52,17 +55,18 @@ def check_seeds(config: Any) -> None:
 
 
 def check_folder(config: Any) -> None:
-    """Checks ``--out``, and that ``--resume`` and ``--overwrite`` are not both given."""
+    """Checks that ``--out`` names a folder, and that ``--resume`` and ``--overwrite`` are not both given."""
     if config.resume and config.overwrite:
         raise InputError("--resume and --overwrite exclude each other: continue the run or replace it")
     if not config.out.strip():
         raise InputError("--out must name a folder: it is empty")
+    user_path(config.out)  # a home folder that is not known is refused before anything is loaded
 
 
 def check_document(doc: str | None) -> None:
     """Checks that a document could be written there."""
-    if doc is not None and not Path(doc).parent.is_dir():
-        raise InputError(f"--doc: the folder {Path(doc).parent} does not exist")
+    if doc is not None and not user_path(doc).parent.is_dir():
+        raise InputError(f"--doc: the folder {user_path(doc).parent} does not exist")
 
 
 def run_values(config: Any, name: str) -> dict[str, Any]:
@@ -74,4 +78,4 @@ def run_values(config: Any, name: str) -> dict[str, Any]:
     """
     folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     handed = {key: getattr(config, key) for key in ("dataset", "data_dir", "kernel", "resume", "overwrite")}
-    return {**handed, "out": str(Path(config.out) / folder)}
+    return {**handed, "out": str(user_path(config.out) / folder)}

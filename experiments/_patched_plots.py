@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from experiments._shown import left_out, sound
 from jaxnet.files import disk_errors
 from jaxnet.records import RunFolder
 
@@ -17,6 +18,8 @@ import matplotlib.pyplot as plt
 
 PLOTS = ("accuracy.png", "extrema.png", "contributions.png")
 """Names of the files drawn."""
+
+EVERY = "every network diverged"
 
 HIGH, LOW, SCAFFOLD, PATCH = "#c44e52", "#4c72b0", "#55708c", "#dd8452"
 
@@ -32,12 +35,12 @@ def draw_all(folder: RunFolder) -> None:
 def draw_accuracy(summary: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy over the epochs of both phases: median, middle half and range of the seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    shift = 0
+    shift, gone = 0, set(summary["diverged"])
     split = rows[0]["split"] if rows else "validation"
     for phase, color in (("scaffold", SCAFFOLD), ("patch", PATCH)):
         by_epoch: dict[int, list[float]] = defaultdict(list)
         for row in rows:
-            if row["phase"] == phase:
+            if row["phase"] == phase and row["seed"] not in gone:
                 by_epoch[row["epoch"]].append(100 * row["accuracy"])
         if not by_epoch:
             continue
@@ -55,18 +58,23 @@ def draw_accuracy(summary: dict[str, Any], rows: list[dict[str, Any]], path: Pat
         shift += int(epochs[-1])
     axes.set(xlabel="epoch", ylabel=f"{split} accuracy (%)")
     n = len(summary["seeds"])
-    axes.set_title(f"{_what(summary)}: accuracy of {n} seed{'s' if n > 1 else ''}")
+    axes.set_title(f"{_what(summary)}: accuracy of {n} seed{'s' if n > 1 else ''}{left_out(len(gone))}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    if len(gone) < n:
+        axes.legend(loc="lower right", frameon=False)
+    else:
+        say(axes, EVERY)
     save_figure(figure, path)
 
 
 def draw_extrema(summary: dict[str, Any], path: Path) -> None:
     """High and low extrema per hidden layer: every seed a dot, the mean a bar."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    hidden = summary["sizes"][1:-1]
+    hidden, seeds = summary["sizes"][1:-1], sound(summary["seeds"])
     for offset, name, color in ((-0.2, "extrema_high", HIGH), (0.2, "extrema_low", LOW)):
-        counts = np.array([s[name] for s in summary["seeds"]])  # (seed, layer)
+        if not seeds:
+            break
+        counts = np.array([s[name] for s in seeds])  # (seed, layer)
         x = np.arange(len(hidden)) + offset
         label = "high (saturated)" if offset < 0 else "low (dead)"
         axes.bar(x, counts.mean(axis=0), width=0.36, color=color, alpha=0.45, label=label)
@@ -79,16 +87,19 @@ def draw_extrema(summary: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(len(hidden)), [f"hidden layer {k + 1}\n{n} units" for k, n in enumerate(hidden)])
     axes.set(ylabel="units")
     axes.margins(y=0.15)
-    axes.set_title(f"{_what(summary)}: extrema after the scaffold phase")
+    axes.set_title(f"{_what(summary)}: extrema after the scaffold phase{left_out(len(summary['diverged']))}")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(frameon=False)
+    if seeds:
+        axes.legend(frameon=False)
+    else:
+        say(axes, EVERY)
     save_figure(figure, path)
 
 
 def draw_contributions(summary: dict[str, Any], path: Path) -> None:
     """Accuracy lost without each patch, sorted; every patch of every seed a dot."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    entries = [p for s in summary["seeds"] for p in s["patches"]]
+    entries = [p for s in sound(summary["seeds"]) for p in s["patches"]]
     groups = sorted({(p["hidden_layer"], p["kind"]) for p in entries})
     for position, (layer, kind) in enumerate(groups):
         lost = np.sort(
@@ -103,8 +114,13 @@ def draw_contributions(summary: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{_what(summary)}: what each patch contributes (line: median)")
     axes.grid(alpha=0.3, axis="y")
     if not groups:
-        axes.text(0.5, 0.5, "no patches", transform=axes.transAxes, ha="center", va="center", color="0.4")
+        say(axes, "no patches" if sound(summary["seeds"]) else EVERY)
     save_figure(figure, path)
+
+
+def say(axes: Any, text: str) -> None:
+    """Says in the middle of empty axes why they are empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
 def _what(summary: dict[str, Any]) -> str:

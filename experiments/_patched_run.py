@@ -24,24 +24,30 @@ from experiments._population import (
     network_spec,
     run_phase,
     save_progress,
-    seed_keys,
 )
 from experiments._runtime import resolve_kernel
 from experiments.patched_density import FRESH
-from jaxnet import data, extrema, network, optim, patches, train
+from jaxnet import data, optim, patches, signals, train
+from jaxnet.changes import reshape, with_optimizer, with_patches
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.extrema import Extrema
+from jaxnet.files import json_safe
 from jaxnet.kernels import product
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.keys import INIT, MASK, PATCH, key_of, keys_of, purpose
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import Params, Structure, count_nonzeros, release_masks, to_masked_network
+from jaxnet.original import OriginalRules
+from jaxnet.programs import ONCE
 from jaxnet.provenance import provenance
 from jaxnet.records import RunFolder
-from jaxnet.train import Split, Task, TrainState
+from jaxnet.train import Net, Task, TrainState
 from jaxnet.types import Key, PyTree
+from jaxnet.units import Extrema
 
 if TYPE_CHECKING:
     from experiments.patched_density import Config
 
-_MASK, _INIT, _PATCH = 0, 1, 2  # purposes of a seed's key
 _SCAFFOLD_ORDER, _PATCH_ORDER = 0, 1  # purposes of the data key
 
 
@@ -55,10 +61,7 @@ class Setting:
     init: str
     patch_from_best: bool
     fresh_optimizer: bool
-    order: str
-    first_targets: bool
-    redraw_inputs: bool
-    detach_source: bool
+    original_patches: bool
 
     @classmethod
     def of(cls, config: Config) -> Setting:
@@ -72,10 +75,7 @@ class Setting:
             init=config.init or ("dense-fan-in" if seed else "sparse-fan-in"),
             patch_from_best=not seed,
             fresh_optimizer=seed or config.mask_mode == "scaffold-phase",
-            order="index" if seed else "extremeness",
-            first_targets=seed,
-            redraw_inputs=seed,
-            detach_source=seed,
+            original_patches=seed,
         )
 
 
@@ -104,20 +104,11 @@ class PatchedRun:
         self.dataset = dataset if dataset is not None else load(config)
         self.spec = make_spec(config, self.dataset, self.setting)
         self.winner = read_winner(config.from_checkpoint) if config.from_checkpoint is not None else None
-        self.task = Task(self.spec, config.batch_size, product=product(config.kernel))
-        self.rules = patches.PatchRules(
-            kind=config.patch_kind,
-            max_patches=config.max_patches,
-            placement=config.placement,
-            patch_density=config.patch_density,
-            order=self.setting.order,
-            first_targets=self.setting.first_targets,
-            redraw_inputs=self.setting.redraw_inputs,
-            detach_source=self.setting.detach_source,
-        )
+        self.task = Task(MLP(self.spec, product(config.kernel)), config.batch_size)
+        self.rules = patch_rules(config, self.setting)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
-        self.keys = seed_keys(self.seeds)
-        self.key_data = jax.random.key(config.data_seed)
+        self.keys = keys_of(self.seeds)
+        self.key_data = key_of(config.data_seed)
         self.clock = Clock()
         self.train = make_split(self.dataset, "train")
         self.watch = make_split(self.dataset, self.setting.watch)
@@ -130,72 +121,70 @@ class PatchedRun:
 
     # The pieces, for one network; vmap gives all seeds.
 
-    def init_one(self, key: Key) -> tuple[TrainState, Structure]:
+    def init_one(self, key: Key) -> TrainState:
         """A scaffold before training, or the trained one of ``--from-checkpoint``, whatever the key."""
         if self.winner is not None:
             params, structure = self.winner.params, self.winner.structure
         else:
-            params, structure = network.init(
-                self.spec,
-                key_mask=jax.random.fold_in(key, _MASK),
-                key_init=jax.random.fold_in(key, _INIT),
-            )
-        return train.init_state(params, self.optimizers["scaffold"].init(params)), structure
+            params, structure = mlp.init(self.spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
+        return train.init_state(Net.of(params, structure, self.optimizers["scaffold"]))
 
-    def patch_one(
-        self, scaffold: TrainState, structure: Structure, key: Key, split: Split
-    ) -> tuple[TrainState, Structure, tuple[Extrema, ...]]:
-        """Extrema, patches, and the state before the patch phase."""
-        params = self.scaffold_params(scaffold)
-        stats = train.collect_stats(self.task, params, structure, split, values=self.config.detect_on)
-        found = tuple(extrema.detect(s, self.config.detector) for s in stats)
-        params, structure = network.with_patches(
-            params, structure, found, self.rules, key_patch=jax.random.fold_in(key, _PATCH)
-        )
-        if self.config.mask_mode == "scaffold-phase":
-            params, structure = network.to_masked_network(params, structure)
-            structure = network.release_masks(structure)
+    def find_one(self, scaffold: TrainState, split: Split) -> tuple[Extrema, ...]:
+        """The extrema of the scaffold that is patched."""
+        params, structure = self.scaffold_params(scaffold), scaffold.net.structure
+        config = self.config
+        return signals.find(self.task, params, structure, split, config.detector, values=config.detect_on)
+
+    def patch_one(self, scaffold: TrainState, found: tuple[Extrema, ...], key: Key) -> TrainState:
+        """Patches at the extrema, and the state before the patch phase."""
+        net = scaffold.net.replace(params=self.scaffold_params(scaffold))
+
+        def patched(params: Params) -> tuple[Params, Structure]:
+            return with_patches(params, net.structure, found, self.rules, key_patch=purpose(key, PATCH))
+
         optimizer = self.optimizers["patch"]
-        if self.setting.fresh_optimizer:
-            opt_state = optimizer.init(params)
-        else:
-            opt_state = optim.carry_over(scaffold.opt_state, optimizer, params)
-        return train.init_state(params, opt_state), structure, found
+        if not self.setting.fresh_optimizer:
+            state = train.init_state(reshape(with_optimizer(net, optimizer), patched))
+            return state.replace(diverged=scaffold.diverged)
+        params, structure = patched(net.params)
+        if self.config.mask_mode == "scaffold-phase":
+            params, structure = to_masked_network(params, structure)
+            structure = release_masks(structure)
+        state = train.init_state(Net.of(params, structure, optimizer))
+        return state.replace(diverged=scaffold.diverged)
 
     def scaffold_params(self, scaffold: TrainState) -> Params:
         """The scaffold that is patched and reported: the best on validation, or the last."""
-        return scaffold.best_params if self.setting.patch_from_best else scaffold.params
+        params: Params = scaffold.best_params if self.setting.patch_from_best else scaffold.net.params
+        return params
 
     # The run.
 
     def run(self, given: Scaffolds | None = None) -> Outcome:
         """Trains, patches, trains on and writes the summary; continues where a run stopped."""
         self.folder.write_json("provenance.json", self.provenance())
-        start, structure = self.clock.compiled(jax.vmap(self.init_one), self.keys)(self.keys)
+        start = self.clock.compiled(jax.vmap(self.init_one), self.keys, options=ONCE)(self.keys)
         at = load_progress(
             self.folder,
-            {
-                "scaffold": lambda: (start, None),
-                "patch": lambda: self.like_patch_phase(start, structure),
-            },
+            {"scaffold": lambda: (start, None), "patch": lambda: self.like_patch_phase(start)},
             self.clock,
         )
         phase, epoch, state, extra = at or ("scaffold", 0, start, None)
         if phase == "scaffold":
             if at is None and self.winner is not None:
-                given = self.trained_scaffolds(start, structure)
+                given = self.trained_scaffolds(start)
             if at is None and given is not None:
                 state, epoch = given.state, self.scaffold_epochs
                 length = self.folder.append_rows(given.rows)
                 save_progress(self.folder, "scaffold", epoch, state, None, self.clock, length)
-            state = self.phase("scaffold", _SCAFFOLD_ORDER, state, structure, epoch, None)
+            state = self.phase("scaffold", _SCAFFOLD_ORDER, state, epoch, None)
             scaffold, epoch = state, 0
-            state, patched, found = self.add_patches(scaffold, structure)
-            extra = {"scaffold": scaffold, "structure": patched, "extrema": found}
+            state, found = self.add_patches(scaffold)
+            extra = {"scaffold": scaffold, "extrema": found}
         assert extra is not None
-        scaffold, patched, found = extra["scaffold"], extra["structure"], extra["extrema"]
-        state = self.phase("patch", _PATCH_ORDER, state, patched, epoch, extra)
-        summary = self.summarise(scaffold, structure, state, patched, found)
+        scaffold, found = extra["scaffold"], extra["extrema"]
+        state = self.phase("patch", _PATCH_ORDER, state, epoch, extra)
+        summary = self.summarise(scaffold, state, found)
         self.folder.write_json("summary.json", summary)
         rows = [row for row in self.folder.read_rows() if row["phase"] == "scaffold"]
         return Outcome(summary, Scaffolds(scaffold, rows))
@@ -206,70 +195,61 @@ class PatchedRun:
         assert self.config.scaffold_epochs is not None, "settled by prepare"
         return self.config.scaffold_epochs
 
-    def trained_scaffolds(self, start: TrainState, structure: Structure) -> Scaffolds:
+    def trained_scaffolds(self, start: TrainState) -> Scaffolds:
         """What no epoch is trained on: rows of epoch 0, the state itself the best."""
-        evaluation = evaluate_all(self.clock, self.task, start.params, structure, self.watch)
-        state = jax.vmap(train.track_best)(start, evaluation.accuracy)
+        evaluation = evaluate_all(self.clock, self.task, start.net.params, start.net.structure, self.watch)
+        args = start, evaluation.accuracy
+        state = self.clock.compiled(jax.vmap(train.track_best), *args, options=ONCE)(*args)
         nothing = jnp.full(len(self.seeds), jnp.nan)
         labels = [{"seed": seed, "phase": "scaffold", "epoch": 0} for seed in self.seeds]
         result = train.EpochResult(train.EpochInfo(nothing, nothing), evaluation)
         return Scaffolds(state, result.rows(labels, self.watch_name))
 
-    def phase(
-        self, name: str, order: int, state: TrainState, structure: Structure, epoch: int, extra: PyTree
-    ) -> TrainState:
+    def phase(self, name: str, order: int, state: TrainState, epoch: int, extra: PyTree) -> TrainState:
         """Trains the rest of a phase."""
         config = self.config
         phase = Phase(
             name=name,
             epochs=self.scaffold_epochs if name == "scaffold" else config.patch_epochs,
             task=self.task,
-            optimizer=self.optimizers[name],
             train=self.train,
             watch=self.watch,
             watch_name=self.watch_name,
             key_data=jax.random.fold_in(self.key_data, order),
             patience=config.patience,
         )
-        return run_phase(
-            phase, state, structure, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=extra
-        )[0]
+        return run_phase(phase, state, self.seeds, self.folder, self.clock, first_epoch=epoch, extra=extra)[0]
 
-    def like_patch_phase(self, start: TrainState, structure: Structure) -> tuple[TrainState, PyTree]:
+    def like_patch_phase(self, start: TrainState) -> tuple[TrainState, PyTree]:
         """Shapes of the state and the extras of the patch phase, without computing them."""
-        one = jax.vmap(self.patch_one, in_axes=(0, 0, 0, None))
-        state, patched, found = jax.eval_shape(one, start, structure, self.keys, self.extrema_split())
-        return state, {"scaffold": start, "structure": patched, "extrema": found}
+        found = jax.eval_shape(jax.vmap(self.find_one, in_axes=(0, None)), start, self.extrema_split())
+        state = jax.eval_shape(jax.vmap(self.patch_one), start, found, self.keys)
+        return state, {"scaffold": start, "extrema": found}
 
     def extrema_split(self) -> Split:
         """The samples whose activations are watched for extrema."""
         return make_split(self.dataset, self.setting.extrema_part, slice(self.setting.extrema_samples))
 
-    def add_patches(
-        self, scaffold: TrainState, structure: Structure
-    ) -> tuple[TrainState, Structure, tuple[Extrema, ...]]:
+    def add_patches(self, scaffold: TrainState) -> tuple[TrainState, tuple[Extrema, ...]]:
         """Finds the extrema of all seeds and patches them."""
-        together = jax.vmap(self.patch_one, in_axes=(0, 0, 0, None))
-        args = (scaffold, structure, self.keys, self.extrema_split())
-        return self.clock.compiled(together, *args)(*args)
+        seen = scaffold, self.extrema_split()
+        found = self.clock.compiled(jax.vmap(self.find_one, in_axes=(0, None)), *seen)(*seen)
+        args = scaffold, found, self.keys
+        return self.clock.compiled(jax.vmap(self.patch_one), *args)(*args), found
 
     # The results.
 
     def summarise(
-        self,
-        scaffold: TrainState,
-        structure: Structure,
-        state: TrainState,
-        patched: Structure,
-        found: tuple[Extrema, ...],
+        self, scaffold: TrainState, state: TrainState, found: tuple[Extrema, ...]
     ) -> dict[str, Any]:
         """Everything ``summary.json`` holds."""
+        structure, patched = scaffold.net.structure, state.net.structure
         trained = self.config.patch_epochs > 0
         if self.setting.watch == "test":
             # as the original prints it: the last scaffold epoch, the best patched epoch
             last = {r["seed"]: r["accuracy"] for r in self.folder.read_rows() if r["phase"] == "scaffold"}
-            scaffold_accuracy = np.asarray([last[seed] for seed in self.seeds])
-            final = state.params
+            scaffold_accuracy = np.asarray([last[seed] for seed in self.seeds], float)
+            final = state.net.params
             patched_accuracy = np.asarray(state.best_accuracy) if trained else scaffold_accuracy
         else:
             test = make_split(self.dataset, "test")
@@ -278,34 +258,54 @@ class PatchedRun:
                 np.asarray(evaluate_all(self.clock, self.task, params, s, test).accuracy)
                 for params, s in ((self.scaffold_params(scaffold), structure), (final, patched))
             )
-        count = self.clock.compiled(jax.vmap(network.count_nonzeros), final, patched)
-        counts = jax.tree.map(np.asarray, count(final, patched))
+        # of a diverged network the best values are those of an earlier epoch, or of none
+        gone = jax.device_get((scaffold.diverged, state.diverged))
+        scaffold_accuracy = np.where(gone[0], np.nan, scaffold_accuracy)
+        patched_accuracy = np.where(gone[1], np.nan, patched_accuracy)
+        diverged = ~np.isfinite(scaffold_accuracy + patched_accuracy)
+        counts, sizes = self.count(final, patched)
         lost, together = self.measure_patches(final, patched)
-        host = jax.tree.map(np.asarray, (found, patched.bank))
+        lost = np.where(diverged[:, None], np.nan, lost)
+        host = jax.device_get((found, patched.bank))
+        epochs = jax.device_get((scaffold.best_epoch, scaffold.epoch, state.best_epoch))
         seeds = []
         for i, seed in enumerate(self.seeds):
             entry = seed_entry(i, seed, scaffold_accuracy, patched_accuracy, counts, host, self.spec)
-            entry["scaffold_epoch"] = int(
-                scaffold.best_epoch[i] if self.setting.patch_from_best else scaffold.epoch[i]
-            )
-            entry["patched_epoch"] = int(state.best_epoch[i])
-            entry["patches"] = patch_entries(i, host[1], final, patched, lost)
+            entry["scaffold_epoch"] = int(epochs[0][i] if self.setting.patch_from_best else epochs[1][i])
+            entry["patched_epoch"] = int(epochs[2][i])
+            entry["patches"] = patch_entries(i, host[1], sizes, lost)
             if together is not None:
-                entry["redundancy"] = together[i].tolist()
+                entry["redundancy"] = np.where(diverged[i], np.nan, together[i])
             seeds.append(entry)
-        return {
-            "experiment": "patched_density",
-            "config": self.folder.read_json("config.json"),
-            "sizes": list(self.spec.sizes),
-            "kernel": self.config.kernel,
-            "provenance": self.provenance(),
-            "seeds": seeds,
-            "aggregate": aggregate_seeds(seeds),
-            "first_patch_accuracy": self.first_patch_accuracy(),
-            "timing": self.clock.as_dict(),
-        }
+        summary: dict[str, Any] = json_safe(
+            {
+                "experiment": "patched_density",
+                "config": self.folder.read_json("config.json"),
+                "sizes": list(self.spec.sizes),
+                "kernel": self.config.kernel,
+                "provenance": self.provenance(),
+                "seeds": seeds,
+                "diverged": [s["seed"] for s in seeds if s["diverged"]],
+                "aggregate": aggregate_seeds(seeds),
+                "first_patch_accuracy": self.first_patch_accuracy(),
+                "timing": self.clock.as_dict(),
+            }
+        )
+        return summary
 
-    def first_patch_accuracy(self) -> list[float]:
+    def count(self, params: Params, structure: Structure) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What exists, each ``(seed,)``, and the values of every slot for patches, ``(seed, slot)``."""
+
+        def one(params: Params, structure: Structure) -> tuple[dict[str, jax.Array], jax.Array]:
+            assert structure.bank is not None
+            return count_nonzeros(params, structure), patches.slot_sizes(structure.bank, params.patches)
+
+        args = params, structure
+        counted = self.clock.compiled(jax.vmap(one), *args, options=ONCE)(*args)
+        host: tuple[dict[str, np.ndarray], np.ndarray] = jax.device_get(counted)
+        return host
+
+    def first_patch_accuracy(self) -> list[float | None]:
         """Accuracy of every seed on the watched samples after the first epoch with patches."""
         rows = self.folder.read_rows()
         return [row["accuracy"] for row in rows if row["phase"] == "patch" and row["epoch"] == 1]
@@ -384,6 +384,18 @@ def prepare(config: Config, dataset: data.Dataset) -> Config:
         config.kernel, spec, config.batch_size, config.num_seeds, config.out, config.resume
     )
     return dataclasses.replace(config, kernel=cast(Any, kernel))
+
+
+def patch_rules(config: Config, setting: Setting) -> patches.PatchRules:
+    """How patches are made; the original's have its faults (:mod:`jaxnet.original`)."""
+    original = setting.original_patches
+    make = OriginalRules if original and config.patch_kind == "mlp" else patches.PatchRules
+    return make(
+        "original" if make is OriginalRules else config.patch_kind,
+        config.max_patches,
+        "first" if original and config.placement == "extrema" else config.placement,
+        config.patch_density,
+    )
 
 
 def make_spec(config: Config, dataset: data.Dataset, setting: Setting) -> NetworkSpec:

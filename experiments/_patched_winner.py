@@ -13,7 +13,9 @@ import numpy as np
 from experiments._cli import flag_name
 from jaxnet.data import Dataset
 from jaxnet.errors import InputError
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.files import user_path
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep import load_winner, winner_meta
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def read_winner(path: str) -> Winner:
     if not path.strip():
         raise InputError("--from-checkpoint must name a folder: it is empty")
     meta = winner_meta(path)
-    return Winner(Path(path), *load_winner(path), meta)
+    return Winner(user_path(path), *load_winner(path), meta)
 
 
 def adopt(config: Config, winner: Winner, dataset: Dataset) -> Config:

@@ -15,16 +15,17 @@ from typing import Any, Literal, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments._cli import Progress
 from jaxnet import checkpoint, data
 from jaxnet.data import Dataset
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
 from jaxnet.programs import Clock
 from jaxnet.records import RunFolder
-from jaxnet.train import EpochResult, Evaluation, Split, Task, TrainState, evaluate, make_watched_epoch
+from jaxnet.train import EpochResult, Evaluation, Task, TrainState, evaluate, make_watched_epoch
 from jaxnet.types import Key, PyTree
 
 
@@ -87,12 +88,7 @@ def network_spec(
         raise InputError(str(error)) from None
 
 
-def seed_keys(seeds: range) -> Key:
-    """``(seed,)`` keys; the key of a seed depends on its number only."""
-    return jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
-
-
-Edit = Callable[[int, TrainState, Structure, PyTree, EpochResult], tuple[TrainState, Structure, PyTree]]
+BetweenEpochs = Callable[[int, TrainState, PyTree, EpochResult], tuple[TrainState, PyTree]]
 
 
 @dataclasses.dataclass
@@ -103,7 +99,6 @@ class Phase:
       name: ``scaffold`` or ``patch``; part of rows and checkpoint names.
       epochs: how many.
       task: what training needs to know.
-      optimizer: of both groups.
       train: samples to train on.
       watch: samples to evaluate on after every epoch.
       watch_name: ``validation`` or ``test``; part of rows.
@@ -111,43 +106,39 @@ class Phase:
       patience: epochs without a new best before a seed stops; None for never.
       arms: where networks of several arms are trained side by side, the arms' names: the
         networks are all seeds of the first arm, then all of the second, and so on.
-      edit: changes the networks under fixed shapes between two epochs, as
-        ``edit(epochs done, state, structure, extra, result)``; returns the first three anew.
-        What it returns as ``extra`` is kept in the checkpoints: the structure must be in it.
-      gradient_norms: ``edit`` wants the norm of every gradient.
+      between: changes the networks under fixed shapes between two epochs, as
+        ``between(epochs done, state, extra, result) -> (state, extra)``.
+      gradient_norms: ``between`` wants the norm of every gradient.
     """
 
     name: str
     epochs: int
     task: Task
-    optimizer: optax.GradientTransformation
     train: Split
     watch: Split
     watch_name: str
     key_data: Key
     patience: int | None = None
     arms: tuple[str, ...] = ()
-    edit: Edit | None = None
+    between: BetweenEpochs | None = None
     gradient_norms: bool = False
 
 
 def run_phase(
     phase: Phase,
     state: TrainState,
-    structure: Structure,
     seeds: range,
     folder: RunFolder,
     clock: Clock,
     *,
     first_epoch: int = 0,
     extra: PyTree = None,
-) -> tuple[TrainState, Structure, PyTree]:
+) -> tuple[TrainState, PyTree]:
     """Trains all seeds for the epochs of ``phase`` that are still to do.
 
     Args:
       phase: what to do.
       state: of all seeds, leaves ``(seed, ...)``.
-      structure: of all seeds.
       seeds: their numbers, for the rows.
       folder: where rows and checkpoints go.
       clock: adds up the time.
@@ -155,23 +146,21 @@ def run_phase(
       extra: kept in the checkpoints beside the state.
 
     Returns:
-      State, structure and ``extra`` after the last epoch.
+      State and ``extra`` after the last epoch.
     """
     if first_epoch >= phase.epochs or bool(np.all(np.asarray(state.stopped))):
         # a run continued after the epoch in which its last seed stopped has nothing to do
-        return state, structure, extra
-    epoch = make_watched_epoch(
-        phase.task, phase.optimizer, phase.patience, gradient_norms=phase.gradient_norms
-    )
-    together = jax.vmap(epoch, in_axes=(0, 0, None, None, None, None))
+        return state, extra
+    epoch = make_watched_epoch(phase.task, patience=phase.patience, gradient_norms=phase.gradient_norms)
+    together = jax.vmap(epoch, in_axes=(0, None, None, None, None))
     number = jnp.asarray(first_epoch, jnp.int32)
     args = (phase.train, phase.watch, phase.key_data)
-    program = clock.compiled(together, state, structure, *args, number, donate=(0,))
+    program = clock.compiled(together, state, *args, number, donate=(0,))
     networks = f"{len(phase.arms) * len(seeds)} networks" if phase.arms else f"{len(seeds)} seeds"
     with Progress(phase.epochs, f"{phase.name}, {networks}") as progress:
         progress.update(first_epoch)
         for done in range(first_epoch, phase.epochs):
-            state, _, result = program(state, structure, *args, jnp.asarray(done, jnp.int32))
+            state, result = program(state, *args, jnp.asarray(done, jnp.int32))
             labels = [
                 {
                     **({} if arm is None else {"arm": arm}),
@@ -182,14 +171,20 @@ def run_phase(
                 for arm, seed in itertools.product(phase.arms or (None,), seeds)
             ]
             length = folder.append_rows(result.rows(labels, phase.watch_name))
-            if phase.edit is not None and done + 1 < phase.epochs:
-                state, structure, extra = phase.edit(done + 1, state, structure, extra, result)
+            if phase.between is not None and done + 1 < phase.epochs:
+                state, extra = phase.between(done + 1, state, extra, result)
             save_progress(folder, phase.name, done + 1, state, extra, clock, length)
-            accuracy = np.asarray(result.evaluation.accuracy)
-            progress.advance(note=f"median {np.median(accuracy):.4f}")
+            progress.advance(note=median_note(np.asarray(result.evaluation.accuracy)))
             if bool(np.all(np.asarray(state.stopped))):
                 break
-    return state, structure, extra
+    return state, extra
+
+
+def median_note(accuracy: np.ndarray) -> str:
+    """What stands behind a progress bar: the median accuracy, and how many networks diverged."""
+    finite = accuracy[np.isfinite(accuracy)]
+    median = f"median {np.median(finite):.4f}" if finite.size else "no accuracy"
+    return median + (f", {accuracy.size - finite.size} diverged" if finite.size < accuracy.size else "")
 
 
 def save_progress(

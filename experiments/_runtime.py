@@ -12,14 +12,16 @@ from typing import Any
 
 import jax
 
+from experiments._options import BY_FINGERPRINT
+from jaxnet import environment
 from jaxnet.data import Dataset
-from jaxnet.files import cache_folder, read_json
+from jaxnet.files import cache_folder, read_json, user_path
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
-from jaxnet.network import NetworkSpec
+from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.provenance import processors
 from jaxnet.records import CONFIG, MAY_DIFFER, RunFolder
-from jaxnet.sweep.program import available_memory
+from jaxnet.sweep.memory import available_memory
 
 
 def use_compilation_cache() -> None:
@@ -53,10 +55,11 @@ def resolve_kernel(
     the same bits whatever a new measurement would say.
 
     Raises:
-      InputError: the product asked for is not available here.
+      InputError: the product asked for is not available here, or a setting would change results.
     """
+    environment.check()
     if kernel == "auto" and resume:
-        stored = _stored_kernel(Path(out) / CONFIG)
+        stored = _stored_kernel(user_path(out) / CONFIG)
         kernel = stored or kernel
     if kernel == "auto":
         kernel = choose(spec.sizes, spec.density, batch_size, num_seeds, spec.allocation)
@@ -91,6 +94,7 @@ def open_folder(
         resume=config.resume,
         overwrite=config.overwrite,
         may_differ=(*MAY_DIFFER, "data_dir", *may_differ),
+        only_stored=BY_FINGERPRINT,
         owns=owns,
     )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
@@ -23,7 +22,9 @@ from experiments._options import (
     check_seeds,
     option,
 )
+from experiments._shown import diverged_line, number, percent, span
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 
 @dataclass(frozen=True)
@@ -126,27 +127,28 @@ class Config:
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table in the terminal: a row per arm."""
-    columns = ["arm", "accuracy %", "95 %", "rescued", "95 %", "weights", "against static", "p", "p rescued"]
+    """Columns and rows of the table in the terminal: a row per arm.
+
+    Weights are all that exist, skip connections included; the density is that without them.
+    """
+    columns = ["arm", "accuracy %", "95 %", "rescued", "95 %", "weights", "density %"]
+    columns += ["against static", "p", "p rescued"]
     rows: list[list[object]] = []
     for name, arm in summary["arms"].items():
         accuracy, rate, against = arm["accuracy"], arm["rescued"], arm["against_static"]
-        low, high = accuracy["ci95"]
-        low_rate, high_rate = rate["ci95"]
-        weights = arm["weights"]
+        weights = [number(arm["weights"][end], ".0f") for end in ("min", "max")]
         rows.append(
             [
                 name,
-                f"{100 * accuracy['mean']:.2f}",
-                f"{100 * low:.2f}..{100 * high:.2f}",
+                percent(accuracy["mean"]),
+                span(accuracy["ci95"]),
                 f"{rate['successes']}/{rate['n']}",
-                f"{100 * low_rate:.0f}..{100 * high_rate:.0f}",
-                f"{weights['min']:.0f}"
-                if weights["min"] == weights["max"]
-                else f"{weights['min']:.0f}..{weights['max']:.0f}",
-                None if against is None else f"{100 * against['difference']['mean']:+.2f}",
-                None if against is None else f"{against['difference']['p']:.2g}",
-                None if against is None else f"{against['rescued']['p']:.2g}",
+                span(rate["ci95"], ".0f"),
+                "..".join(dict.fromkeys(weights)),
+                percent(arm["density"]["mean"], ".3g"),
+                None if against is None else percent(against["difference"]["mean"], "+.2f"),
+                None if against is None else number(against["difference"]["p"], ".2g"),
+                None if against is None else number(against["rescued"]["p"], ".2g"),
             ]
         )
     return columns, rows
@@ -170,10 +172,13 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     sizes = "-".join(map(str, summary["sizes"]))
     title = f"{config.dataset}, {sizes}, {config.num_seeds} paired seeds, protocol {config.protocol}"
     print_table(title, columns, rows)
+    line = diverged_line(summary["diverged"], config.num_seeds * len(rows))
+    if line is not None:
+        report(line)
     timing = summary["timing"]
     report(
         f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {Path(config.out)}"
+        f"results in {user_path(config.out)}"
     )
     return summary
 

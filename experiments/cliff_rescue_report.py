@@ -13,6 +13,7 @@ from experiments._cli import run_main
 from experiments._options import check_document, option
 from experiments.cliff_rescue import Config as RunConfig
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Config:
                 num_seeds=self.num_seeds,
                 epochs=self.epochs,
                 kernel=self.kernel,
-                out=str(Path(self.out) / Path(name).name),
+                out=str(user_path(self.out) / Path(name).name),
                 resume=self.resume,
                 overwrite=self.overwrite,
             )
@@ -60,7 +61,7 @@ def main(config: Config) -> None:
 
     summaries = {name: run(arguments) for name, arguments in config.runs().items()}
     if config.doc is not None:
-        write_document(Path(config.doc), config, summaries)
+        write_document(user_path(config.doc), config, summaries)
 
 
 if __name__ == "__main__":

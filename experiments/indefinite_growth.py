@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
@@ -25,7 +24,9 @@ from experiments._options import (
     check_seeds,
     option,
 )
+from experiments._shown import diverged_line, percent
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 RECIPES: dict[str, dict[str, Any]] = {
     "original": {
@@ -221,23 +222,26 @@ def iteration_line(seed: int, stop: str | None, entry: dict[str, Any]) -> str:
         }[decision["change"]].format(size=decision["size"], at=(decision["layer"] or 0) + 1)
         what = f"{change}{', add patches' if decision['patches'] else ''} ({decision['reason']})"
     counts = entry["nonzeros"]
+    accuracy = "diverged" if entry["diverged"] else f"{percent(entry['accuracy'])} %"
     return (
         f"seed {seed}, iteration {entry['iteration']}: {'-'.join(map(str, entry['architecture']))}, "
-        f"{100 * entry['accuracy']:.2f} %, extrema {sum(entry['extrema_high'])} high "
+        f"{accuracy}, extrema {sum(entry['extrema_high'])} high "
         f"{sum(entry['extrema_low'])} low, {entry['patches']} patches, "
         f"{counts['scaffold'] + counts['patch']} weights; {what}"
     )
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table in the terminal."""
-    columns = ["seed", "accuracy %", "iterations", "weights", "patches", "stopped by", "architecture"]
+    """Columns and rows of the table in the terminal; weights are all that exist, patches included."""
+    columns = ["seed", "accuracy %", "iterations", "weights", "density %", "patches", "stopped by"]
+    columns.append("architecture")
     rows: list[list[object]] = [
         [
             s["seed"],
-            f"{100 * s['accuracy']:.2f}",
+            percent(s["accuracy"]),
             s["iterations"],
-            s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"],
+            s["nonzeros"]["scaffold"] + s["patch_weights"],
+            percent(s["density"]),
             s["history"][-1]["patches"],
             s["stop_reason"],
             "-".join(map(str, s["architecture"])),
@@ -268,10 +272,13 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
         f"{reached} of {len(rows)} reached {100 * config.target:g} %"
     )
     print_table(title, columns, rows)
+    line = diverged_line(summary["diverged"], len(rows))
+    if line is not None:
+        report(line)
     timing = summary["timing"]
     report(
         f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {Path(config.out)}"
+        f"results in {user_path(config.out)}"
     )
     return summary
 

@@ -10,14 +10,15 @@ but one end with as many weights. Differences are taken seed by seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments._cli import run_main
 from experiments._options import check_document, option, run_values
+from experiments._shown import diverged_in, diverged_line, percent
 from experiments.indefinite_growth import RECIPES
 from experiments.indefinite_growth import Config as RunConfig
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 START = "start"
 """Stands for the weights of the start in :data:`ARMS`; without it an arm begins with those of the end."""
@@ -148,8 +149,7 @@ def main(config: Config) -> None:
     arms = {}
     for name, arm in runs.items():
         arms[name] = run_one(arm)
-        accuracy = arms[name]["aggregate"]["accuracy"]["mean"]
-        print(f"{name}: {100 * accuracy:.2f} %", flush=True)
+        print(f"{name}: {percent(arms[name]['aggregate']['accuracy']['mean'])} %", flush=True)
     headline = {}
     if config.headline_seeds and config.dataset == "mnist":
         headline = {
@@ -157,8 +157,12 @@ def main(config: Config) -> None:
         }
     comparisons = compare(arms, QUESTIONS, "accuracy")
     print_comparisons(f"{config.dataset}, {config.num_seeds} paired seeds", comparisons)
+    every = {**arms, **headline}
+    line = diverged_line(diverged_in(every), sum(len(arm["seeds"]) for arm in every.values()))
+    if line is not None:
+        print(line)
     if config.doc is not None:
-        write_document(Path(config.doc), config, sizes, arms, headline, comparisons)
+        write_document(user_path(config.doc), config, sizes, arms, headline, comparisons)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ all seeds and arms of a scale in one compiled program.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import print_table, run_main
@@ -25,7 +23,9 @@ from experiments._options import (
     check_seeds,
     option,
 )
+from experiments._shown import diverged_line, number, pairs_won, percent, span
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,26 @@ class Config:
             raise InputError(f"--doc needs at least 2 seeds for an interval: {self.num_seeds}")
 
 
+def num_networks(summary: dict[str, Any]) -> int:
+    """How many networks were trained, in all stages and arms."""
+    stages = len(summary["architectures"]) + sum(len(scale["arms"]) for scale in summary["scales"].values())
+    return stages * len(summary["seeds"])
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """Prints the search, the arms and the differences as tables."""
 
-    def percent(aggregate: dict[str, Any]) -> list[str]:
-        low, high = aggregate["ci95"] or (math.nan, math.nan)
-        return [f"{100 * aggregate['mean']:.2f}", f"{100 * low:.2f}..{100 * high:.2f}"]
+    def with_interval(aggregate: dict[str, Any]) -> list[str]:
+        return [percent(aggregate["mean"]), span(aggregate["ci95"])]
 
     rows: list[list[object]] = [
         [
             "-".join(map(str, found["sizes"])),
             found["weights"],
-            *percent(found["watched"]),
-            f"{100 * found['watched']['min']:.2f}",
+            *with_interval(found["watched"]),
+            percent(found["watched"]["min"]),
             f"{found['learns']}/{found['n']}",
-            f"{found['smallest']}/{found['n']}",
+            f"{found['smallest']}/{len(summary['seeds'])}",
         ]
         for found in summary["architectures"]
     ]
@@ -116,28 +121,26 @@ def print_summary(summary: dict[str, Any]) -> None:
         [
             scale,
             arm,
-            f"{values['weights']['mean']:.0f}",
-            *percent(values["accuracy"]),
-            f"{100 * values['after']['after epoch 1']['mean']:.2f}",
+            number(values["weights"]["mean"], ".0f"),
+            *with_interval(values["accuracy"]),
+            percent(values["after"]["after epoch 1"]["mean"]),
         ]
         for scale, found in summary["scales"].items()
         for arm, values in found["arms"].items()
     ]
     print_table("scales", ["scale", "arm", "weights", "accuracy %", "95 %", "watched, after epoch 1 %"], rows)
-    rows = []
-    for c in summary["comparisons"]:
-        if c["measure"] in ("test accuracy", "after epoch 1"):
-            low, high = c["ci95"] or (math.nan, math.nan)
-            rows.append(
-                [
-                    c["scale"],
-                    f"{c['first']} - {c['second']}",
-                    c["measure"],
-                    f"{100 * c['mean']:+.2f}",
-                    f"{100 * low:+.2f}..{100 * high:+.2f}",
-                    f"{c['wins']}/{c['n']}",
-                ]
-            )
+    rows = [
+        [
+            c["scale"],
+            f"{c['first']} - {c['second']}",
+            c["measure"],
+            percent(c["mean"], "+.2f"),
+            span(c["ci95"], "+.2f"),
+            pairs_won(c["wins"], c["n"], c["not_finite"]),
+        ]
+        for c in summary["comparisons"]
+        if c["measure"] in ("test accuracy", "after epoch 1")
+    ]
     print_table("paired differences", ["scale", "arms", "measure", "points", "95 %", "wins"], rows)
 
 
@@ -156,12 +159,15 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
         summary = BootstrapRun(config, folder, dataset).run()
         draw_all(folder)
         if config.doc is not None:
-            write_document(Path(config.doc), config, summary, folder.read_rows())
+            write_document(user_path(config.doc), config, summary, folder.read_rows())
     print_summary(summary)
+    line = diverged_line(summary["diverged"], num_networks(summary))
+    if line is not None:
+        report(line)
     timing = summary["timing"]
     report(
         f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {Path(config.out)}"
+        f"results in {user_path(config.out)}"
     )
     return summary
 

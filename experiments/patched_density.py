@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from experiments._cli import flag_name, print_table, run_main
 from experiments._options import check_at_least, check_folder, check_fractions, check_seeds, option
+from experiments._shown import NOTHING, diverged_line, number, percent, span
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 FRESH: dict[str, Any] = {
     "density": 0.02,
@@ -141,49 +142,53 @@ class Config:
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table in the terminal: a row per seed, then the aggregates."""
+    """Columns and rows of the table in the terminal: a row per seed, then the aggregates.
+
+    Weights are all that exist, patches included; the density is that of the scaffold.
+    """
     columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
     rows: list[list[object]] = []
     for s in summary["seeds"]:
         rows.append(
             [
                 s["seed"],
-                f"{100 * s['scaffold_accuracy']:.2f}",
-                f"{100 * s['patched_accuracy']:.2f}",
-                f"{100 * s['gain']:+.2f}",
+                percent(s["scaffold_accuracy"]),
+                percent(s["patched_accuracy"]),
+                percent(s["gain"], "+.2f"),
                 sum(s["extrema_high"]),
                 sum(s["extrema_low"]),
                 s["num_patches"],
-                s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"],
-                f"{100 * s['density']:.2f}",
+                s["nonzeros"]["scaffold"] + s["patch_weights"],
+                percent(s["density"]),
             ]
         )
     a = summary["aggregate"]
-
-    def interval(name: str, sign: str = "") -> str:
-        low_high = a[name]["ci95"]
-        if low_high is None:
-            return "-"
-        return f"{100 * low_high[0]:{sign}.2f}..{100 * low_high[1]:{sign}.2f}"
-
     rows.append(
         [
             "mean",
-            f"{100 * a['scaffold_accuracy']['mean']:.2f}",
-            f"{100 * a['patched_accuracy']['mean']:.2f}",
-            f"{100 * a['gain']['mean']:+.2f}",
-            f"{a['extrema_high']['mean']:.1f}",
-            f"{a['extrema_low']['mean']:.1f}",
-            f"{a['num_patches']['mean']:.1f}",
-            f"{a['nonzeros.scaffold']['mean'] + a['nonzeros.patch']['mean']:.1f}",
-            f"{100 * a['density']['mean']:.2f}",
+            percent(a["scaffold_accuracy"]["mean"]),
+            percent(a["patched_accuracy"]["mean"]),
+            percent(a["gain"]["mean"], "+.2f"),
+            number(a["extrema_high"]["mean"], ".1f"),
+            number(a["extrema_low"]["mean"], ".1f"),
+            number(a["num_patches"]["mean"], ".1f"),
+            number(mean_weights(summary), ".1f"),
+            percent(a["density"]["mean"]),
         ]
     )
-    gaps: list[object] = ["-"] * 5
-    rows.append(
-        ["95 %", interval("scaffold_accuracy"), interval("patched_accuracy"), interval("gain", "+"), *gaps]
-    )
+    intervals = [
+        span(a[name]["ci95"], form)
+        for name, form in (("scaffold_accuracy", ".2f"), ("patched_accuracy", ".2f"), ("gain", "+.2f"))
+    ]
+    rows.append(["95 %", *intervals, *[NOTHING] * 5])
     return columns, rows
+
+
+def mean_weights(summary: dict[str, Any]) -> float | None:
+    """Mean number of all weights, of scaffold and patches; None where every seed diverged."""
+    a = summary["aggregate"]
+    scaffold, patch = a["nonzeros.scaffold"]["mean"], a["patch_weights"]["mean"]
+    return None if scaffold is None or patch is None else scaffold + patch
 
 
 def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -203,10 +208,13 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     sizes = "-".join(map(str, summary["sizes"]))
     title = f"{config.dataset}, {sizes}, protocol {config.protocol}, {summary['kernel']} kernel"
     print_table(title, columns, rows)
+    line = diverged_line(summary["diverged"], len(summary["seeds"]))
+    if line is not None:
+        report(line)
     timing = summary["timing"]
     report(
         f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {Path(config.out)}"
+        f"results in {user_path(config.out)}"
     )
     return summary
 

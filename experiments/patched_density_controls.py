@@ -9,13 +9,14 @@ start from the same scaffolds share them. Differences are taken seed by seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments._cli import run_main
 from experiments._options import check_document, option, run_values
+from experiments._shown import diverged_in, diverged_line
 from experiments.patched_density import Config as RunConfig
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 NO_PATCHES = {"max_patches": 0}
 
@@ -145,8 +146,12 @@ def main(config: Config) -> None:
         headline = run_arms(config, HEADLINE, "seed")
     comparisons = compare(controls, QUESTIONS, "patched_accuracy")
     print_comparisons(f"{config.dataset}, {config.num_seeds} paired seeds", comparisons)
+    every = {**controls, **headline}
+    line = diverged_line(diverged_in(every), sum(len(arm["seeds"]) for arm in every.values()))
+    if line is not None:
+        print(line)
     if config.doc is not None:
-        write_document(Path(config.doc), config, controls, headline, comparisons)
+        write_document(user_path(config.doc), config, controls, headline, comparisons)
 
 
 if __name__ == "__main__":

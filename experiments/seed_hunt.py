@@ -16,12 +16,19 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._cli import flag_name, print_table, run_main
-from experiments._options import check_at_least, check_folder, check_positive, check_seeds, option
+from experiments._options import (
+    BY_FINGERPRINT,
+    check_at_least,
+    check_folder,
+    check_positive,
+    check_seeds,
+    option,
+)
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 if TYPE_CHECKING:
     from jaxnet.sweep.hosts import Hosts
@@ -250,6 +257,7 @@ class ReplayConfig:
         False, "not alone, but in the program of the hunt, filled with copies: equal to the last bit, slower"
     )
     data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    dataset: str | None = option(None, "where the hunt's data lie now; auto: as the hunt had it", none="auto")
 
 
 def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -285,17 +293,20 @@ def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[s
     check(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
     flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
     if not hosts.first:
-        folder = RunFolder.join(config.out, flags, hosts.meet("folder"), may_differ=MAY_DIFFER)
+        folder = RunFolder.join(
+            config.out, flags, hosts.meet("folder"), may_differ=MAY_DIFFER, only_stored=BY_FINGERPRINT
+        )
         Hunt(config, folder, dataset, lambda _: None, hosts).run()
         return {}
-    parts = (*HuntTable.files(Path(config.out)), *States.files(Path(config.out)))
-    owns = (*PLOTS, PLAN, *kept_files(Path(config.out)), *parts)
+    parts = (*HuntTable.files(user_path(config.out)), *States.files(user_path(config.out)))
+    owns = (*PLOTS, PLAN, *kept_files(user_path(config.out)), *parts)
     with RunFolder.open(
         config.out,
         flags,
         resume=config.resume,
         overwrite=config.overwrite,
         may_differ=MAY_DIFFER,
+        only_stored=BY_FINGERPRINT,
         owns=owns,
     ) as folder:
         hosts.meet("folder", folder.share())
@@ -313,7 +324,7 @@ def _hunt(config: Config, report: Callable[[str], None], hosts: Hosts) -> dict[s
     print_table(*table_rows(summary))
     for line in report_lines(summary):
         report(line)
-    report(f"results in {Path(config.out)}")
+    report(f"results in {user_path(config.out)}")
     return summary
 
 

@@ -6,13 +6,14 @@ python -m experiments.seed_hunt_results --dataset mnist --doc docs/results/seed_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments._cli import run_main
 from experiments._options import check_document, option, run_values
+from experiments._shown import number
 from experiments.seed_hunt import Config as HuntConfig
 from jaxnet.errors import InputError
+from jaxnet.files import user_path
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def main(config: Config) -> dict[str, Any]:
     many = hunt_config(config, "many-seeds", num_seeds=config.num_seeds)
     portfolio = hunt_config(config, "portfolio", num_seeds=config.portfolio_seeds, portfolio=True)
     summaries = {"many": seed_hunt.main(many), "portfolio": seed_hunt.main(portfolio)}
-    rows = {name: HuntTable(Path(c.out)).read()[0] for name, c in (("many", many), ("portfolio", portfolio))}
-    stored = Path(config.out) / "reference.json"
+    hunts = {"many": many, "portfolio": portfolio}
+    rows = {name: HuntTable(user_path(hunt.out)).read()[0] for name, hunt in hunts.items()}
+    stored = user_path(config.out) / "reference.json"
     if config.resume and stored.exists():
         accuracy = read_json(stored)["accuracy"]
     else:
@@ -69,11 +71,11 @@ def main(config: Config) -> dict[str, Any]:
     by_seed = {row["seed"]: row["accuracy"] for row in rows["many"]}
     agreement = compare([by_seed[many.seed + i] for i in range(len(accuracy))], accuracy)
     print(
-        f"hunt against masked dense, {len(accuracy)} seeds: mean difference {agreement['mean']:+.3f} points, "
-        f"largest {agreement['largest']:.2f}"
+        f"hunt against masked dense, {agreement['n']} seeds: mean difference "
+        f"{number(agreement['mean'], '+.3f')} points, largest {number(agreement['largest'])}"
     )
     if config.doc is not None:
-        write_document(Path(config.doc), config, summaries, rows, agreement)
+        write_document(user_path(config.doc), config, summaries, rows, agreement)
     return {"summaries": summaries, "agreement": agreement}
 
 

@@ -97,6 +97,12 @@ def test_flags_make_the_configuration(argv: list[str], changes: dict[str, Any]) 
     assert type(config.seeds) is int and type(config.learning_rate) is float
 
 
+def test_a_path_may_begin_with_a_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for argv in (["--out=~/a b"], ["--out", "~/a b"]):
+        assert parse(Config, argv).out == tmp_path / "a b"
+
+
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
@@ -126,6 +132,7 @@ def test_flags_make_the_configuration(argv: list[str], changes: dict[str, Any]) 
         (["--kernel", "sparse"], ["--kernel", "'sparse' is not one of dense, csr"]),
         (["--level", "3"], ["not one of 1, 2"]),
         (["--resume=yes"], ["--resume takes no value"]),
+        (["--out=~nobody-here/a"], ["--out: ~nobody-here/a: there is no home folder ~nobody-here"]),
     ],
 )
 def test_an_error_is_one_line_that_names_flag_and_choices(

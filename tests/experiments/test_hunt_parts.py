@@ -16,9 +16,9 @@ from experiments._hunt_kept import CRITERIA, Kept, Network, kept_files, order
 from experiments._hunt_plan import Stage, make_jobs, network_id, portfolio, promising_ranges, spaced
 from experiments._hunt_plots import pareto_front
 from experiments._hunt_setup import default_chunk
-from jaxnet.layers import LayerParams
 from jaxnet.masks import allocate
-from jaxnet.network import Params, Structure
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology
 
 
@@ -103,7 +103,7 @@ def make_network(seed: int) -> Network:
     rows, ptr = np.array([0], np.int32), np.array([0, 1, 1], np.int32)
     topology = Topology(rows, np.array([1], np.int32), ptr, (2, 3))  # type: ignore[arg-type]
     layer = LayerParams(np.array([seed], np.float32), np.zeros(2, np.float32))  # type: ignore[arg-type]
-    return Params((layer,)), Structure((topology,))
+    return Params((layer,)), Structure.of((topology,))
 
 
 levels = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.5, 1.0, math.nan])

@@ -66,12 +66,12 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
         assert [h["nonzeros"]["scaffold"] for h in s["history"]] == WEIGHTS
         assert s["accuracy"] == pytest.approx(s["history"][-1]["accuracy"])
         assert round(s["accuracy"] * 359) / 359 == s["accuracy"], "of 359 test samples"
-        assert s["nonzeros"]["density"] == pytest.approx(
-            (s["nonzeros"]["scaffold"] + s["nonzeros"]["patch"]) / (64 * 12 + 12 * 9 + 9 * 10)
-        )
-        name = f"['networks'][{place}].structure.connectivity"
+        assert s["density"] == s["nonzeros"]["scaffold"] / (64 * 12 + 12 * 9 + 9 * 10)
+        assert s["patch_weights"] == s["nonzeros"]["patch"]
+        name = f"['networks'][{place}].structure.scaffold"
         there = sum(
-            int((saved[f"{name}[{k}].rows"] < out).sum()) for k, out in enumerate(s["architecture"][1:])
+            int((saved[f"{name}[{k}].weight.rows"] < out).sum())
+            for k, out in enumerate(s["architecture"][1:])
         )
         assert there == WEIGHTS[1]
         # as in the original, the patches found before the layer was inserted feed it, by its index

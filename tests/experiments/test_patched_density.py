@@ -68,8 +68,8 @@ def logits(
     for t in LAYERS:
         shape = (SIZES[t + 1], SIZES[t])
         values = saved[f"{params}.scaffold[{t}].weight"][seed]
-        weight = matrix(saved, values, f"['extra']['structure'].connectivity[{t}]", shape, seed)
-        bank = f"['extra']['structure'].bank.layers[{t}]"
+        weight = matrix(saved, values, f"['state'].net.structure.scaffold[{t}].weight", shape, seed)
+        bank = f"['state'].net.structure.bank.layers[{t}]"
         patch = f"{params}.patches[{t}]"
         pre = post_below @ weight.T + saved[f"{params}.scaffold[{t}].bias"][seed]
         if patched and f"{patch}.weight" in saved:
@@ -171,7 +171,7 @@ def test_counts_are_what_the_topology_says(base: Finished) -> None:
     for i, seed in enumerate(base.seeds):
         scaffold = 0
         for t in LAYERS:
-            rows = saved[f"['extra']['structure'].connectivity[{t}].rows"][i]
+            rows = saved[f"['state'].net.structure.scaffold[{t}].weight.rows"][i]
             assert (rows < SIZES[t + 1]).sum() == WEIGHTS[t]
             scaffold += WEIGHTS[t]
         high, low = seed["extrema_high"], seed["extrema_low"]
@@ -182,13 +182,11 @@ def test_counts_are_what_the_topology_says(base: Finished) -> None:
         assert [p["kind"] for p in seed["patches"]].count("high") == num_high
         assert {p["nonzeros"] for p in seed["patches"]} <= {HIGH_MLP, LOW_MLP}
         assert sum(p["nonzeros"] for p in seed["patches"]) == patch
-        density = (scaffold + patch) / DENSE_WEIGHTS
         bias = sum(SIZES[1:])
         assert seed["nonzeros"] == {
             "scaffold": scaffold, "bias": bias, "patch": patch, "total": scaffold + bias + patch,
-            "density": density,
         }  # fmt: skip
-        assert seed["density"] == density
+        assert seed["density"] == scaffold / DENSE_WEIGHTS and seed["patch_weights"] == patch
         assert num_low > 0, "a case that tests something"
     assert sum(sum(s["extrema_high"]) for s in base.seeds) > 0
 
@@ -207,7 +205,7 @@ def test_accuracies_are_those_of_the_networks_saved(
         assert seed["scaffold_accuracy"] == pytest.approx(accuracy(scaffold, y_test), abs=1e-7)
         assert seed["patched_accuracy"] == pytest.approx(accuracy(final, y_test), abs=1e-7)
         assert seed["gain"] == seed["patched_accuracy"] - seed["scaffold_accuracy"]
-        last, _ = logits(saved, "['state'].params", i, x_val, patched=True)
+        last, _ = logits(saved, "['state'].net.params", i, x_val, patched=True)
         row = next(r for r in finished.rows if (r["seed"], r["phase"], r["epoch"]) == (i, "patch", 3))
         assert row["accuracy"] == pytest.approx(accuracy(last, y_val), abs=1e-6)
         assert row["loss"] == pytest.approx(loss(last, y_val), rel=1e-5)
@@ -238,12 +236,12 @@ def test_extrema_are_those_of_the_training_images(base: Finished, digits: data.D
 def test_contributions_are_the_accuracy_lost_without_the_patch(base: Finished, digits: data.Dataset) -> None:
     saved = arrays(base.folder)
     x, y = standardised(digits, "val")
-    counts = [saved[f"['extra']['structure'].bank.layers[{t}].active"].shape[1] for t in (1, 2)]
+    counts = [saved[f"['state'].net.structure.bank.layers[{t}].active"].shape[1] for t in (1, 2)]
     for i, seed in enumerate(base.seeds):
         whole = accuracy(logits(saved, "['state'].best_params", i, x, patched=True)[0], y)
         for patch in seed["patches"]:
             layer, slot = (1, patch["slot"]) if patch["slot"] < counts[0] else (2, patch["slot"] - counts[0])
-            name = f"['extra']['structure'].bank.layers[{layer}].active"
+            name = f"['state'].net.structure.bank.layers[{layer}].active"
             active = saved[name].copy()
             assert active[i, slot]
             active[i, slot] = False
@@ -261,7 +259,7 @@ def test_aggregates_are_those_of_the_seeds(base: Finished) -> None:
     aggregate = base.summary["aggregate"]
     assert {"scaffold_accuracy", "patched_accuracy", "gain", "num_patches", "density", "extrema_high",
             "extrema_low", "nonzeros.scaffold", "nonzeros.bias", "nonzeros.patch", "nonzeros.total",
-            "nonzeros.density"} <= set(aggregate)  # fmt: skip
+            "patch_weights"} <= set(aggregate)  # fmt: skip
     for name, a in aggregate.items():
         values = np.array(column(name), float)
         assert a["n"] == len(values) == 3 and a["not_finite"] == 0
@@ -328,14 +326,14 @@ def test_a_seed_alone_is_its_row_among_others(base: Finished, patched: Runner) -
     mine, theirs = arrays(alone.folder), arrays(base.folder)
     assert mine.keys() == theirs.keys()
     for path, array in mine.items():
-        if "connectivity" in path or ".bank." in path:
+        if ".structure.scaffold" in path or ".bank." in path:
             np.testing.assert_array_equal(array[0], theirs[path][1])
         elif "params" in path:
             np.testing.assert_allclose(array[0], theirs[path][1], atol=1e-5)
 
 
 def test_seeds_differ_from_one_another(base: Finished) -> None:
-    rows = arrays(base.folder)["['extra']['structure'].connectivity[0].cols"]
+    rows = arrays(base.folder)["['state'].net.structure.scaffold[0].weight.cols"]
     assert len({row.tobytes() for row in rows}) == 3
 
 
@@ -373,7 +371,8 @@ def test_dense_patches_are_connections_that_no_weight_had(dense: Finished) -> No
     for i, seed in enumerate(dense.seeds):
         positions = 0
         for t in (1, 2):
-            scaffold, bank = (f"['extra']['structure'].{n}[{t}]" for n in ("connectivity", "bank.layers"))
+            structure = "['state'].net.structure"
+            scaffold, bank = f"{structure}.scaffold[{t}].weight", f"{structure}.bank.layers[{t}]"
             taken = set(zip(*(saved[f"{scaffold}.{n}"][i] for n in ("rows", "cols")), strict=True))
             rows, cols = (saved[f"{bank}.topology.{n}"][i] for n in ("rows", "cols"))
             new = {(r, c) for r, c in zip(rows, cols, strict=True) if r < SIZES[t + 1]}
@@ -432,9 +431,9 @@ def test_protocol_seed_watches_test_images_for_extrema(original: Finished) -> No
     saved = arrays(original.folder)
     x, y = standardised(whole, "test")
     for i, seed in enumerate(original.seeds):
-        scores, _ = logits(saved, "['extra']['scaffold'].params", i, x, patched=False)
+        scores, _ = logits(saved, "['extra']['scaffold'].net.params", i, x, patched=False)
         assert seed["scaffold_accuracy"] == pytest.approx(accuracy(scores, y), abs=1e-6)
-        _, hidden = logits(saved, "['extra']['scaffold'].params", i, x[:100], patched=False)
+        _, hidden = logits(saved, "['extra']['scaffold'].net.params", i, x[:100], patched=False)
         assert seed["extrema_low"] == [int((pre.mean(axis=0) < 0.1).sum()) for pre in hidden]
 
 
@@ -469,9 +468,9 @@ def test_a_scaffold_with_rate_zero_stays_bit_for_bit(base: Finished, patched: Ru
     for t in LAYERS:
         for leaf in ("weight", "bias"):
             before = saved[f"['extra']['scaffold'].best_params.scaffold[{t}].{leaf}"]
-            np.testing.assert_array_equal(saved[f"['state'].params.scaffold[{t}].{leaf}"], before)
-    changed = arrays(base.folder)["['state'].params.scaffold[0].weight"]
-    assert (changed != saved["['state'].params.scaffold[0].weight"]).any()
+            np.testing.assert_array_equal(saved[f"['state'].net.params.scaffold[{t}].{leaf}"], before)
+    changed = arrays(base.folder)["['state'].net.params.scaffold[0].weight"]
+    assert (changed != saved["['state'].net.params.scaffold[0].weight"]).any()
     moved = frozen.rows[-1]["train_loss"] != frozen.rows[-4]["train_loss"]
     assert moved, "the patches learn"
 

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from experiments._cli import run_main
 from experiments.patched_density import Config, main
 from jaxnet import data
 from jaxnet.errors import InputError
@@ -216,6 +218,74 @@ def test_other_data_under_the_same_name_are_not_continued(base: Finished, patche
     with pytest.raises(InputError, match=r'data_fingerprint was ".*" and is now "another"'):
         patched("base", images=other, resume=True)
     assert contents(base.folder) == before
+
+
+OWN: dict[str, Any] = {"sizes": (6, 8, 4, 3), "density": 0.5, "num_seeds": 2, "max_patches": 1}
+
+
+def own_data(path: Path, seed: int = 0) -> Path:
+    """A small ``.npz`` of three classes."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(90, 6)).astype(np.float32), np.arange(90) % 3
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x_train=x, y_train=y, x_test=x[:30], y_test=y[:30])
+    return path
+
+
+def test_own_data_may_lie_elsewhere_when_a_run_is_continued(
+    patched: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, moved = own_data(tmp_path / "data" / "i.npz"), tmp_path / "home" / "other.npz"
+    moved.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(moved.parent))
+    done = patched("own", **OWN, dataset="data/i.npz")
+    before = done.results()
+    # as if killed before the end: half of it is done again
+    shutil.rmtree(newest(done.folder))
+    (done.folder / "summary.json").unlink()
+    first.rename(moved)
+    patched("own", **OWN, dataset="~/other.npz", resume=True)
+    assert done.results() == before
+    config = json.loads((done.folder / "config.json").read_text())
+    assert config["dataset"] == "data/i.npz", "as the run began"
+
+
+def test_other_data_under_the_same_path_are_not_continued(patched: Runner, tmp_path: Path) -> None:
+    path = own_data(tmp_path / "i.npz")
+    folder = patched("exchanged", **OWN, dataset=str(path)).folder
+    before = contents(folder)
+    own_data(path, seed=1)
+    with pytest.raises(InputError, match=r"^[^\n]*data_fingerprint was \"[^\n]*$"):
+        patched("exchanged", **OWN, dataset=str(path), resume=True)
+    # the same numbers by the name of a known set are normalised otherwise: another fingerprint
+    known = dataclasses.replace(data.load(own_data(path)), fingerprint="of a known set")
+    with pytest.raises(InputError, match=r"^[^\n]*data_fingerprint was \"[^\n]*$"):
+        patched("exchanged", **OWN, images=known, resume=True)
+    assert contents(folder) == before
+
+
+def test_every_path_of_the_command_line_may_begin_with_a_home_folder(
+    patched: Runner, tmp_path: Path, xla_cache: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    own_data(tmp_path / "home" / "i.npz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    flags = ["--dataset=~/i.npz", "--data-dir=~/tfds", "--out=~/runs/a", *as_flags(OWN)]
+    with compiling_once(xla_cache):
+        run_main(main, Config, flags)
+        run_main(main, Config, [*flags, "--resume"])
+    assert f"results in {tmp_path}/home/runs/a" in capsys.readouterr().out
+    assert (tmp_path / "home" / "runs" / "a" / "summary.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    for wrong in ("--out=~nobody-here/a", "--dataset=~nobody-here/i.npz", "--from-checkpoint=~nobody-here/w"):
+        with pytest.raises(SystemExit) as caught:
+            run_main(main, Config, ["--out", "new", "--num-seeds", "1", wrong][2 * ("--out" in wrong) :])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (2, "") and len(err.splitlines()) == 1
+        assert "there is no home folder ~nobody-here" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_seeds_differ_in_their_patches_and_start_from_the_same_values(
 ) -> None:
     _, params, structure = load_winner(winners(hunted)[0])
     state = from_winner.scaffolds.state
-    for ours, theirs in zip(state.params.scaffold, params.scaffold, strict=True):
+    for ours, theirs in zip(state.net.params.scaffold, params.scaffold, strict=True):
         for seed in range(2):
             assert np.array_equal(ours.weight[seed], theirs.weight)
             assert np.array_equal(ours.bias[seed], theirs.bias)
@@ -212,6 +212,6 @@ def test_other_data_and_more_outputs(hunted: Hunted, patched: Runner, tmp_path: 
     refused("under --protocol seed, .*: give --protocol seed", data_fingerprint="00", row=seed_row)
     shallow = (
         params.replace(scaffold=params.scaffold[:1]),
-        structure.replace(connectivity=structure.connectivity[:1]),
+        structure.replace(connectivity=structure.weights[:1]),
     )
     refused("24 outputs for the 10 classes of digits", shallow)

@@ -89,7 +89,7 @@ def test_winners_are_the_trained_networks(hunted: Hunted) -> None:
     for winner in winners:
         spec, params, structure = load_winner(hunted.folder / winner["path"])
         assert (spec.sizes, spec.density, spec.init) == ((64, 24, 10), winner["density"], "sparse-fan-in")
-        for topology in structure.connectivity:
+        for topology in structure.weights:
             assert isinstance(topology, Topology)
             validate_topology(topology)
         counts = jaxnet.count_nonzeros(params, structure)

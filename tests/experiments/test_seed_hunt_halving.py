@@ -28,7 +28,8 @@ def halved(hunter: Hunter) -> Hunted:
 
 
 def row(seed: int, accuracy: float, density: float = 0.1, **more: Any) -> dict[str, Any]:
-    return {"seed": seed, "accuracy": accuracy, "density": density, "architecture": "3-2", **more}
+    told = {"seed": seed, "accuracy": accuracy, "density": density, "diverged": False}
+    return {**told, "architecture": "3-2", **more}
 
 
 def test_rungs_divide_the_epochs_by_the_factor() -> None:

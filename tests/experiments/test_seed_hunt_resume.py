@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from experiments._hunt_run import PLAN
-from jaxnet import files
+from experiments.seed_hunt import ReplayConfig, replay_main
+from jaxnet import data, files
 from jaxnet.errors import InputError
 from jaxnet.records import RunFolder
 from tests.experiments.hunts import Hunted, Hunter, as_flags, results
-from tests.experiments.patched import cache_variables, contents
+from tests.experiments.patched import cache_variables, compiling_once, contents
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,34 @@ def test_a_finished_hunt_continued_changes_nothing(hunted: Hunted, hunter: Hunte
 
 
 @pytest.mark.slow
+def test_own_data_may_lie_elsewhere(hunter: Hunter, tmp_path: Path, xla_cache: Path) -> None:
+    digits = data.load("digits", validation_fraction=0)
+    parts = {part: getattr(digits, part)[:300] for part in ("x_train", "y_train", "x_test", "y_test")}
+    first, moved = tmp_path / "a.npz", tmp_path / "elsewhere" / "b.npz"
+    np.savez(first, **parts)
+    moved.parent.mkdir()
+    begun = hunter("own", dataset=str(first), budget="4seeds")
+    assert len(begun.table) == 4
+    first.rename(moved)
+    rest = hunter("own", dataset=str(moved), resume=True)
+    assert rest.summary["complete"] and len(rest.table) == 14
+
+    config = ReplayConfig(out=str(rest.folder), seed=0, density=0.3, same_program=True)
+    with compiling_once(xla_cache):
+        with pytest.raises(InputError, match=rf"^{first}: no such file"):
+            replay_main(config, lambda line: None)
+        moved_config = dataclasses.replace(config, dataset=str(moved))
+        assert replay_main(moved_config, lambda line: None)["equal"]
+        with pytest.raises(InputError, match=r"other samples [^\n]* give the right --data-dir or --dataset$"):
+            replay_main(dataclasses.replace(config, dataset="digits"), lambda line: None)
+
+    np.savez(moved, **{**parts, "y_train": parts["y_train"][::-1]})
+    before = contents(rest.folder)
+    with pytest.raises(InputError, match=r"^[^\n]*data_fingerprint was \"[^\n]*$"):
+        hunter("own", dataset=str(moved), resume=True)
+    assert contents(rest.folder) == before
+
+
 def test_lost_networks_are_trained_again(hunted: Hunted, hunter: Hunter, copy_of_hunted: Path) -> None:
     (copy_of_hunted / "kept.npz").unlink()
     shutil.rmtree(copy_of_hunted / "winners")
