@@ -14,11 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import network, train
-from jaxnet.extrema import Extrema
-from jaxnet.masks import Topology
-from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.patches import PatchRules
+from jaxnet.changes import with_patches
+from jaxnet.data.batches import Split
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.original import OriginalRules
+from jaxnet.patches import KINDS, PatchRules
+from jaxnet.topology import Topology
+from jaxnet.units import Extrema
 
 SIZES = (10, 8, 6, 4)
 
@@ -37,13 +41,13 @@ def made_up_extrema(sizes: tuple[int, ...], key: jax.Array, share: float = 0.5) 
 def padded(params: Params, structure: Structure, slots: int) -> tuple[Params, Structure]:
     """The same network with ``slots`` padding slots at the end of every layer."""
     layers, topologies = [], []
-    for layer, t in zip(params.scaffold, structure.connectivity, strict=True):
+    for layer, t in zip(params.scaffold, structure.weights, strict=True):
         assert isinstance(t, Topology)
         rows = jnp.concatenate([t.rows, t.shape[0] + jnp.arange(slots, dtype=jnp.int32)])
         cols = jnp.concatenate([t.cols, jnp.zeros(slots, jnp.int32)])
         topologies.append(Topology(rows, cols, t.row_ptr, t.shape))
         layers.append(layer.replace(weight=jnp.concatenate([layer.weight, jnp.zeros(slots)])))
-    return params.replace(scaffold=tuple(layers)), structure.replace(connectivity=tuple(topologies))
+    return params.replace(scaffold=tuple(layers)), structure.with_weights(topologies)
 
 
 def make(
@@ -53,12 +57,12 @@ def make(
     keys = [jax.random.fold_in(key, i) for i in range(5)]
     params: Any
     structure: Any
-    params, structure = network.init(spec, key_mask=keys[0], key_init=keys[1])
+    params, structure = mlp.init(spec, key_mask=keys[0], key_init=keys[1])
     if padding:
         params, structure = padded(params, structure, padding)
     if rules is not None:
         found = made_up_extrema(spec.sizes, keys[2], share)
-        params, structure = network.with_patches(params, structure, found, rules, key_patch=keys[3])
+        params, structure = with_patches(params, structure, found, rules, key_patch=keys[3])
         if rules.kind == "dense":  # new high patches are zero: give them a value
             assert structure.bank is not None
             awake = []
@@ -98,7 +102,7 @@ def quick(function: Callable[..., Any], **options: Any) -> Any:
 
 @functools.cache
 def _small(kind: str | None, padding: int) -> tuple[Params, Structure]:
-    rules = None if kind is None else PatchRules(kind, 5, hidden=3, max_targets=2, max_inputs=4)
+    rules = None if kind is None else KINDS[kind].rules(kind, 5, hidden=3, max_targets=2, max_inputs=4)
     # as one program: eager, every little operation would be compiled by itself
     return quick(lambda k: make(NetworkSpec(SIZES, 0.4), rules, k, padding))(jax.random.key(3))
 
@@ -114,19 +118,24 @@ def small(
     """
     params, structure = _small(kind, padding)
     bank = structure.bank
-    if bank is not None:
-        structure = structure.replace(
-            bank=bank.replace(rules=dataclasses.replace(bank.rules, detach_source=detach))
-        )
+    if bank is not None and detach:
+        structure = structure.replace(bank=bank.replace(rules=with_faults(bank.rules, detach_source=True)))
     return NetworkSpec(SIZES, 0.4, activation), params, structure
 
 
-def samples(size: int = 12, features: int = SIZES[0], classes: int = SIZES[-1]) -> train.Split:
+def with_faults(rules: PatchRules, **faults: bool) -> OriginalRules:
+    """The rules of ``mlp`` patches with these faults of the original alone."""
+    clean = {**dataclasses.asdict(rules), "kind": "original"}
+    own = {f.name: False for f in dataclasses.fields(OriginalRules) if f.name not in clean}
+    return OriginalRules(**{**clean, **own, **faults})
+
+
+def samples(size: int = 12, features: int = SIZES[0], classes: int = SIZES[-1]) -> Split:
     """Random samples."""
     rng = np.random.default_rng(7)
     x = jnp.asarray(rng.normal(size=(size, features)), jnp.float32)
     y = jnp.asarray(rng.integers(0, classes, size), jnp.int32)
-    return train.Split(x, y, jnp.zeros(()), jnp.ones(()))
+    return Split(x, y, jnp.zeros(()), jnp.ones(()))
 
 
 def leaves_named(tree: Any) -> list[tuple[str, np.ndarray]]:
@@ -137,14 +146,14 @@ def leaves_named(tree: Any) -> list[tuple[str, np.ndarray]]:
 def absent(params: Any, structure: Any) -> Any:
     """For every value of ``params`` whether it stands for nothing: padding, masked, an inactive patch."""
     scaffold = []
-    for layer, c in zip(params.scaffold, structure.connectivity, strict=True):
+    for layer, c in zip(params.scaffold, structure.weights, strict=True):
         gone = ~np.asarray(c.exists if isinstance(c, Topology) else c.mask)
         scaffold.append(layer.replace(weight=gone, bias=np.zeros(layer.bias.shape, bool)))
     patches: list[Any] = []
     for values, placed in zip(params.patches, structure.bank.layers if structure.bank else (), strict=True):
         if values is None or placed is None:
             patches.append(None)
-        elif placed.owner is not None:  # dense patches
+        elif hasattr(placed, "owner"):  # dense patches
             alive = placed.topology.exists & placed.active[placed.owner]
             patches.append(values.replace(weight=~np.asarray(alive)))
         else:

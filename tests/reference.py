@@ -144,7 +144,7 @@ def _patch_back(
         if low < 0:
             d_out = rules.scale_high * np.stack([d[target] for target in patches.targets[k]])
             back = _small_back(values.high, grad.high, k, pre[unit][None], d_out)
-            if not rules.detach_source:
+            if not getattr(rules, "detach_source", False):
                 d_pre[unit] += back[0]
         else:
             sources = patches.sources[low]
@@ -162,7 +162,7 @@ def skip_sources(layer: int) -> list[int]:
 def forward(name: str, params: Any, structure: Any, x: Array) -> tuple[Array, list[Array], list[Array]]:
     """Logits ``(classes, batch)``, and pre- and post-activations of the input and the hidden layers."""
     pres, posts = [x], [x]
-    for t, (layer, c) in enumerate(zip(params.scaffold, structure.connectivity, strict=True)):
+    for t, (layer, c) in enumerate(zip(params.scaffold, structure.weights, strict=True)):
         z = matrix(layer.weight, c) @ posts[-1] + layer.bias[:, None]
         if structure.skips and structure.skips[t] is not None:
             sources = np.concatenate([posts[s + 1] for s in skip_sources(t)])
@@ -198,7 +198,7 @@ def gradient(name: str, params: Any, structure: Any, x: Array, y: Array) -> tupl
     # what flows back into the pre- and post-activations of every layer, the input first
     to_pre, to_post = ([np.zeros_like(a) for a in side] for side in (pres, posts))
     for t in reversed(range(len(params.scaffold))):
-        layer, c = params.scaffold[t], structure.connectivity[t]
+        layer, c = params.scaffold[t], structure.weights[t]
         if t < len(params.scaffold) - 1:
             d = to_pre[t + 1] + to_post[t + 1] * slope(pres[t + 1], name)
         grads.scaffold[t].weight[...] = _unmatrix(d @ posts[t].T, c)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from jaxnet.kernels import PRECISIONS, product
-from jaxnet.layers import LayerParams, linear
-from jaxnet.masks import DenseMask, uniform_topology
+from jaxnet.masks import uniform_topology
+from jaxnet.nn.layers import linear
+from jaxnet.structure import LayerParams
 from jaxnet.sweep import Program
+from jaxnet.topology import Mask
 from tests.sweep import small
 
 pytestmark = pytest.mark.gpu
@@ -73,7 +75,7 @@ def test_the_masked_representation_computes_in_float32() -> None:
     keys = jax.random.split(jax.random.key(4), 2)
     params = LayerParams(jax.random.normal(keys[0], (OUT, IN)), jnp.zeros(OUT))
     mask, x = jax.random.bernoulli(keys[0], 0.02, (OUT, IN)), jax.random.normal(keys[1], (IN, BATCH))
-    found = jax.jit(lambda p, x: linear(p, DenseMask(mask), x, product("dense")))(params, x)
+    found = jax.jit(lambda p, x: linear(p, Mask(mask), x, product("dense")))(params, x)
     expected = (np.asarray(params.weight, np.float64) * np.asarray(mask)) @ np.asarray(x, np.float64)
     assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from scipy.stats import chisquare
 
 from jaxnet import masks, trees
+from jaxnet import topology as topologies
 
 # (out, in, weights); few, for each of them compiles once
 CASES = [(1, 1, 1), (1, 7, 3), (5, 8, 14), (5, 8, 40)]
@@ -23,24 +24,24 @@ densities = st.floats(0.001, 1.0)
 
 
 @functools.cache
-def draw(kind: str, num_out: int, num_in: int, number: int) -> Callable[[jax.Array], masks.Topology]:
+def draw(kind: str, num_out: int, num_in: int, number: int) -> Callable[[jax.Array], topologies.Topology]:
     """A compiled draw of one case."""
     if kind == "uniform":
         return jax.jit(lambda k: masks.uniform_topology(num_out, num_in, number, key_mask=k))
     return jax.jit(lambda k: masks.constant_fan_in_topology(num_out, num_in, number, key_mask=k))
 
 
-def positions(t: masks.Topology) -> list[tuple[int, int]]:
+def positions(t: topologies.Topology) -> list[tuple[int, int]]:
     """Existing positions in the order of the slots."""
     n = int(t.num_nonzeros)
     return list(zip(np.asarray(t.rows)[:n].tolist(), np.asarray(t.cols)[:n].tolist(), strict=True))
 
 
-def small() -> masks.Topology:
+def small() -> topologies.Topology:
     """Three weights in a 2x3 layer and two padding slots, written by hand."""
     rows, cols, ptr = [0, 1, 1, 2, 3], [2, 0, 1, 0, 0], [0, 1, 3]
     arrays = [jnp.asarray(a, jnp.int32) for a in (rows, cols, ptr)]
-    return masks.Topology(arrays[0], arrays[1], arrays[2], (2, 3))
+    return topologies.Topology(arrays[0], arrays[1], arrays[2], (2, 3))
 
 
 # --- counts -----------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def test_what_cannot_be_allocated_is_refused_in_one_line(sizes, density, rule, m
 def test_a_draw_is_exact_distinct_sorted_and_consistent(case, seed):
     num_out, num_in, nnz = case
     t = draw("uniform", *case)(jax.random.key(seed))
-    masks.validate_topology(t)
+    topologies.validate_topology(t)
     where = positions(t)
     assert len(set(where)) == len(where) == nnz == t.capacity
     assert where == sorted(where)
@@ -162,7 +163,7 @@ def test_a_draw_is_exact_distinct_sorted_and_consistent(case, seed):
 @given(st.sampled_from([(6, 1, 1), (5, 8, 3)]), st.integers(0, 2**31 - 1))
 def test_constant_fan_in_draws_as_many_inputs_for_every_unit(case, seed):
     t = draw("constant", *case)(jax.random.key(seed))
-    masks.validate_topology(t)
+    topologies.validate_topology(t)
     assert set(np.diff(t.row_ptr).tolist()) == {case[2]}
     assert t.capacity == case[0] * case[2]
 
@@ -175,7 +176,7 @@ def test_a_network_gets_the_counts_of_its_allocation(rule, key):
     assert tuple(int(t.num_nonzeros) for t in drawn) == counts
     assert [t.shape for t in drawn] == [(12, 20), (9, 12), (4, 9)]
     for t in drawn:
-        masks.validate_topology(t)
+        topologies.validate_topology(t)
 
 
 def test_the_same_key_gives_the_same_masks_and_another_key_others(key):
@@ -189,7 +190,7 @@ def test_the_same_key_gives_the_same_masks_and_another_key_others(key):
 @pytest.mark.parametrize("rule", ["uniform", "constant"])
 def test_all_positions_are_equally_likely(rule):
     one = draw(rule, 4, 6, 5 if rule == "uniform" else 2)
-    many = jax.jit(jax.vmap(lambda k: masks.topology_mask(one(k))))
+    many = jax.jit(jax.vmap(lambda k: topologies.topology_mask(one(k))))
     drawn = np.asarray(many(jax.random.split(jax.random.key(5), 8000)))
     hits = drawn.sum(0)
     # Draws without replacement vary less than a multinomial, so the test is on the safe side.
@@ -211,7 +212,7 @@ def test_vmap_draws_what_single_calls_draw(key):
     for member, k in zip(trees.unstack(together, 5), keys, strict=True):
         assert trees.equal(member, one(k))
     for t in together:  # stacked ones are validated too, and their properties keep the seed axis
-        masks.validate_topology(t)
+        topologies.validate_topology(t)
         assert t.num_nonzeros.shape == (5,) and t.exists.shape == (5, t.capacity)
         assert t.fan_in.shape == (5, t.shape[0])
 
@@ -232,18 +233,18 @@ def test_draws_refuse_impossible_counts(key):
 
 def test_padding_by_hand():
     flat, exists = jnp.asarray([4, 99, 2, 3, -7]), jnp.asarray([True, False, True, True, False])
-    t = masks.topology_from_flat(flat, exists, (2, 3))
+    t = topologies.topology_from_flat(flat, exists, (2, 3))
     assert trees.equal(t, small())
     assert (t.capacity, int(t.num_nonzeros)) == (5, 3)
     assert np.asarray(t.exists).tolist() == [True, True, True, False, False]
     assert np.asarray(t.fan_in).tolist() == [1, 2]
-    assert np.asarray(masks.topology_mask(t)).tolist() == [[False, False, True], [True, True, False]]
+    assert np.asarray(topologies.topology_mask(t)).tolist() == [[False, False, True], [True, True, False]]
 
 
 @jax.jit
 def pad(flat, exists):
-    t = masks.topology_from_flat(flat, exists, (4, 5))
-    return t, masks.topology_mask(t)
+    t = topologies.topology_from_flat(flat, exists, (4, 5))
+    return t, topologies.topology_mask(t)
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
@@ -252,7 +253,7 @@ def test_padding_never_counts(seed, density):
     mask = rng.random((4, 5)) < density
     order = rng.permutation(20)
     t, back = pad(jnp.asarray(order, jnp.int32), jnp.asarray(mask.ravel()[order]))
-    masks.validate_topology(t)
+    topologies.validate_topology(t)
     assert t.capacity == 20 and int(t.num_nonzeros) == mask.sum()
     assert np.array_equal(back, mask)
     assert np.all(np.diff(np.asarray(t.rows)[mask.sum() :]) == 1)  # padding stays unique and sorted
@@ -261,22 +262,25 @@ def test_padding_never_counts(seed, density):
 @pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
 def test_a_mask_survives_the_way_there_and_back(density):
     mask = np.random.default_rng(0).random((3, 4)) < density
-    t = masks.topology_from_mask(mask)
-    masks.validate_topology(t)
-    assert np.array_equal(masks.topology_mask(t), mask)
-    assert int(masks.DenseMask(jnp.asarray(mask)).num_nonzeros) == int(t.num_nonzeros) == mask.sum()
+    t = topologies.topology_from_mask(mask)
+    topologies.validate_topology(t)
+    assert np.array_equal(topologies.topology_mask(t), mask)
+    assert int(topologies.Mask(jnp.asarray(mask)).num_nonzeros) == int(t.num_nonzeros) == mask.sum()
 
 
-def test_dense_mask_counts_each_seed():
-    mask = masks.DenseMask(jnp.asarray([np.eye(3, dtype=bool), np.ones((3, 3), bool)]))
-    assert mask.shape == (3, 3)
-    assert np.asarray(mask.num_nonzeros).tolist() == [3, 9]
+def test_mask_counts_whatever_its_rank():
+    kernel = np.zeros((2, 2, 3, 4), bool)
+    kernel[0, 1, 2] = True
+    assert topologies.Mask(jnp.asarray(kernel)).shape == (2, 2, 3, 4)
+    assert int(topologies.Mask(jnp.asarray(kernel)).num_nonzeros) == 4
+    two = topologies.Mask(jnp.asarray([np.eye(3, dtype=bool), np.ones((3, 3), bool)]))
+    assert np.asarray(jax.vmap(lambda mask: mask.num_nonzeros)(two)).tolist() == [3, 9]
 
 
 # --- validation -------------------------------------------------------------------------------------
 
 
-def corrupt(field: str, value: list, dtype: type = np.int32) -> masks.Topology:
+def corrupt(field: str, value: list, dtype: type = np.int32) -> topologies.Topology:
     return small().replace(**{field: jnp.asarray(value, dtype)})
 
 
@@ -300,20 +304,20 @@ def corrupt(field: str, value: list, dtype: type = np.int32) -> masks.Topology:
     ],
 )
 def test_each_corruption_is_found(topology, message):
-    masks.validate_topology(small())
+    topologies.validate_topology(small())
     with pytest.raises(ValueError, match=message):
-        masks.validate_topology(topology)
+        topologies.validate_topology(topology)
 
 
 def test_a_corruption_of_one_seed_among_many_is_found():
     good = small()
-    masks.validate_topology(trees.stack([good, good]))
+    topologies.validate_topology(trees.stack([good, good]))
     with pytest.raises(ValueError, match="outside"):
-        masks.validate_topology(trees.stack([good, corrupt("cols", [3, 0, 1, 0, 0])]))
+        topologies.validate_topology(trees.stack([good, corrupt("cols", [3, 0, 1, 0, 0])]))
 
 
 def test_a_layer_without_weights_is_valid():
-    empty = masks.topology_from_mask(np.zeros((3, 4), bool))
-    masks.validate_topology(empty)
-    masks.validate_topology(trees.stack([empty, empty]))
+    empty = topologies.topology_from_mask(np.zeros((3, 4), bool))
+    topologies.validate_topology(empty)
+    topologies.validate_topology(trees.stack([empty, empty]))
     assert empty.capacity == 0 and int(empty.num_nonzeros) == 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import scheduler, trees
+from jaxnet import scheduler, snapshots, trees
 from jaxnet.scheduler import FIXES, ORIGINAL, REASONS, SchedulerConfig
 from tests import networks
 
@@ -206,18 +206,18 @@ def test_a_ring_keeps_the_newest_and_gives_them_back():
     def fill(when):
         def body(ring, seen):
             i, take = seen
-            return scheduler.take_snapshot(ring, at(i), i, when=take), None
+            return snapshots.take_snapshot(ring, at(i), i, when=take), None
 
-        return jax.lax.scan(body, scheduler.init_snapshots(at(0), 3), (jnp.arange(when.size), when))[0]
+        return jax.lax.scan(body, snapshots.init_snapshots(at(0), 3), (jnp.arange(when.size), when))[0]
 
     ring = fill(jnp.asarray([True, False, True, False, False, False]))
     assert int(ring.taken) == 2 and ring.held.tolist() == [True, True, False]
-    assert trees.equal(scheduler.restore_snapshot(ring), at(2))
-    assert trees.equal(scheduler.restore_snapshot(ring, 1), at(0))
+    assert trees.equal(snapshots.restore_snapshot(ring), at(2))
+    assert trees.equal(snapshots.restore_snapshot(ring, 1), at(0))
     assert ring.epoch.tolist() == [0, 2, -1]
 
     ring = fill(jnp.asarray([True, True, False, True, True, True]))  # 0, 1, 3, 4, 5
-    assert [int(scheduler.restore_snapshot(ring, b)["n"]) for b in range(3)] == [5, 4, 3]
+    assert [int(snapshots.restore_snapshot(ring, b)["n"]) for b in range(3)] == [5, 4, 3]
     assert sorted(ring.epoch.tolist()) == [3, 4, 5]
 
 
@@ -225,14 +225,14 @@ def test_an_ensemble_is_the_mean_of_what_is_held():
     def logits_of(tree):
         return jnp.stack([tree["w"], 1 / tree["w"]])  # infinite in an empty place
 
-    ring = scheduler.init_snapshots({"w": jnp.zeros(2)}, 3)
-    assert not np.any(scheduler.ensemble_logits(ring, logits_of))
+    ring = snapshots.init_snapshots({"w": jnp.zeros(2)}, 3)
+    assert not np.any(snapshots.ensemble_logits(ring, logits_of))
     for i, w in enumerate(([1.0, 2.0], [3.0, 4.0])):
-        ring = scheduler.take_snapshot(ring, {"w": jnp.asarray(w)}, i)
-    got = scheduler.ensemble_logits(ring, logits_of)
+        ring = snapshots.take_snapshot(ring, {"w": jnp.asarray(w)}, i)
+    got = snapshots.ensemble_logits(ring, logits_of)
     np.testing.assert_allclose(got, [[2.0, 3.0], [(1 + 1 / 3) / 2, (1 / 2 + 1 / 4) / 2]], rtol=1e-6)
 
 
 def test_a_ring_needs_a_place():
     with pytest.raises(ValueError, match="capacity must be at least 1: 0"):
-        scheduler.init_snapshots({"w": jnp.zeros(2)}, 0)
+        snapshots.init_snapshots({"w": jnp.zeros(2)}, 0)

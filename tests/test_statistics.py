@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,14 +154,28 @@ def test_a_success_rate_has_wilsons_interval() -> None:
     # Wilson by hand: z = 1.959964, (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
     assert (rate["successes"], rate["n"], rate["rate"]) == (9, 10, 0.9)
     assert rate["ci95"] == pytest.approx([0.595850, 0.982124], abs=1e-5)
-    nothing = success_rate([False] * 32)
+    nothing: Any = success_rate([False] * 32)
     assert nothing["ci95"][0] == 0 and 0.1 < nothing["ci95"][1] < 0.11
 
 
 def test_paired_rates_count_the_pairs_that_differ() -> None:
     a, b = [1, 1, 1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1]
     # 5 against 1: two-sided binomial, 2 * (1 + 6) / 64
-    assert paired_rates(a, b) == {"only_a": 5, "only_b": 1, "n": 8, "p": pytest.approx(14 / 64)}
+    assert paired_rates(a, b) == {
+        "only_a": 5, "only_b": 1, "n": 8, "p": pytest.approx(14 / 64), "not_finite": 0,
+    }  # fmt: skip
     assert paired_rates(a, a)["p"] == 1
     with pytest.raises(ValueError, match="equal length"):
         paired_rates(a, b[:3])
+
+
+def test_rates_leave_diverged_seeds_out_and_count_them() -> None:
+    nan = float("nan")
+    rate = success_rate([True, nan, None, False])
+    assert (rate["successes"], rate["n"], rate["rate"], rate["not_finite"]) == (1, 2, 0.5, 2)
+    nobody = success_rate([nan, None])
+    assert (nobody["n"], nobody["rate"], nobody["ci95"], nobody["not_finite"]) == (0, None, None, 2)
+    # the second pair would count for a, the third for b
+    pairs = paired_rates([1, 1, nan, 1], [0, nan, 1, 1])
+    assert pairs == {"only_a": 1, "only_b": 0, "n": 2, "p": 1.0, "not_finite": 2}
+    assert paired_rates([nan], [1])["p"] is None

@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import extrema, losses, network, optim, train
-from jaxnet.extrema import Extrema
-from jaxnet.layers import LayerParams
-from jaxnet.masks import Connectivity, DenseMask
-from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.patches import MlpLayerParams, PatchRules
+from jaxnet import losses, optim, train, trees
+from jaxnet.changes import with_patches
+from jaxnet.data.batches import Split, epoch_batches
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import Params, Structure, to_masked_network
+from jaxnet.original import OriginalRules
+from jaxnet.patches import SlotParams
+from jaxnet.signals import detect as detect_extrema
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Entry, Mask
 from jaxnet.types import PyTree
+from jaxnet.units import Extrema, init_stats, update_stats
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +36,10 @@ with warnings.catch_warnings():
     from benchmarks import torch_reference as reference
 
 SPEC = NetworkSpec((40, 32, 24, 10), density=0.2, init="dense-fan-in")
-RULES = PatchRules(order="index", first_targets=True, detach_source=True)
+RULES = OriginalRules(redraw_inputs=False)
 LR_SCAFFOLD, LR_PATCH = 1e-4, 5e-4
 OPTIMIZER = optim.dual_rate_adam(LR_SCAFFOLD, LR_PATCH)
-apply = jax.jit(lambda params, structure, x: network.apply(SPEC, params, structure, x))
+apply = jax.jit(lambda params, structure, x: mlp.apply(SPEC, params, structure, x))
 
 
 def copy(value: jax.Array | np.ndarray) -> torch.Tensor:
@@ -60,14 +66,14 @@ def _one_thread() -> Iterator[None]:
 def build(key: jax.Array) -> tuple[Params, Structure, tuple[Extrema, ...]]:
     """A patched network and the extrema its patches sit at."""
     key_mask, key_init, key_patch, key_x = jax.random.split(key, 4)
-    params, structure = network.init(SPEC, key_mask=key_mask, key_init=key_init)
+    params, structure = mlp.init(SPEC, key_mask=key_mask, key_init=key_init)
     first, second, last = params.scaffold
     # A few units are made high extrema: fewer than there are slots, so that some slots stay empty.
     first = first.replace(bias=first.bias.at[1::8].add(4.0))
     second = second.replace(bias=second.bias.at[1::16].add(8.0))
     params = params.replace(scaffold=(first, second, last))
     found = detect(params, structure, inputs(key_x)[0])
-    params, structure = network.with_patches(params, structure, found, RULES, key_patch=key_patch)
+    params, structure = with_patches(params, structure, found, RULES, key_patch=key_patch)
     return params, structure, found
 
 
@@ -83,18 +89,18 @@ def pairs(key: jax.Array) -> tuple[Params, Structure, reference.PatchedNetwork]:
 def detect(params: Params, structure: Structure, x: jax.Array) -> tuple[Extrema, ...]:
     """jaxnet's extrema of all hidden layers on ``(batch, in)`` inputs."""
     hidden = SPEC.sizes[1:-1]
-    activations = network.apply(SPEC, params, structure, x)[1]
+    activations = mlp.apply(SPEC, params, structure, x)[1]
     return tuple(
-        extrema.detect(extrema.update_stats(extrema.init_stats(units), pre, post, "relu"))
+        detect_extrema(update_stats(init_stats(units), pre, post, "relu"))
         for units, pre, post in zip(hidden, activations.pre, activations.post, strict=True)
     )
 
 
 @jax.jit
-def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...], tuple[Connectivity, ...]]:
+def masked(params: Params, structure: Structure) -> tuple[tuple[LayerParams, ...], tuple[Entry, ...]]:
     """The scaffold as dense matrices and masks."""
-    params, structure = network.to_masked_network(params, structure)
-    return params.scaffold, structure.connectivity
+    params, structure = to_masked_network(params, structure)
+    return params.scaffold, structure.weights
 
 
 def flat(params: Params, structure: Structure) -> dict[str, np.ndarray]:
@@ -108,7 +114,7 @@ def flat(params: Params, structure: Structure) -> dict[str, np.ndarray]:
     for t, (placed, values) in enumerate(zip(structure.bank.layers, params.patches, strict=True)):
         if placed is None:
             continue
-        assert isinstance(values, MlpLayerParams)
+        assert isinstance(values, SlotParams)
         active = np.asarray(placed.active)
         for kind, part, kept in (
             ("high", values.high, active[: placed.num_high]),
@@ -126,7 +132,7 @@ def copied(params: Params, structure: Structure) -> reference.PatchedNetwork:
     """A PyTorch network with jaxnet's masks, values and patches (the inactive slots left out)."""
     net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
     for layer, mask in zip(net.scaffold, masked(params, structure)[1], strict=True):
-        assert isinstance(layer, reference.MaskedLinear) and isinstance(mask, DenseMask)
+        assert isinstance(layer, reference.MaskedLinear) and isinstance(mask, Mask)
         layer.mask.copy_(copy(mask.mask))
     for t, placed in enumerate(structure.bank.layers if structure.bank else ()):
         if placed is None:
@@ -163,8 +169,8 @@ def loss_and_gradients(
     """jaxnet's loss and its gradients for ``(batch, in)`` inputs."""
 
     def loss(p: Params) -> jax.Array:
-        logits = network.forward(SPEC, p, structure, x.T)[0]
-        return losses.cross_entropy(logits, y, jnp.ones(y.shape))
+        logits = mlp.forward(SPEC, p, structure, x.T)[0]
+        return losses.cross_entropy(logits, y, jnp.ones(y.shape), axis=0)
 
     return jax.value_and_grad(loss)(params)
 
@@ -236,22 +242,23 @@ def test_dual_rate_adam_steps_agree(key, standard_promotion, variant):
 def test_an_epoch_agrees_last_small_batch_included(key):
     params, structure, net = pairs(key)
     x, y = inputs(jax.random.fold_in(key, 1), samples=150)
-    split = train.Split(x, y.astype(jnp.int32), jnp.zeros(()), jnp.ones(()))
-    task = train.Task(SPEC, batch_size=64)
+    split = Split(x, y.astype(jnp.int32), jnp.zeros(()), jnp.ones(()))
+    task = train.Task(MLP(SPEC), batch_size=64)
     optimizer = optim.dual_rate_adam(1e-3, 5e-3)
     key_data, number = jax.random.key(7), jnp.asarray(3, jnp.int32)
-    state = train.init_state(params, optimizer.init(params))
-    state, _ = jax.jit(train.make_epoch(task, optimizer))(state, structure, split, key_data, number)
+    state = train.init_state(train.Net.of(params, structure, optimizer))
+    state, _ = jax.jit(train.make_epoch(task))(state, split, key_data, number)
 
     key_order = jax.random.split(jax.random.fold_in(key_data, number))[0]
-    index, weight = train.epoch_batches(150, 64, key_order)
+    index, weight = epoch_batches(150, 64, key_order)
     order = index.ravel()[weight.ravel() > 0]
     assert sorted(order.tolist()) == list(range(150))
     other = reference.dual_rate_adam(net, "foreach", 1e-3, 5e-3)
     reference.train_epoch(net, other, copy(x), copy(y).long(), copy(order).long(), 64)
-    assert_same_values(net, state.params, structure, atol=1e-5)
+    assert trees.equal(state.net.structure, structure)
+    assert_same_values(net, state.net.params, structure, atol=1e-5)
     expected = reference.accuracy(net, copy(x), copy(y).long())
-    assert float(train.evaluate(task, state.params, structure, split).accuracy) == pytest.approx(expected)
+    assert float(train.evaluate(task, state.net.params, structure, split).accuracy) == pytest.approx(expected)
 
 
 def test_extrema_agree(key):
@@ -276,7 +283,7 @@ def test_extrema_agree(key):
 )
 def test_extrema_threshold_uses_the_unbiased_deviation(means, expected):
     values = jnp.broadcast_to(jnp.asarray(means)[:, None], (6, 8))
-    found = extrema.detect(extrema.update_stats(extrema.init_stats(6), values, values, "relu"))
+    found = detect_extrema(update_stats(init_stats(6), values, values, "relu"))
     high, low = reference.detect_extrema([copy(values.T)])
     assert high[0].tolist() == np.flatnonzero(found.high).tolist() == expected
     assert low[0].tolist() == np.flatnonzero(found.low).tolist()
@@ -312,7 +319,7 @@ def test_initial_values_have_the_same_bounds(key):
     torch.manual_seed(0)
     net = reference.PatchedNetwork(SPEC.sizes, SPEC.density)
     key_mask, key_init = jax.random.split(key)
-    params, structure = jax.jit(partial(network.init, SPEC))(key_mask=key_mask, key_init=key_init)
+    params, structure = jax.jit(partial(mlp.init, SPEC))(key_mask=key_mask, key_init=key_init)
     ours = flat(params, structure)
     for name, value in net.named_parameters():
         bound = SPEC.sizes[int(name.split(".")[1])] ** -0.5

@@ -1,4 +1,4 @@
-"""Trees: the way from one network to many and back, exact comparison, transplanted optimiser states."""
+"""Trees: the way from one network to many and back, exact comparison, selection for each seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 
@@ -177,138 +176,3 @@ def test_where_refuses_what_would_broadcast_by_accident():
         trees.where(jnp.ones((3, 2), bool), x, x)
     with pytest.raises(ValueError, match=r"a and b differ at \['w'\]"):
         trees.where(True, x, {"w": jnp.zeros((3, 1))})
-
-
-# --- transplant -------------------------------------------------------------------------------------
-
-
-def test_transplant_replaces_only_what_fits():
-    old = {"same": jnp.ones(2), "shape": jnp.ones(2), "dtype": jnp.ones(2), "gone": jnp.ones(2), "n": 3}
-    new = {
-        "same": jnp.zeros(2),
-        "shape": jnp.zeros(3),
-        "dtype": jnp.zeros(2, int),
-        "more": jnp.zeros(2),
-        "n": 0.5,
-    }
-    result = trees.transplant(old, new)
-    assert result["same"] is old["same"]
-    assert all(result[name] is new[name] for name in ("shape", "dtype", "more", "n"))
-
-
-def test_transplant_onto_itself_is_the_old_tree(key):
-    a, b = two(key)
-    assert trees.equal(trees.transplant(a, b), a)
-    assert trees.transplant({}, b) is not a and trees.equal(trees.transplant({}, b), b)
-
-
-def test_source_says_what_moved():
-    old = {"layers": [jnp.float32(0), jnp.float32(1)]}
-    new = {"layers": [jnp.float32(10), jnp.float32(11), jnp.float32(12)]}  # one inserted at 1
-    moved = {"['layers'][1]": None, "['layers'][2]": "['layers'][1]"}
-    result = trees.transplant(old, new, source=lambda path: moved.get(path, path))
-    assert [float(x) for x in result["layers"]] == [0.0, 11.0, 1.0]
-
-
-needs_adam = pytest.mark.usefixtures("standard_promotion")
-
-
-def groups() -> Any:
-    """Two rate groups, the way networks with patches are trained."""
-    labels = {"scaffold": "scaffold", "patches": "patches"}
-    decay = optax.cosine_decay_schedule(0.1, 50)
-    patches = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
-    return optax.multi_transform({"scaffold": optax.adam(decay), "patches": patches}, labels)
-
-
-def params(num_patches: int) -> dict[str, Any]:
-    scaffold = (jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, 0.25]))
-    return {"scaffold": scaffold, "patches": {f"p{i}": jnp.full(2, i + 1.0) for i in range(num_patches)}}
-
-
-def descend(tx: Any, p: Any, state: Any, steps: int) -> tuple[Any, Any]:
-    """Gradient steps on half the sum of squares: the gradient is the parameter itself."""
-
-    @jax.jit
-    def step(p: Any, state: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(p, state, p)
-        return optax.apply_updates(p, updates), state
-
-    for _ in range(steps):
-        p, state = step(p, state)
-    return p, state
-
-
-@needs_adam
-def test_optimiser_state_survives_new_parameters():
-    tx = groups()
-    before, state = descend(tx, params(1), tx.init(params(1)), 5)
-    after = {**before, "patches": {**before["patches"], "p1": jnp.full(2, 2.0)}}
-    grown = trees.transplant(state, tx.init(after))
-
-    adam, schedule = grown.inner_states["scaffold"].inner_state
-    assert (int(adam.count), int(schedule.count)) == (5, 5)
-    old_adam = state.inner_states["scaffold"].inner_state[0]
-    assert trees.equal((adam.mu, adam.nu), (old_adam.mu, old_adam.nu))
-    trace = grown.inner_states["patches"].inner_state[1][0].trace["patches"]
-    old_trace = state.inner_states["patches"].inner_state[1][0].trace["patches"]
-    assert trees.equal(trace["p0"], old_trace["p0"])
-    assert trace["p1"].tolist() == [0.0, 0.0]
-
-
-@needs_adam
-def test_after_growth_the_old_parameters_go_on_as_if_nothing_had_happened():
-    tx = groups()
-    before, state = descend(tx, params(0), tx.init(params(0)), 5)
-    undisturbed, _ = descend(tx, before, state, 7)
-
-    after = {**before, "patches": {"p0": jnp.ones(2)}}
-    grown, _ = descend(tx, after, trees.transplant(state, tx.init(after)), 7)
-    forgotten, _ = descend(tx, after, tx.init(after), 7)
-    assert trees.equal(grown["scaffold"], undisturbed["scaffold"])
-    assert not trees.allclose(forgotten["scaffold"], undisturbed["scaffold"])
-    assert not trees.allclose(grown["patches"], after["patches"])
-
-
-@needs_adam
-def test_transplant_keeps_a_stacked_state_per_seed():
-    tx = groups()
-    seeds = 3
-    many = jax.tree.map(lambda x: jnp.stack([(i + 1) * x for i in range(seeds)]), params(1))
-    _, state = jax.jit(jax.vmap(lambda p: descend(tx, p, tx.init(p), 2)))(many)
-    wider = {**many, "patches": {**many["patches"], "p1": jnp.ones((seeds, 2))}}
-    grown = trees.transplant(state, jax.vmap(tx.init)(wider))
-    for one, old in zip(trees.unstack(grown, seeds), trees.unstack(state, seeds), strict=True):
-        assert trees.equal(one.inner_states["scaffold"], old.inner_states["scaffold"])
-        assert one.inner_states["patches"].inner_state[1][0].trace["patches"]["p1"].tolist() == [0.0, 0.0]
-
-
-@needs_adam
-def test_source_lets_a_group_that_begins_with_growth_count_from_zero():
-    tx = optax.multi_transform(
-        {"scaffold": optax.adam(0.1), "patches": optax.adam(0.1)},
-        {"scaffold": "scaffold", "patches": "patches"},
-    )
-    before, state = descend(tx, params(0), tx.init(params(0)), 5)
-    after = {**before, "patches": {"p0": jnp.ones(2)}}
-    new = tx.init(after)
-    counts = {}
-    for name, source in {
-        "by path": None,
-        "afresh": lambda path: None if path.startswith(".inner_states['patches']") else path,
-    }.items():
-        grown = trees.transplant(state, new, source=source).inner_states
-        counts[name] = [int(grown[group].inner_state[0].count) for group in ("scaffold", "patches")]
-    assert counts == {"by path": [5, 5], "afresh": [5, 0]}
-
-
-@needs_adam
-def test_the_first_adam_step_of_a_late_parameter_is_as_long_as_documented():
-    tx = optax.adam(1.0)
-    adam, rest = tx.init({"a": jnp.ones(1)})
-    late = {"a": jnp.ones(1), "b": jnp.ones(1)}
-    grown = trees.transplant((adam._replace(count=jnp.int32(100_000)), rest), tx.init(late))
-    updates, _ = tx.update(late, grown, late)
-    fresh, _ = tx.update(late, tx.init(late), late)
-    assert float(fresh["b"][0]) == pytest.approx(-1.0, rel=1e-3)
-    assert float(updates["b"][0]) == pytest.approx(-(1 - 0.9) / (1 - 0.999) ** 0.5, rel=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -14,13 +15,25 @@ import pytest
 
 from jaxnet import trees
 from jaxnet.errors import InputError
-from jaxnet.growth import Budget, Decision, DecisionRules, GrowthData, GrowthPlan, Member, Target, grow_until
+from jaxnet.growth import (
+    Budget,
+    Decision,
+    DecisionRules,
+    GrowthData,
+    GrowthPlan,
+    Member,
+    Target,
+    grow_until,
+)
 from jaxnet.growth.population import Population
-from jaxnet.growth.steps import fitted, new_weights
+from jaxnet.growth.steps import fitted, new_weights, start_net
 from jaxnet.growth.training import padded, padded_size
-from jaxnet.network import NetworkSpec, sparse
+from jaxnet.keys import key_of
+from jaxnet.methods import SET, RigL
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import sparse
 from jaxnet.programs import Clock
-from jaxnet.rewire import ExchangeRules
+from jaxnet.topology import topology_mask
 from tests.networks import samples
 
 PLAN = GrowthPlan(
@@ -41,15 +54,15 @@ def data() -> GrowthData:
     return GrowthData(samples(20), samples(16), samples(12), jax.random.key(5))
 
 
-def grow_quickly(seeds: Sequence[int]) -> list[Member]:
-    """Two iterations, compiled without the optimisations: what runs once compiles in half the time."""
+def grow_quickly(seeds: Sequence[int], plan: GrowthPlan = PLAN, iterations: int = 2) -> list[Member]:
+    """Compiled without the optimisations: what runs once compiles in half the time."""
     compiled = Clock.compiled
 
     def plain(clock: Clock, function: Any, *args: Any, options: Any = None, **more: Any) -> Any:
         return compiled(clock, function, *args, options={"xla_backend_optimization_level": 0}, **more)
 
     with mock.patch.object(Clock, "compiled", plain):
-        return grow_until(PLAN, data(), NEVER, Budget(2), seeds)
+        return grow_until(plan, data(), NEVER, Budget(iterations), seeds)
 
 
 @functools.cache
@@ -62,8 +75,25 @@ def test_a_network_grown_alone_equals_its_row() -> None:
     members = grown()
     assert len({m.spec.sizes for m in members}) > 1, "the draw shall give different shapes"
     alone = grow_quickly([members[1].seed])[0]
-    assert trees.equal(alone.network, members[1].network)
+    # an optimiser of its own is another object, its state is the same
+    assert trees.equal(alone.net.replace(optimizer=members[1].net.optimizer), members[1].net)
     assert alone.history == members[1].history and alone.stop == members[1].stop
+
+
+def test_what_a_method_draws_is_each_members_own() -> None:
+    """Members alike in all but their number get other weights from SET."""
+    plan = dataclasses.replace(PLAN, method=SET(fraction=0.5, every=1))
+
+    def alike(population: Population, key: jax.Array) -> Any:
+        del key
+        return start_net(plan, population.optimizer, key_of(0))
+
+    with mock.patch.object(Population, "start_one", alike):
+        members = grow_quickly((1, 2, 3), plan, iterations=1)
+    places = [[set(np.flatnonzero(topology_mask(t))) for t in sparse(m.net.structure)] for m in members]
+    for layer in range(3):
+        assert len({len(p[layer]) for p in places}) == 1, "every layer keeps its number"
+        assert all(a[layer] != b[layer] for a, b in itertools.combinations(places, 2)), "a draw in common"
 
 
 def test_every_change_adds_what_it_should() -> None:
@@ -73,7 +103,7 @@ def test_every_change_adds_what_it_should() -> None:
         assert [h["decision"] is None for h in m.history] == [False, True]
         assert m.stop == "budget: iterations"
         assert m.spec.sizes == tuple(m.history[-1]["architecture"])
-        for layer, c in zip(m.network.params.scaffold, sparse(m.network.structure), strict=True):
+        for layer, c in zip(m.net.params.scaffold, sparse(m.net.structure), strict=True):
             assert layer.weight.shape == c.rows.shape and layer.bias.shape == (c.shape[0],)
 
 
@@ -81,7 +111,7 @@ def considered(plan: GrowthPlan, budget: Budget, **told: Any) -> Member:
     """A network after its first iteration, with ``told`` of it, once it was decided about."""
     first = grown()[0]
     entry = {**first.history[0], "decision": None, **told}
-    member = Member(first.seed, PLAN.spec, first.network, [entry])
+    member = Member(first.seed, PLAN.spec, first.net, [entry])
     Population(plan, data(), NEVER, budget, None, Clock()).consider(member)
     return member
 
@@ -139,7 +169,7 @@ def test_a_target_with_standard_errors() -> None:
     "wrong",
     [
         {"operator": "melt"},
-        {"select": "best", "exchange": ExchangeRules()},
+        {"select": "best", "method": RigL()},
         {"schedule": "cosine", "patience": 3},
         {"epochs": 0},
         {"lr": 0.0},

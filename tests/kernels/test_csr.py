@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 
 from jaxnet.kernels import csr_layer, csr_library, csr_product, dense_product
 from jaxnet.kernels.csr import ACTIVATIONS
-from jaxnet.masks import Topology, topology_from_flat
+from jaxnet.topology import Topology, topology_from_flat
 
 pytestmark = pytest.mark.skipif(not csr_library.available(), reason=csr_library.problem())
 

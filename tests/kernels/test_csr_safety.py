@@ -16,7 +16,7 @@ import pytest
 import jaxnet.kernels
 from jaxnet.errors import InputError
 from jaxnet.kernels import csr_layer, csr_library, csr_product, dense_product, product
-from jaxnet.masks import Topology, topology_from_mask
+from jaxnet.topology import Topology, topology_from_mask
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_csr = pytest.mark.skipif(not csr_library.available(), reason=csr_library.problem())

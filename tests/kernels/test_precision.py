@@ -12,7 +12,7 @@ import pytest
 
 from jaxnet.errors import InputError
 from jaxnet.kernels import PRECISIONS, PRODUCTS, dense_product, product
-from jaxnet.masks import Topology
+from jaxnet.topology import Topology
 
 OUT, IN, BATCH, SEEDS = 5, 7, 6, 3
 # 2 of 35 positions, one slot of padding; 1 + 2**-9 has 10 bits, one more than bfloat16 holds

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.data.batches import Split
 from jaxnet.kernels import csr_library, csr_product, dense_product
-from jaxnet.masks import Topology
-from jaxnet.network import Params, Structure
-from jaxnet.sweep import Member, Program, SweepConfig, make_family, make_member, run_chunks
-from jaxnet.train import Split
+from jaxnet.nn.params import Params, Structure
+from jaxnet.sweep import Program, SweepConfig, Variant, make_family, make_variant, run_chunks
+from jaxnet.topology import Topology
 from tests import networks
 
 FEATURES, CLASSES = 20, 4
@@ -32,14 +32,14 @@ def keys(number: int = NUM_SEEDS) -> jax.Array:
     return jax.vmap(jax.random.key)(jnp.arange(number, dtype=jnp.uint32))
 
 
-def stack(members: list[Member]) -> Member:
+def stack(members: list[Variant]) -> Variant:
     """Leaves ``(seed, ...)``."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
 
-def members(number: int = NUM_SEEDS) -> Member:
+def members(number: int = NUM_SEEDS) -> Variant:
     """``(seed,)``, the small and the large architecture in turn."""
-    return stack([make_member((SMALL, LARGE)[k % 2], DENSITY) for k in range(number)])
+    return stack([make_variant((SMALL, LARGE)[k % 2], DENSITY) for k in range(number)])
 
 
 def make_samples(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +113,7 @@ def matrices(params: Params, structure: Structure, sizes: tuple[int, ...]) -> li
     """
     found: list[tuple[np.ndarray, ...]] = []
     for layer, topology, num_in, num_out in zip(
-        params.scaffold, structure.connectivity, sizes[:-1], sizes[1:], strict=True
+        params.scaffold, structure.weights, sizes[:-1], sizes[1:], strict=True
     ):
         assert isinstance(topology, Topology)
         exists = np.asarray(topology.rows) < topology.shape[0]

@@ -13,9 +13,10 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnet.layers import init_layer
-from jaxnet.masks import Topology, draw_padded_topology, topology_from_mask, validate_topology
-from jaxnet.sweep import DrawRules, Member, draw_member, make_family, make_member
+from jaxnet.masks import draw_padded_topology
+from jaxnet.nn.layers import init_layer
+from jaxnet.sweep import DrawRules, Variant, draw_variant, make_family, make_variant
+from jaxnet.topology import Topology, topology_from_mask, validate_topology
 from tests.networks import quick
 from tests.sweep import small
 
@@ -37,7 +38,7 @@ def drawer(shape: tuple[int, int], capacity: int, max_density: float):
 
 def draw(family, member, rules, key):
     """One network; as one program, eager every little operation would be compiled by itself."""
-    return quick(lambda k: draw_member(family, member, rules, key_mask=k, key_init=k))(key)
+    return quick(lambda k: draw_variant(family, member, rules, key_mask=k, key_init=k))(key)
 
 
 @pytest.mark.parametrize("max_density", BRANCHES.values(), ids=BRANCHES)
@@ -89,13 +90,13 @@ def test_every_position_of_a_large_layer_is_equally_likely(key):
 def test_bernoulli_counts_are_binomial(key):
     sizes, density, draws = (20, 15, 8), 0.1, 4000
     family = make_family([sizes, (25, 20, 10)], [density], "bernoulli")
-    member, rules = make_member(sizes, density), DrawRules(mask="bernoulli")
+    member, rules = make_variant(sizes, density), DrawRules(mask="bernoulli")
 
     @quick
     def counts(keys):
         def one(key):
-            _, structure = draw_member(family, member, rules, key_mask=key, key_init=key)
-            return [t.num_nonzeros for t in structure.connectivity]
+            _, structure = draw_variant(family, member, rules, key_mask=key, key_init=key)
+            return [t.num_nonzeros for t in structure.weights]
 
         return jax.vmap(one)(keys)
 
@@ -111,8 +112,8 @@ def test_bernoulli_counts_are_binomial(key):
 def test_bernoulli_at_density_one_is_complete(key):
     family = make_family([(4, 3)], [1.0], "bernoulli")
     rules = DrawRules(mask="bernoulli")
-    _, structure = draw(family, make_member((4, 3), 1.0), rules, key)
-    assert int(structure.connectivity[0].num_nonzeros) == 12
+    _, structure = draw(family, make_variant((4, 3), 1.0), rules, key)
+    assert int(structure.weights[0].num_nonzeros) == 12
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_bernoulli_at_density_one_is_complete(key):
 def test_a_network_does_not_depend_on_its_family(density, rules, key):
     """Alone in its family or padded among larger ones: the same weights at the same places."""
     sizes = (16, 9, 5, 3)
-    member = make_member(sizes, density)
+    member = make_variant(sizes, density)
     own = make_family([sizes], [density], rules.mask)
     wide = make_family([sizes, (20, 8, 7, 4), (10, 30, 2, 2)], [density, density / 2], rules.mask)
     assert wide.sizes == (20, 30, 7, 4)
@@ -147,7 +148,7 @@ def test_initial_values_are_those_of_a_layer(init, key):
     """As :func:`init_layer` draws them for the unpadded topology."""
     sizes = small.SMALL
     rules = DrawRules(init=init, activation="tanh")
-    member = make_member(sizes, small.DENSITY)
+    member = make_variant(sizes, small.DENSITY)
     params, structure = draw(small.FAMILY, member, rules, key)
     for layer, (weight, mask, bias) in enumerate(small.matrices(params, structure, sizes)):
         topology = topology_from_mask(mask)
@@ -159,10 +160,10 @@ def test_initial_values_are_those_of_a_layer(init, key):
 def test_weights_of_a_seed_are_not_drawn_twice(key):
     """Masks, values and layers come from keys of their own."""
     sizes = (30, 30, 30)
-    family, member = make_family([sizes], [0.2], "uniform"), make_member(sizes, 0.2)
+    family, member = make_family([sizes], [0.2], "uniform"), make_variant(sizes, 0.2)
     params, structure = draw(family, member, DrawRules(), key)
     first, second = params.scaffold
-    assert not np.array_equal(structure.connectivity[0].cols, structure.connectivity[1].cols)
+    assert not np.array_equal(structure.weights[0].cols, structure.weights[1].cols)
     assert abs(np.corrcoef(first.weight, second.weight)[0, 1]) < 0.4
 
 
@@ -174,7 +175,7 @@ def test_family_has_room_for_every_member():
     assert family.max_density == 0.2
     for sizes in ((10, 8, 2), (5, 12, 3)):
         for density in (0.1, 0.2):
-            nonzeros = np.asarray(make_member(sizes, density).nonzeros)
+            nonzeros = np.asarray(make_variant(sizes, density).nonzeros)
             assert (nonzeros <= family.capacities).all()
     # Bernoulli masks: 6 standard deviations and 8 more, never more than the whole layer
     many = make_family([(100, 100, 2)], [0.1], "bernoulli")
@@ -183,10 +184,10 @@ def test_family_has_room_for_every_member():
 
 
 def test_a_member_is_data():
-    member = make_member((10, 8, 2), 0.2)
+    member = make_variant((10, 8, 2), 0.2)
     np.testing.assert_array_equal(member.widths, [10, 8, 2])
     np.testing.assert_array_equal(member.nonzeros, [16, 3])
-    assert isinstance(member, Member) and member.density.dtype == jnp.float32
+    assert isinstance(member, Variant) and member.density.dtype == jnp.float32
     assert {leaf.dtype for leaf in (member.widths, member.nonzeros)} == {jnp.dtype("int32")}
 
 
@@ -206,7 +207,7 @@ def test_wrong_families_are_rejected(architectures, densities, words):
 
 def test_wrong_members_and_rules_are_rejected():
     with pytest.raises(ValueError, match="without any weight"):
-        make_member((4, 3), 0.01)
+        make_variant((4, 3), 0.01)
     with pytest.raises(ValueError, match="mask must be uniform or bernoulli"):
         DrawRules(mask="ring")
     with pytest.raises(ValueError, match="unknown init"):

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.layers import LayerParams
-from jaxnet.masks import Topology, allocate, topology_from_mask, topology_mask, validate_topology
-from jaxnet.network import NetworkSpec, Params, Structure, apply, init
-from jaxnet.sweep import Program, live_shapes, make_family, make_member, put_back, take_live
+from jaxnet.masks import allocate
+from jaxnet.nn.mlp import NetworkSpec, apply, init
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.sweep import Program, live_shapes, make_family, make_variant, put_back, take_live
 from jaxnet.sweep.live import LiveShapes
+from jaxnet.topology import Topology, topology_from_mask, topology_mask, validate_topology
 from tests import networks
 from tests.sweep import small
 
@@ -32,14 +34,14 @@ def by_hand() -> tuple[Params, Structure]:
         weight = 1.0 + jnp.arange(topology.capacity, dtype=jnp.float32)
         layers.append(LayerParams(weight, 10.0 * (1.0 + jnp.arange(mask.shape[0], dtype=jnp.float32))))
         topologies.append(topology)
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure.of(topologies)
 
 
 def test_live_part_worked_by_hand():
     params, structure = by_hand()
     part = take_live(params, structure, LiveShapes((3, 3, 2), (4, 3)))
     assert part.fits
-    first, second = part.structure.connectivity
+    first, second = part.structure.weights
     assert isinstance(first, Topology) and isinstance(second, Topology)
     # units 1 (inputs 1, 2) and 3 (input 0) become units 0 and 1; unit 2 and slot 3 are padding
     assert first.rows.tolist() == [0, 0, 1, 3] and first.cols.tolist() == [1, 2, 0, 0]
@@ -59,7 +61,7 @@ def test_live_part_worked_by_hand():
 def test_too_little_room_is_noticed_and_stays_in_bounds(shapes):
     part = take_live(*by_hand(), shapes)
     assert not part.fits
-    for topology in part.structure.connectivity:
+    for topology in part.structure.weights:
         assert isinstance(topology, Topology)
         assert int(topology.row_ptr[-1]) <= topology.capacity
         assert np.all(np.diff(topology.row_ptr) >= 0)
@@ -78,10 +80,11 @@ def test_live_part_computes_the_same(key, density):
         params, structure = init(spec, key_mask=key, key_init=key)
         part = take_live(params, structure, shapes)
         pairs = (params, structure), (part.params, part.structure)
-        return part, [apply(spec, *pair, x)[0] for pair in pairs]
+        logits: Any = apply
+        return part, [logits(spec, *pair, x)[0] for pair in pairs]
 
     part, (whole, live) = both(jax.random.split(key, 8))
-    for topology in part.structure.connectivity:
+    for topology in part.structure.weights:
         assert isinstance(topology, Topology)
         validate_topology(topology)
     np.testing.assert_allclose(whole, live, rtol=1e-5, atol=1e-6)
@@ -95,7 +98,7 @@ def test_shapes_have_room_for_every_seed():
     @jax.vmap
     def draw(key):
         params, structure = init(spec, key_mask=key, key_init=key)
-        masks = [topology_mask(t) for t in structure.connectivity if isinstance(t, Topology)]
+        masks = [topology_mask(t) for t in structure.weights if isinstance(t, Topology)]
         return masks, take_live(params, structure, shapes).fits
 
     masks, fits = draw(jax.random.split(jax.random.key(0), 100))
@@ -118,7 +121,7 @@ def run(family, kernel: str):
     number = 5
     with networks.as_users_compile():
         program = Program(family, config, number, small.splits(), key_data=jax.random.key(small.KEY_DATA))
-    members = small.stack([make_member(WIDE, 0.05)] * number)
+    members = small.stack([make_variant(WIDE, 0.05)] * number)
     return program(small.keys(number), members)
 
 

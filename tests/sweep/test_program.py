@@ -41,7 +41,7 @@ def test_kernels_agree():
 
 def test_seeds_differ():
     everyone = small.trained("dense", small.NUM_SEEDS)
-    for leaf in (everyone.structure.connectivity[0].cols, everyone.params.scaffold[0].weight):
+    for leaf in (everyone.structure.weights[0].cols, everyone.params.scaffold[0].weight):
         for other in range(2, small.NUM_SEEDS, 2):  # of the same architecture
             assert not np.array_equal(leaf[0], leaf[other])
 

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import extrema
-from jaxnet.layers import LayerParams
-from jaxnet.masks import topology_from_mask
-from jaxnet.network import NetworkSpec, Params, Structure, forward
-from jaxnet.sweep import DrawRules, Row, SweepConfig, draw_member, make_family, make_member, make_run
-from jaxnet.train import Split, Task, collect_stats, epoch_batches, evaluate
+from jaxnet import methods, signals, trees
+from jaxnet.data.batches import Split, epoch_batches
+from jaxnet.keys import ORDER
+from jaxnet.nn.mlp import ABSENT, MLP, NetworkSpec, forward
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.sweep import DrawRules, Row, SweepConfig, draw_variant, make_family, make_run, make_variant
+from jaxnet.topology import Topology, topology_from_mask, topology_mask
+from jaxnet.train import Task, collect_stats, evaluate
 from tests.networks import quick
 from tests.sweep import small
 
@@ -83,7 +86,7 @@ def orders(key: jax.Array, epochs: int) -> list[np.ndarray]:
 def first_values(seed: int) -> list[tuple[np.ndarray, ...]]:
     """What a seed draws: weights, masks and biases of the units that exist."""
     key, member = small.keys()[seed], small.network(small.members(), seed)
-    params, structure = draw_member(
+    params, structure = draw_variant(
         small.FAMILY,
         member,
         DrawRules(),
@@ -99,7 +102,7 @@ def unpadded(tree: Any, sizes: tuple[int, ...]) -> tuple[Params, Structure]:
     for weight, mask, bias in small.matrices(tree.params, tree.structure, sizes):
         layers.append(LayerParams(jnp.asarray(weight[mask]), jnp.asarray(bias)))
         topologies.append(topology_from_mask(mask))
-    return Params(tuple(layers)), Structure(tuple(topologies))
+    return Params(tuple(layers)), Structure.of(topologies)
 
 
 def narrowed(split: Split, features: int) -> Split:
@@ -114,7 +117,7 @@ def test_training_equals_a_loop_in_numpy(kernel, seed):
     train = small.splits()[0]
     data = np.asarray(train.x)[:, : SIZES[seed][0]], np.asarray(train.y)
     expected, loss = train_in_numpy(
-        first_values(seed), *data, orders(jax.random.key(small.KEY_DATA), 2), small.config(kernel).lr
+        first_values(seed), *data, orders(jax.random.key(small.KEY_DATA), 2), small.config(kernel).lr or 0.0
     )
     found = small.matrices(trained.params, trained.structure, SIZES[seed])
     for (weight, _, bias), (weight_expected, bias_expected) in zip(found, expected, strict=True):
@@ -141,7 +144,7 @@ def test_with_an_order_of_its_own_a_seed_ignores_the_common_key(own_order):
 def test_own_order_is_drawn_from_the_seed(own_order):
     train = small.splits()[0]
     for seed, sizes in SIZES.items():
-        key = jax.random.fold_in(small.keys()[seed], 2)
+        key = jax.random.fold_in(small.keys()[seed], ORDER)
         data = np.asarray(train.x)[:, : sizes[0]], np.asarray(train.y)
         expected, loss = train_in_numpy(first_values(seed), *data, orders(key, 2), 1e-2)
         trained = small.network(own_order[0], seed)
@@ -165,7 +168,7 @@ def test_padded_network_equals_the_unpadded_network(kernel):
         np.testing.assert_allclose(logits[: sizes[-1]], own[0], atol=1e-5)
         np.testing.assert_allclose(acts.post[0][: sizes[1]], own[1].post[0], atol=1e-5)
         assert not np.asarray(acts.post[0][sizes[1] :]).any()
-        assert not np.asarray(logits[sizes[-1] :]).any()
+        assert np.all(np.asarray(logits[sizes[-1] :]) == ABSENT)  # no answer, no part in the softmax
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -175,19 +178,19 @@ def test_row_agrees_with_the_library_measured_separately(kernel):
     for seed, sizes in SIZES.items():
         trained = small.network(everyone, seed)
         params, structure = unpadded(trained, sizes)
-        task = Task(NetworkSpec(sizes, 0.5), eval_batch_size=8)
+        task = Task(MLP(NetworkSpec(sizes, 0.5)), eval_batch_size=8)
         narrow = [
             s.replace(x=s.x[:, : sizes[0]], mean=jnp.zeros(()), std=jnp.ones(())) for s in (val, watched)
         ]
         row = trained.row
         np.testing.assert_allclose(row.accuracy, evaluate(task, params, structure, narrow[0]).accuracy)
         (stats,) = collect_stats(task, params, structure, narrow[1], values="post")
-        found = extrema.detect(stats)
+        found = signals.detect(stats)
         assert row.high == found.high.sum() and row.low == found.low.sum()
         np.testing.assert_allclose(row.dead, np.mean(np.asarray(stats.active) == 0), rtol=1e-6)
         assert row.saturated == 0  # a ReLU never is
         assert row.hidden == sizes[1] and row.biases == sum(sizes[1:])
-        assert row.nonzeros == sum(int(t.num_nonzeros) for t in structure.connectivity)
+        assert row.nonzeros == sum(int(t.num_nonzeros) for t in structure.weights)
         assert 0 < row.accuracy < 1 and row.low + row.high > 0  # there is something to agree on
 
 
@@ -200,12 +203,12 @@ def test_extrema_of_bounded_units_before_the_activation():
     )
     _, val, watched = small.splits()
     trained = quick(make_run(family, config))(
-        jax.random.key(3), jax.random.key(4), make_member(sizes, 0.4), *small.splits()
+        jax.random.key(3), jax.random.key(4), make_variant(sizes, 0.4), *small.splits()
     )
     params, structure = unpadded(trained, sizes)
-    task = Task(NetworkSpec(sizes, 0.5, "tanh"), eval_batch_size=8)
+    task = Task(MLP(NetworkSpec(sizes, 0.5, "tanh")), eval_batch_size=8)
     every = collect_stats(task, params, structure, watched, values="pre")
-    found = [extrema.detect(stats, "adaptive") for stats in every]
+    found = [signals.detect(stats, "adaptive") for stats in every]
     row = trained.row
     assert row.high == sum(f.high.sum() for f in found)
     assert row.low == sum(f.low.sum() for f in found)
@@ -224,7 +227,7 @@ def test_a_class_that_does_not_exist_is_never_the_answer():
     lacking = val.replace(y=jnp.full_like(val.y, small.CLASSES - 1))
     config = small.config("dense", epochs=1)
     run = quick(jax.vmap(make_run(small.FAMILY, config), in_axes=(0, None, None, None, None, None)))
-    member = make_member(small.SMALL, small.DENSITY)
+    member = make_variant(small.SMALL, small.DENSITY)
     row = run(small.keys(8), jax.random.key(0), member, train, lacking, watched).row
     np.testing.assert_array_equal(row.accuracy, 0)
     assert np.all(np.asarray(row.loss) < 10)
@@ -234,7 +237,7 @@ def test_a_member_trained_among_larger_ones_equals_itself_in_its_own_family():
     """Draws agree exactly (see test_family), so training does, but for rounding."""
     own = make_family([small.SMALL], [small.DENSITY], "uniform")
     run = quick(make_run(own, small.config("dense")))
-    member = make_member(small.SMALL, small.DENSITY)
+    member = make_variant(small.SMALL, small.DENSITY)
     narrow = [narrowed(split, small.SMALL[0]) for split in small.splits()]
     alone = run(small.keys()[0], jax.random.key(small.KEY_DATA), member, *narrow)
     among = small.network(small.trained("dense", small.NUM_SEEDS), 0)
@@ -255,13 +258,15 @@ def test_training_learns():
     family = make_family([sizes], [0.25], "uniform")
     splits = [small.as_split(*small.make_samples(n, n)) for n in (400, 200, 50)]
     run = quick(jax.vmap(make_run(family, SweepConfig(epochs=12, batch_size=16)), (0, *[None] * 5)))
-    row = run(small.keys(8), jax.random.key(1), make_member(sizes, 0.25), *splits).row
+    row = run(small.keys(8), jax.random.key(1), make_variant(sizes, 0.25), *splits).row
     assert np.median(row.accuracy) > 0.6  # a third by chance; what the network cannot see bounds it
 
 
 def test_scores_of_a_row_by_hand():
     zero = jnp.zeros(())
-    row = functools.partial(Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7))
+    row: Any = functools.partial(
+        Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7), diverged=jnp.zeros((), bool)
+    )
     some = row(
         accuracy=jnp.asarray(0.75),
         high=jnp.asarray(2),
@@ -282,6 +287,62 @@ def test_scores_of_a_row_by_hand():
     assert none.extrema_score == 0 and none.patchability == 0 and np.isfinite(none.efficiency)
 
 
+def test_rates_that_are_data_give_what_rates_in_the_program_give():
+    """One program for seeds that differ in learning rate and weight decay."""
+    rates = [(0.02, 0.0), (0.003, 0.1), (0.05, 0.01)]
+    program = quick(
+        jax.vmap(
+            make_run(small.FAMILY, small.config("dense", lr=None, weight_decay=None)),
+            in_axes=(0, None, 0, None, None, None),
+        )
+    )
+    variants = [make_variant(small.SMALL, small.DENSITY, lr=lr, weight_decay=wd) for lr, wd in rates]
+    together = program(small.keys(3), jax.random.key(7), trees.stack(variants), *small.splits())
+    for seed, (lr, wd) in enumerate(rates):
+        alone = quick(make_run(small.FAMILY, small.config("dense", lr=lr, weight_decay=wd)))(
+            small.keys(3)[seed],
+            jax.random.key(7),
+            make_variant(small.SMALL, small.DENSITY),
+            *small.splits(),
+        )
+        small.assert_close(alone.params, small.network(together, seed).params, 1e-5)
+
+
+def test_a_diverged_network_is_marked_and_its_accuracy_is_none():
+    variants = [make_variant(small.SMALL, small.DENSITY, lr=lr) for lr in (1e30, 0.02)]
+    program = quick(
+        jax.vmap(
+            make_run(small.FAMILY, small.config("dense", lr=None)), in_axes=(0, None, 0, None, None, None)
+        )
+    )
+    row = program(small.keys(2), jax.random.key(7), trees.stack(variants), *small.splits()).row
+    assert row.diverged.tolist() == [True, False]
+    assert np.isnan(row.accuracy[0]) and np.isnan(row.patchability[0]) and np.isnan(row.efficiency[0])
+    assert 0 < row.accuracy[1] <= 1
+
+
+def test_a_method_rewires_the_networks_of_a_sweep():
+    """SET moves weights and keeps their number; a seed alone equals its row."""
+    config = small.config("dense", method=methods.make("set", every=2))
+    run = make_run(small.FAMILY, config)
+    variant = make_variant(small.SMALL, small.DENSITY)
+    together = quick(jax.vmap(run, in_axes=(0, None, None, None, None, None)))(
+        small.keys(2), jax.random.key(7), variant, *small.splits()
+    )
+    still = quick(make_run(small.FAMILY, small.config("dense")))(
+        small.keys(2)[1], jax.random.key(7), variant, *small.splits()
+    )
+    alone = quick(run)(small.keys(2)[1], jax.random.key(7), variant, *small.splits())
+    second = small.network(together, 1)
+    small.assert_close(alone.params, second.params, 1e-5)
+    assert int(alone.row.nonzeros) == int(still.row.nonzeros)
+    masks = [
+        [np.asarray(topology_mask(t)) for t in trained.structure.weights if isinstance(t, Topology)]
+        for trained in (alone, still)
+    ]
+    assert any((a != b).any() for a, b in zip(*masks, strict=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -289,6 +350,7 @@ def test_scores_of_a_row_by_hand():
         ({"batch_size": 0}, "epochs and batch_size"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": float("nan")}, "lr must be above 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
         ({"watch": "both"}, "pre or post"),
     ],
 )

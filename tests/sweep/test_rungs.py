@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.sweep import Program, make_family, make_member, put_back, take_live, take_values
-from jaxnet.sweep.family import draw_member
+from jaxnet.sweep import Program, make_family, make_variant, put_back, take_live, take_values
+from jaxnet.sweep.family import draw_variant
 from tests import networks
 from tests.sweep import small
 from tests.sweep.test_live import WIDE
@@ -67,7 +67,7 @@ def test_values_of_the_live_part_come_back_as_they_were_put():
     rules, key = small.config(KERNEL).draw, jax.random.key(3)
 
     def run(key):
-        params, structure = draw_member(family, make_member(WIDE, 0.05), rules, key_mask=key, key_init=key)
+        params, structure = draw_variant(family, make_variant(WIDE, 0.05), rules, key_mask=key, key_init=key)
         assert family.live is not None
         part = take_live(params, structure, family.live)
         moved = jax.tree.map(lambda leaf: 2 * leaf, part.params)
@@ -85,7 +85,7 @@ def test_seeds_without_room_go_on_as_well():
     program = Program(
         tight, small.config(KERNEL), 5, small.splits(), key_data=jax.random.key(0), chunk=5, rungs=True
     )
-    keys, members = small.keys(5), small.stack([make_member(WIDE, 0.05)] * 5)
+    keys, members = small.keys(5), small.stack([make_variant(WIDE, 0.05)] * 5)
     whole = program(keys, members, epochs=range(2))
     first = program(keys, members, epochs=range(1))
     second = program(keys, members, first.carried, range(1, 2))

@@ -14,14 +14,16 @@ import pytest
 import jaxnet
 from jaxnet import trees
 from jaxnet.errors import InputError
-from jaxnet.network import NetworkSpec, Params, Structure
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
 from jaxnet.sweep import (
     DrawRules,
-    Member,
-    draw_member,
+    Variant,
+    draw_variant,
     load_winner,
     make_family,
-    make_member,
+    make_variant,
     save_winner,
     sort_units,
     to_scipy,
@@ -34,16 +36,16 @@ FAMILY = make_family(ARCHITECTURES, [0.3], "uniform")
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _draw(key: jax.Array, member: Member, mask: str) -> tuple[Params, Structure]:
+def _draw(key: jax.Array, member: Variant, mask: str) -> tuple[Params, Structure]:
     family = make_family(ARCHITECTURES, [0.3], mask)
-    return draw_member(
+    return draw_variant(
         family, member, DrawRules(mask, "dense-fan-in"), key_mask=key, key_init=jax.random.fold_in(key, 1)
     )
 
 
 def draw(key: jax.Array, sizes: tuple[int, ...], mask: str = "uniform") -> tuple[Params, Structure]:
     """A padded network with biases."""
-    return _draw(key, make_member(sizes, 0.3, mask), mask)
+    return _draw(key, make_variant(sizes, 0.3, mask), mask)
 
 
 def save(folder: Path, name: str, network: tuple[Params, Structure], density: float = 0.3) -> Path:
@@ -54,7 +56,7 @@ def save(folder: Path, name: str, network: tuple[Params, Structure], density: fl
 def dense(params: Params, structure: Structure) -> list[np.ndarray]:
     """Weights as matrices, slot by slot."""
     found = []
-    for layer, t in zip(params.scaffold, structure.connectivity, strict=True):
+    for layer, t in zip(params.scaffold, structure.weights, strict=True):
         assert isinstance(t, Topology)
         matrix = np.zeros(t.shape)
         for r, c, w in zip(np.asarray(t.rows), np.asarray(t.cols), np.asarray(layer.weight), strict=True):
@@ -69,8 +71,8 @@ def dense(params: Params, structure: Structure) -> list[np.ndarray]:
 def test_trim_keeps_what_exists(key: jax.Array, sizes: tuple[int, ...], mask: str) -> None:
     padded = draw(key, sizes, mask)
     params, structure = trim(*padded, sizes)
-    assert [t.shape for t in structure.connectivity] == list(zip(sizes[1:], sizes[:-1], strict=True))
-    for t in structure.connectivity:
+    assert [t.shape for t in structure.weights] == list(zip(sizes[1:], sizes[:-1], strict=True))
+    for t in structure.weights:
         assert isinstance(t, Topology)
         validate_topology(t)
         assert t.capacity == t.num_nonzeros
@@ -96,10 +98,10 @@ def test_trim_refuses_other_sizes(key: jax.Array) -> None:
 def test_sorting_units_changes_no_answer(key: jax.Array, sizes: tuple[int, ...]) -> None:
     network = trim(*draw(key, sizes), sizes)
     ordered = sort_units(*network)
-    for matrix, t in zip(dense(*ordered)[:-1], ordered[1].connectivity, strict=False):
+    for matrix, t in zip(dense(*ordered)[:-1], ordered[1].weights, strict=False):
         assert isinstance(t, Topology)
         assert np.all(np.diff(np.linalg.norm(matrix, axis=1)) <= 0)
-    for t in ordered[1].connectivity:
+    for t in ordered[1].weights:
         assert isinstance(t, Topology)
         validate_topology(t)
     x = jax.random.normal(jax.random.fold_in(key, 2), (8, 9))
@@ -134,8 +136,8 @@ def test_saved_and_loaded(key: jax.Array, tmp_path: Path, mask: str) -> None:
 def test_a_layer_without_weights_is_saved_and_loaded(tmp_path: Path) -> None:
     none = jnp.zeros(0, jnp.int32)
     empty = Topology(none, none, jnp.zeros(4, jnp.int32), (3, 5))
-    layer = jaxnet.layers.LayerParams(jnp.zeros(0), jnp.ones(3))
-    path = save(tmp_path, "x", (Params((layer,)), Structure((empty,))), density=0.01)
+    layer = LayerParams(jnp.zeros(0), jnp.ones(3))
+    path = save(tmp_path, "x", (Params((layer,)), Structure.of((empty,))), density=0.01)
     spec, params, structure = load_winner(path)
     logits, _ = jaxnet.apply(spec, params, structure, jnp.ones((2, 5)))
     np.testing.assert_array_equal(logits, np.ones((2, 3)))

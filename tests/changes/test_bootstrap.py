@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import network, trees
-from jaxnet.bootstrap import BootstrapRules, bootstrap, random_like, shuffle_values
-from jaxnet.layers import LayerParams
-from jaxnet.masks import draw_topologies, topology_from_mask, topology_mask, validate_topology
-from jaxnet.network import NetworkSpec, Params, Structure
-from jaxnet.topology import Topology
+from jaxnet import trees
+from jaxnet.changes import BootstrapRules, bootstrap, random_like, shuffle_values
+from jaxnet.masks import draw_topologies
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure, to_masked_network
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology, topology_from_mask, topology_mask, validate_topology
 
 SMALL = NetworkSpec((30, 6, 4), 0.3, init="dense-fan-in")
 LARGE = NetworkSpec((30, 16, 6, 4), 0.1, init="dense-fan-in")
@@ -25,7 +27,7 @@ RULES = BootstrapRules(features=(6, 3))
 
 
 def topologies(structure: Structure) -> list[Topology]:
-    return [c for c in structure.connectivity if isinstance(c, Topology)]
+    return [c for c in structure.weights if isinstance(c, Topology)]
 
 
 def from_matrix(matrix: np.ndarray) -> tuple[LayerParams, Topology]:
@@ -51,10 +53,10 @@ def test_by_hand() -> None:
 
     @jax.jit
     def build(mask: jax.Array, init: jax.Array) -> Any:
-        small = Params((layer,)), Structure((topology,))
+        small = Params((layer,)), Structure.of((topology,))
         built = bootstrap(spec, *small, rules, key_mask=mask, key_init=init)
         base = draw_topologies(spec.sizes, spec.density, key_mask=mask)
-        fresh = network.init_params(spec, topologies(built[1]), key_init=init)
+        fresh = mlp.init_params(spec, topologies(built[1]), key_init=init)
         return *built, [topology_mask(t) for t in base], fresh.scaffold
 
     params, structure, base, fresh = build(mask, init)
@@ -98,7 +100,7 @@ def by_loops(
 
 def small_network(key: jax.Array) -> tuple[Params, Structure]:
     """A trained network's stand-in; its first weights are rounded, so that some are equal."""
-    params, structure = network.init(SMALL, key_mask=key, key_init=key)
+    params, structure = mlp.init(SMALL, key_mask=key, key_init=key)
     first, *rest = params.scaffold
     weight = jnp.round(8 * first.weight) / 8
     weight = jnp.where(weight == 0, 0.0, weight)  # no -0.0, which sorts below 0.0
@@ -126,10 +128,10 @@ def built() -> Any:
 def test_against_loops_and_controls_of_equal_size(number: int) -> None:
     small, large, other, shuffled, base = jax.device_get(built()(jax.random.key(number)))
     (old, old_structure), (params, structure) = small, large
-    matrix = to_matrix(old.scaffold[0], old_structure.connectivity[0])
+    matrix = to_matrix(old.scaffold[0], old_structure.weights[0])
     inherited = by_loops(matrix, LARGE.sizes[1], RULES)
     for layer, topology, values, drawn in zip(
-        params.scaffold[:2], structure.connectivity[:2], inherited, base[:2], strict=True
+        params.scaffold[:2], structure.weights[:2], inherited, base[:2], strict=True
     ):
         matrix = to_matrix(layer, topology)
         wanted = {(int(r), int(c)) for r, c in np.argwhere(drawn)} | set(values)
@@ -138,13 +140,13 @@ def test_against_loops_and_controls_of_equal_size(number: int) -> None:
         for position, value in values.items():
             np.testing.assert_allclose(matrix[position], value, rtol=1e-5, atol=1e-7)
     assert trees.equal(params.scaffold[2:], old.scaffold[1:]), "the layers above are inherited"
-    assert trees.equal(structure.connectivity[2:], old_structure.connectivity[1:])
+    assert trees.equal(structure.weights[2:], old_structure.weights[1:])
 
     for values, topologies in ((params, structure), (other[0], other[1])):
-        for layer, topology in zip(values.scaffold, topologies.connectivity, strict=True):
+        for layer, topology in zip(values.scaffold, topologies.weights, strict=True):
             validate_topology(topology)  # every position once, inside the matrix
             assert not layer.weight[~topology.exists].any(), "padding holds nothing"
-    counts = [[int(t.num_nonzeros) for t in s.connectivity] for _, s in (large, other)]
+    counts = [[int(t.num_nonzeros) for t in s.weights] for _, s in (large, other)]
     assert counts[0] == counts[1]
     # equal shapes throughout, so that all arms are one batch
     shapes = [jax.tree.map(np.shape, arm) for arm in (large, other, shuffled)]
@@ -168,7 +170,7 @@ def test_sizes_of_the_original() -> None:
 
     def shapes(key: jax.Array) -> Any:
         keys: Any = {"key_mask": key, "key_init": key}
-        small = network.init(NetworkSpec((784, 10)), **keys)
+        small = mlp.init(NetworkSpec((784, 10)), **keys)
         medium = bootstrap(NetworkSpec((784, 32, 10)), *small, **keys)
         return medium[1], bootstrap(NetworkSpec((784, 128, 32, 10)), *medium, **keys)[1]
 
@@ -183,7 +185,7 @@ def test_wrong_networks(key: jax.Array) -> None:
     for sizes in ((30, 16, 6, 5), (31, 16, 6, 4), (30, 6, 4), (30, 20, 16, 6, 4)):
         with pytest.raises(ValueError, match="cannot be built from one of 30-6-4"):
             bootstrap(NetworkSpec(sizes, 0.3), *small, **keys)
-    masked: Any = jax.eval_shape(network.to_masked_network, *small)
+    masked: Any = jax.eval_shape(to_masked_network, *small)
     with pytest.raises(ValueError, match="sparse representation"):
         bootstrap(LARGE, *masked, **keys)
     with pytest.raises(ValueError, match="sparse representation"):

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnet import layers, masks, trees
+from jaxnet import masks, topology, trees
 from jaxnet.activations import GAINS
 from jaxnet.kernels import dense_product, product
+from jaxnet.nn import layers
 
 
-def padded_topology() -> masks.Topology:
+def padded_topology() -> topology.Topology:
     """Weights at (0, 2), (1, 0) and (1, 1) of a 3x3 layer, two padding slots, unit 2 without inputs."""
     flat, exists = jnp.asarray([2, 3, 4, 0, 0]), jnp.asarray([True, True, True, False, False])
-    return masks.topology_from_flat(flat, exists, (3, 3))
+    return topology.topology_from_flat(flat, exists, (3, 3))
 
 
 def test_linear_by_hand():
@@ -29,7 +30,7 @@ def test_linear_by_hand():
 
 
 def test_masked_weights_reach_nothing_even_if_they_are_not_finite():
-    mask = masks.DenseMask(jnp.asarray([[True, False]]))
+    mask = topology.Mask(jnp.asarray([[True, False]]))
     params = layers.LayerParams(jnp.asarray([[2.0, jnp.nan]]), jnp.zeros(1))
 
     def out(p):
@@ -44,14 +45,14 @@ def test_conversion_there_and_back(key):
     t = padded_topology()
     params = layers.init_layer(t, "dense-fan-in", "relu", key_init=key)
     masked, mask = layers.to_masked(params, t)
-    assert np.array_equal(mask.mask, masks.topology_mask(t))
+    assert np.array_equal(mask.mask, topology.topology_mask(t))
     assert np.all(np.asarray(masked.weight)[~np.asarray(mask.mask)] == 0)
     assert trees.equal(layers.to_sparse(masked, t), params)
 
 
-def many(topology: masks.Topology, init: str, activation: str, number: int) -> layers.LayerParams:
+def many(t: topology.Topology, init: str, activation: str, number: int) -> layers.LayerParams:
     keys = jax.random.split(jax.random.key(11), number)
-    draw = jax.vmap(lambda k: layers.init_layer(topology, init, activation, key_init=k))
+    draw = jax.vmap(lambda k: layers.init_layer(t, init, activation, key_init=k))
     return jax.tree.map(np.asarray, jax.jit(draw)(keys))
 
 
@@ -67,7 +68,7 @@ def test_dense_fan_in_is_uniform_in_the_bound_of_all_inputs():
 def test_sparse_fan_in_is_normal_with_the_units_own_fan_in(activation):
     mask = np.zeros((3, 12), bool)
     mask[0], mask[1, :3] = True, True  # fan-in 12, 3 and none
-    drawn = many(masks.topology_from_mask(mask), "sparse-fan-in", activation, 400)
+    drawn = many(topology.topology_from_mask(mask), "sparse-fan-in", activation, 400)
     gain = {"relu": 2**0.5, "gelu": 2**0.5}.get(activation, 1.0)
     assert np.all(drawn.bias == 0)
     for part, fan_in in ((drawn.weight[:, :12], 12), (drawn.weight[:, 12:], 3)):

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxnet import growth, optim
-from jaxnet.network import NetworkSpec
+from jaxnet import changes, optim
+from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.patches import PatchRules
+from jaxnet.train import Net
 from tests import networks
 
 SPEC = NetworkSpec(networks.SIZES, 0.4)  # 10, 8, 6, 4
@@ -42,16 +43,16 @@ def grow(step: str, net: Network, kind: str, key: jax.Array, rule: str = "preser
     keys = jax.random.split(key, 3)
     if what == "patch":
         found = networks.made_up_extrema(spec.sizes, keys[2])
-        return growth.add_patches(*net, found, RULES[kind], rule=rule, key_patch=keys[0])
+        return changes.add_patches(*net, found, RULES[kind], rule=rule, key_patch=keys[0])
     at = int(where[0])
     masks: Any = {"rule": rule, "key_mask": keys[0], "key_init": keys[1]}
     if what == "insert":
-        below, there = spec.sizes[at + 1], structure.connectivity[at + 1].capacity
-        return growth.insert_layer(
+        below, there = spec.sizes[at + 1], structure.weights[at + 1].capacity
+        return changes.insert_layer(
             *net, after=at, size=below + 2, nonzeros_in=3 * below, nonzeros_out=there + 3, **masks
         )
-    there = structure.connectivity[at + 1].capacity
-    return growth.widen(*net, layer=at, units=3, nonzeros_in=7, nonzeros_out=there + 5, **masks)
+    there = structure.weights[at + 1].capacity
+    return changes.widen(*net, layer=at, units=3, nonzeros_in=7, nonzeros_out=there + 5, **masks)
 
 
 def start(key: jax.Array, kind: str | None) -> Network:
@@ -73,33 +74,39 @@ def values_along(
     return run
 
 
-def along(kind: str, rule: str, chain: tuple[str, ...] = CHAIN) -> Callable[[jax.Array], list[Any]]:
-    """``run(key)``: values, structure and optimiser state before the chain and after each of its steps.
+def operator(step: str, kind: str, key: jax.Array, rule: str = "preserve") -> Callable[..., Network]:
+    """A step of growth as an operator for :func:`jaxnet.changes.grown`."""
 
-    Moments are made up, all different from zero; step counts are 7.
-    """
+    def run(spec: NetworkSpec, params: Any, structure: Any) -> Network:
+        return grow(step, (spec, params, structure), kind, key, rule)
 
-    def run(key: jax.Array) -> list[Any]:
-        net = start(key, kind)
-        state = jax.tree.map(
-            lambda a: (
-                jnp.full_like(a, 7)
-                if a.ndim == 0
-                else (1 + jnp.arange(a.size, dtype=a.dtype) / 8).reshape(a.shape)
-            ),
-            OPTIMIZER.init(net[1]),
-        )
-        stages: list[Any] = [(*net[1:], state)]
+    return run
+
+
+def made_up(tree: Any) -> Any:
+    """Moments, all different from zero; step counts are 7."""
+    return jax.tree.map(
+        lambda a: (
+            jnp.full_like(a, 7)
+            if a.ndim == 0
+            else (1 + jnp.arange(a.size, dtype=a.dtype) / 8).reshape(a.shape)
+        ),
+        tree,
+    )
+
+
+def along(kind: str, rule: str, chain: tuple[str, ...] = CHAIN) -> Callable[[jax.Array], list[Net]]:
+    """``run(key)``: the net before the chain and after each of its steps; moments and anchor are made up."""
+
+    def run(key: jax.Array) -> list[Net]:
+        spec, params, structure = start(key, kind)
+        carried = {"anchor": made_up(params), "scale": jnp.float32(7)}
+        net = Net(params, structure, made_up(OPTIMIZER.init(params)), carried, optimizer=OPTIMIZER)
+        stages = [net]
         for i, step in enumerate(chain):
-            k = jax.random.fold_in(key, 100 + i)
-            before = net
-
-            def change(params: Any, before: Any = before, step: str = step, k: Any = k) -> Any:
-                return grow(step, (before[0], params, before[2]), kind, k, rule)[1]
-
-            state = growth.carry_over(state, OPTIMIZER, net[1], change)
-            net = grow(step, net, kind, k, rule)
-            stages.append((*net[1:], state))
+            how = operator(step, kind, jax.random.fold_in(key, 100 + i), rule)
+            net, spec = changes.grown(net, spec, how)
+            stages.append(net)
         return stages
 
     return run
@@ -123,7 +130,6 @@ def compiled(kind: str, rule: str, many: bool = False) -> Any:
 
 
 @functools.cache
-def example(kind: str, rule: str) -> list[tuple[NetworkSpec, Any, Any, Any]]:
-    """Specification, values, structure and state before the chain and after each of its steps."""
-    stages = compiled(kind, rule)(jax.random.key(5))
-    return [(s, *stage) for s, stage in zip(specs(kind), stages, strict=True)]
+def example(kind: str, rule: str) -> list[tuple[NetworkSpec, Any]]:
+    """Specification and net before the chain and after each of its steps."""
+    return list(zip(specs(kind), compiled(kind, rule)(jax.random.key(5)), strict=True))

@@ -1,4 +1,4 @@
-"""Optimiser state across growth: moments stay with their weights, new ones are zero, training goes on."""
+"""State across growth: moments and anchors stay with their weights, new ones are zero, training goes on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import growth, losses, network, optim, trees
+from jaxnet import changes, losses, optim, trees
+from jaxnet.nn import mlp
+from jaxnet.train import Net
 from tests import networks, reference
-from tests.growth import chains
+from tests.changes import chains
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -23,16 +25,18 @@ def adam(state: Any, group: str) -> Any:
     return state.inner_states[group].inner_state[0]
 
 
-def whole(state: Any, name: str, params: Any) -> Any:
-    """First or second moments of both groups as one tree."""
-    parts = {field: getattr(getattr(adam(state, g), name), field) for g, field in GROUPS.items()}
-    return params.replace(**parts)
+def whole(net: Net, name: str) -> Any:
+    """First or second moments of both groups as one tree, or the anchor."""
+    if name == "anchor":
+        return net.carried["anchor"]
+    parts = {field: getattr(getattr(adam(net.opt_state, g), name), field) for g, field in GROUPS.items()}
+    return net.params.replace(**parts)
 
 
 def matrices(moments: Any, structure: Any) -> list[np.ndarray]:
     return [
         reference.matrix(np.asarray(m.weight), c)
-        for m, c in zip(moments.scaffold, structure.connectivity, strict=True)
+        for m, c in zip(moments.scaffold, structure.weights, strict=True)
     ]
 
 
@@ -42,7 +46,7 @@ def flat_patches(moments: Any, structure: Any) -> Any:
     for t, (m, placed) in enumerate(zip(moments.patches, structure.bank.layers, strict=True)):
         if m is None:
             continue
-        if placed.owner is not None:
+        if hasattr(placed, "owner"):
             exists = np.asarray(placed.topology.exists)
             rows, cols = np.asarray(placed.topology.rows)[exists], np.asarray(placed.topology.cols)[exists]
             weight = np.asarray(m.weight)[exists]
@@ -62,11 +66,15 @@ def flat_patches(moments: Any, structure: Any) -> Any:
 def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
     stages = chains.example(kind, rule)
     for step, before, after in zip(chains.CHAIN, stages[:-1], stages[1:], strict=True):
-        (_, p, a, old), (_, q, b, new) = before, after
-        assert [int(adam(new, g).count) for g in GROUPS] == [7, 7]
-        assert str(jax.tree.structure(new)) == str(jax.tree.structure(chains.OPTIMIZER.init(q)))
-        for name in ("mu", "nu"):
-            was, now = whole(old, name, p), whole(new, name, q)
+        old, new = before[1], after[1]
+        a, b = old.structure, new.structure
+        assert [int(adam(new.opt_state, g).count) for g in GROUPS] == [7, 7]
+        fresh = chains.OPTIMIZER.init(new.params)
+        assert str(jax.tree.structure(new.opt_state)) == str(jax.tree.structure(fresh))
+        assert str(jax.tree.structure(new.carried["anchor"])) == str(jax.tree.structure(new.params))
+        assert new.carried["scale"] == 7
+        for name in ("mu", "nu", "anchor"):
+            was, now = whole(old, name), whole(new, name)
             was_of, now_of = matrices(was, a), matrices(now, b)
             what, *where = step.split()
             at: Any = int(where[0]) if where else None
@@ -103,19 +111,20 @@ def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
 
 @pytest.mark.parametrize("kind", ["dense", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_the_next_adam_step_is_what_numpy_says(kind):
-    spec, params, structure, state = chains.example(kind, "preserve")[-1]
+    spec, net = chains.example(kind, "preserve")[-1]
+    params, structure = net.params, net.structure
     split = networks.samples()
 
     def loss_fn(p):
-        logits, _ = network.forward(spec, p, structure, split.x.T)
-        return losses.cross_entropy(logits, split.y, jnp.ones(split.size))
+        logits, _ = mlp.forward(spec, p, structure, split.x.T)
+        return losses.cross_entropy(logits, split.y, jnp.ones(split.size), axis=0)
 
     def step(p, s):
         grads = jax.grad(loss_fn)(p)
         updates, s = chains.OPTIMIZER.update(grads, s, p)
         return optax.apply_updates(p, updates), grads
 
-    after, grads = networks.quick(step)(params, state)
+    after, grads = networks.quick(step)(params, net.opt_state)
     wide, plan = reference.to_numpy(params), reference.to_numpy(structure)
     _, want = reference.gradient("relu", wide, plan, np.asarray(split.x, np.float64).T, np.asarray(split.y))
     for (path, got), (_, expected) in zip(
@@ -124,8 +133,8 @@ def test_the_next_adam_step_is_what_numpy_says(kind):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6, err_msg=path)
     adam_by_hand = reference.Adam(wide, *chains.RATES)
     adam_by_hand.t = 7
-    adam_by_hand.m = reference.to_numpy(whole(state, "mu", params))
-    adam_by_hand.v = reference.to_numpy(whole(state, "nu", params))
+    adam_by_hand.m = reference.to_numpy(whole(net, "mu"))
+    adam_by_hand.v = reference.to_numpy(whole(net, "nu"))
     expected = adam_by_hand.step(wide, reference.to_numpy(grads))
     for (path, got), (_, number) in zip(
         networks.leaves_named(after), networks.leaves_named(expected), strict=True
@@ -136,16 +145,19 @@ def test_the_next_adam_step_is_what_numpy_says(kind):
 def test_a_first_bank_counts_from_zero_and_the_scaffold_goes_on():
     def run(key):
         spec, params, structure = chains.start(key, None)
-        state = jax.tree.map(lambda a: jnp.full_like(a, 7), chains.OPTIMIZER.init(params))
 
-        def change(p):
-            return chains.grow("patch", (spec, p, structure), "mlp", key)[1]
+        def step(_, state):
+            return chains.OPTIMIZER.update(params, state, params)[1]
 
-        return state, growth.carry_over(state, chains.OPTIMIZER, params, change)
+        state = jax.lax.fori_loop(0, 7, step, chains.OPTIMIZER.init(params))
+        net = Net(params, structure, state, optimizer=chains.OPTIMIZER)
+        new = changes.grown(net, spec, chains.operator("patch", "mlp", key))[0]
+        return state, new.opt_state, chains.OPTIMIZER.update(new.params, new.opt_state, new.params)[1]
 
-    state, new = networks.quick(run)(jax.random.key(0))
-    assert [int(adam(new, g).count) for g in GROUPS] == [7, 0]
+    state, new, later = networks.quick(run)(jax.random.key(0))
+    assert [[int(adam(s, g).count) for g in GROUPS] for s in (state, new, later)] == [[7, 0], [7, 0], [8, 1]]
     assert trees.equal(adam(new, "scaffold").mu.scaffold, adam(state, "scaffold").mu.scaffold)
+    assert any(np.any(m) for m in jax.tree.leaves(adam(state, "scaffold").mu))
     assert not any(np.any(m) for m in jax.tree.leaves(adam(new, "patch").nu.patches))
 
 
@@ -163,18 +175,34 @@ def test_any_optimiser_with_a_value_for_every_weight_follows():
     def run(key):
         spec, params, structure = chains.start(key, "dense")
         state = jax.tree.map(lambda a: jnp.full_like(a, 3), optimizer.init(params))
+        net = Net(params, structure, state, optimizer=optimizer)
 
         def change(p):
             net = chains.grow("widen 0", (spec, p, structure), "dense", key)
-            return chains.grow("patch", net, "dense", key)[1]
+            return chains.grow("patch", net, "dense", key)[1:]
 
-        return growth.carry_over(state, optimizer, params, change), optimizer.init(change(params))
+        net = changes.reshape(net, change)
+        return net.opt_state, optimizer.init(net.params), net.structure.weights[2].exists
 
-    new, want = networks.quick(run)(jax.random.key(0))
+    new, want, exists = networks.quick(run)(jax.random.key(0))
     assert str(jax.tree.structure(new)) == str(jax.tree.structure(want))
     for (path, a), (_, b) in zip(
         jax.tree.leaves_with_path(new), jax.tree.leaves_with_path(want), strict=True
     ):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), path
-    # the layer that neither step touches; elsewhere the made-up moments of padding slots become zero
-    assert np.all(np.asarray(new.inner_states["scaffold"].inner_state[1][0].nu.scaffold[2].weight) == 3)
+    # the layer that neither step touches; the made-up moments of padding slots become zero
+    moment = new.inner_states["scaffold"].inner_state[1][0].nu.scaffold[2].weight
+    assert np.array_equal(moment, np.where(exists, 3, 0)) and np.all(exists[:9]) and len(exists) == 11
+
+
+def test_another_optimiser_with_the_same_parts_goes_on():
+    """Moments and counts stay where a rate changes or a group is frozen; anchors are not touched."""
+    other = optim.dual_rate_adam(0.5, 0.0)
+    _, net = chains.example("mlp", "redraw")[-1]
+    new = changes.with_optimizer(net, other)
+    assert new.optimizer is other and trees.equal(new.params, net.params)
+    assert trees.equal(new.carried, net.carried) and trees.equal(new.structure, net.structure)
+    assert str(jax.tree.structure(new.opt_state)) == str(jax.tree.structure(other.init(net.params)))
+    assert [int(adam(new.opt_state, g).count) for g in GROUPS] == [7, 7]
+    for name in ("mu", "nu"):
+        assert trees.equal(whole(new, name), whole(net, name))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import optim, rewire, train
-from jaxnet.extrema import Extrema
-from jaxnet.masks import Topology
-from jaxnet.network import LayerParams, NetworkSpec, Params, Structure
+from jaxnet import changes, methods, optim
+from jaxnet.nn.mlp import MLP, NetworkSpec
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Topology
+from jaxnet.train import Net, Task, dense_gradient
+from jaxnet.units import Extrema
 from tests import networks
 
 SIZES = (7, 6, 5, 4, 3)
 SPEC = NetworkSpec(SIZES, 0.5, "tanh")
-TASK = train.Task(SPEC)
+TASK = Task(MLP(SPEC))
+OPTIMIZER = optim.dual_rate_adam(0.01, 0.01)
 COUNTS = (2, 1, 1, 0)
 
 
@@ -38,8 +42,8 @@ def flat(topology: Any) -> np.ndarray:
 
 
 @functools.cache
-def network(room: int = 4) -> tuple[Any, Any, Any]:
-    """Values, structure and optimiser state; ``room`` free slots in a layer, 2 of 6 slots of a bank used."""
+def network(room: int = 4) -> Net:
+    """A net with values, moments and an anchor; ``room`` free slots in a layer, a third of a bank used."""
     rng = np.random.default_rng(1)
 
     def some(shape: tuple[int, int], count: int, capacity: int) -> Topology:
@@ -50,7 +54,7 @@ def network(room: int = 4) -> tuple[Any, Any, Any]:
 
     layers = [some((o, i), o * i // 2, o * i // 2 + room) for i, o in zip(SIZES[:-1], SIZES[1:], strict=True)]
     banks = (None, None, some((4, 6), 2, 6), some((3, 6 + 5), 2, 6))
-    structure = Structure(tuple(layers), None, banks)
+    structure = Structure.of(layers).replace(skips=banks)
     params = Params(
         tuple(
             LayerParams(values(np.asarray(t.exists)), jnp.asarray(rng.normal(size=t.shape[0]), jnp.float32))
@@ -58,7 +62,6 @@ def network(room: int = 4) -> tuple[Any, Any, Any]:
         ),
         skips=tuple(None if t is None else values(np.asarray(t.exists)) for t in banks),
     )
-    shapes = jax.eval_shape(optim.dual_rate_adam(0.01, 0.01).init, params)
     plan = {f".scaffold[{n}].weight": t for n, t in enumerate(layers)}
     plan |= {f".skips[{n}]": t for n, t in enumerate(banks) if t is not None}
 
@@ -70,7 +73,9 @@ def network(room: int = 4) -> tuple[Any, Any, Any]:
         drawn = values(np.ones(leaf.shape, bool) if exists is None else exists)
         return jnp.abs(drawn) if ".nu" in name else drawn
 
-    return params, structure, jax.tree.map_with_path(moment, shapes)
+    opt_state = jax.tree.map_with_path(moment, jax.eval_shape(OPTIMIZER.init, params))
+    carried = {"anchor": jax.tree.map_with_path(moment, params)}
+    return Net(params, structure, opt_state, carried, optimizer=OPTIMIZER)
 
 
 def extrema() -> tuple[Extrema, ...]:
@@ -86,32 +91,41 @@ def extrema() -> tuple[Extrema, ...]:
     return tuple(found)
 
 
-def _exchange(**rules: Any) -> Callable[..., Any]:
-    x = jnp.asarray(np.random.default_rng(2).normal(size=(7, 12)), jnp.float32)
-    y = jnp.arange(12) % 3
+def batch() -> tuple[jax.Array, jax.Array]:
+    """Twelve samples and their labels."""
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(12, 7)), jnp.float32)
+    return x, jnp.arange(12) % 3
 
-    def run(params: Any, structure: Any, opt_state: Any, key: Any) -> Any:
-        chosen = rewire.ExchangeRules(**rules)
-        return rewire.rewire_network(TASK, chosen, params, structure, opt_state, 30, x, y, key_rewire=key)
+
+def _method(name: str, **options: Any) -> Callable[..., Any]:
+    method = methods.make(name, **options)
+
+    def run(net: Net, key: Any) -> Any:
+        def gradient() -> Any:
+            return dense_gradient(TASK, net, *batch(), jnp.ones(12))
+
+        net, _, info = method.update(net, (), gradient, jnp.asarray(30), key=key)
+        return net, info
 
     return run
 
 
+def by_layer(counts: Sequence[int]) -> dict[str, int]:
+    """Numbers of weights by path."""
+    return {changes.scaffold_path(layer): count for layer, count in enumerate(counts)}
+
+
 RULES: dict[str, Callable[..., Any]] = {
-    "SET": _exchange(growth="random", fraction=0.3),
-    "RigL": _exchange(growth="gradient", fraction=0.3),
-    "RigL, decayed": _exchange(growth="gradient", fraction=0.5, every=10, until=100),
-    "prune": lambda p, s, o, key: rewire.prune_smallest(p, s, o, COUNTS),
-    "grow": lambda p, s, o, key: rewire.grow_random(
-        p, s, o, (*COUNTS[:3], 9), (*COUNTS[:3], 9), key_rewire=key
+    "SET": _method("set", fraction=0.3),
+    "RigL": _method("rigl", fraction=0.3),
+    "RigL, decayed": _method("rigl", fraction=0.5, every=10, until=100),
+    "prune": lambda net, key: changes.prune_smallest(net, by_layer(COUNTS)),
+    "grow": lambda net, key: changes.grow_random(
+        net, by_layer((*COUNTS[:3], 9)), by_layer((*COUNTS[:3], 9)), key=key
     ),
-    "clone": lambda p, s, o, key: rewire.clone_and_prune(p, s, o, extrema(), (2, 2, 1, 1), key_rewire=key),
-    "skips": lambda p, s, o, key: rewire.route_skips(
-        p, s, o, extrema(), 3, 4, max_incoming=3, key_rewire=key
-    ),
-    "few skips": lambda p, s, o, key: rewire.route_skips(
-        p, s, o, extrema(), 20, 20, max_incoming=1, key_rewire=key
-    ),
+    "clone": lambda net, key: changes.clone_and_prune(net, extrema(), (2, 2, 1, 1), key=key),
+    "skips": lambda net, key: changes.route_skips(net, extrema(), 3, 4, max_incoming=3, key=key),
+    "few skips": lambda net, key: changes.route_skips(net, extrema(), 20, 20, max_incoming=1, key=key),
 }
 
 
@@ -124,4 +138,4 @@ def compiled() -> Any:
 @functools.cache
 def edited(seed: int) -> dict[str, Any]:
     """What every rule makes of the network."""
-    return dict(compiled()(*network(), jax.random.key(seed)))
+    return dict(compiled()(network(), jax.random.key(seed)))

@@ -11,9 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import losses, masks, network, optim, trees
+from jaxnet import losses, masks, optim, trees
 from jaxnet.activations import ACTIVATIONS
-from jaxnet.network import NetworkSpec
+from jaxnet.changes import with_patches
+from jaxnet.nn import mlp
+from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, count_nonzeros, release_masks, to_masked_network
 from jaxnet.patches import PatchRules
 from tests import networks, reference
 
@@ -34,13 +37,13 @@ def trained(kind: str | None, name: str, detach: bool, masked: bool) -> tuple[An
     """Values and structure before; loss, logits, gradient, values after and optimiser state of each step."""
     spec, params, structure = networks.small(kind, name, detach)
     if masked:
-        params, structure = network.to_masked_network(params, structure)
+        params, structure = to_masked_network(params, structure)
     split = networks.samples()
     optimizer = optim.dual_rate_adam(*RATES)
 
     def loss_fn(p):
-        logits, _ = network.forward(spec, p, structure, split.x.T)
-        return losses.cross_entropy(logits, split.y, jnp.ones(split.size)), logits
+        logits, _ = mlp.forward(spec, p, structure, split.x.T)
+        return losses.cross_entropy(logits, split.y, jnp.ones(split.size), axis=0), logits
 
     def step(carry, _):
         values, state = carry
@@ -82,7 +85,7 @@ def test_outputs_gradients_and_adam_in_both_representations_equal_numpy(kind, na
     for number in range(STEPS):
         for part in (2, 3):
             mine = trees.take(sparse[part], number)
-            turned, _ = network.to_masked_network(mine, structure)
+            turned, _ = to_masked_network(mine, structure)
             assert_close(turned, trees.take(dense[part], number), 1e-5 if number == 0 else 1e-4)
 
 
@@ -118,15 +121,15 @@ def test_what_does_not_exist_stays_exactly_nothing(kind, masked):
 
 def test_a_network_by_hand():
     spec = NetworkSpec((2, 2, 1), 1.0, "relu")
-    params, structure = network.init(spec, key_mask=jax.random.key(0), key_init=jax.random.key(0))
+    params, structure = mlp.init(spec, key_mask=jax.random.key(0), key_init=jax.random.key(0))
     first, second = params.scaffold
-    params = network.Params(
+    params = Params(
         (
             first.replace(weight=jnp.asarray([1.0, -1.0, 2.0, 0.0]), bias=jnp.asarray([0.0, -1.0])),
             second.replace(weight=jnp.asarray([10.0, 1.0]), bias=jnp.asarray([0.5])),
         )
     )
-    logits, acts = network.apply(spec, params, structure, jnp.asarray([[3.0, 1.0], [0.0, 2.0]]))
+    logits, acts = mlp.apply(spec, params, structure, jnp.asarray([[3.0, 1.0], [0.0, 2.0]]))
     assert np.asarray(acts.pre[0]).tolist() == [[2.0, -2.0], [5.0, -1.0]]  # (unit, batch)
     assert np.asarray(acts.post[0]).tolist() == [[2.0, 0.0], [5.0, 0.0]]
     assert np.asarray(logits).tolist() == [[25.5], [0.5]]  # (batch, classes), no activation at the output
@@ -136,8 +139,8 @@ def test_a_network_by_hand():
 def test_apply_is_forward_turned(kind):
     spec, params, structure = networks.small(kind)
     x = networks.samples().x
-    logits, acts = networks.quick(lambda x: network.apply(spec, params, structure, x))(x)
-    turned, same = networks.quick(lambda x: network.forward(spec, params, structure, x))(x.T)
+    logits, acts = networks.quick(lambda x: mlp.apply(spec, params, structure, x))(x)
+    turned, same = networks.quick(lambda x: mlp.forward(spec, params, structure, x))(x.T)
     assert logits.shape == (12, 4)
     assert_close(logits.T, turned, 1e-6)
     assert_close(acts, same, 1e-6)
@@ -155,8 +158,8 @@ def test_many_networks_equal_one_by_one(kind, key):
 
     def whole(k):
         params, structure = networks.make(spec, rules, k)
-        logits, _ = network.forward(spec, params, structure, x)
-        return logits, params, structure, network.count_nonzeros(params, structure)
+        logits, _ = mlp.forward(spec, params, structure, x)
+        return logits, params, structure, count_nonzeros(params, structure)
 
     keys = jax.random.split(key, 3)
     together, one = networks.quick(jax.vmap(whole))(keys), networks.quick(whole)
@@ -165,8 +168,16 @@ def test_many_networks_equal_one_by_one(kind, key):
         assert trees.equal(member[2], alone[2])  # structures to the bit
         assert_close(member, alone, 1e-5)
     _, _, structure, counts = together
-    assert not trees.equal(*trees.unstack(structure.connectivity, 3)[:2])
+    assert not trees.equal(*trees.unstack(structure.weights, 3)[:2])
     assert counts["total"].shape == (3,)
+
+
+@pytest.mark.parametrize("shape", [(10,), (12, 9), (3, 4, 10), ()])
+def test_apply_takes_samples_with_a_batch_axis_only(shape):
+    spec, params, structure = networks.small(None)
+    with pytest.raises(ValueError, match=r"x must be samples of shape \(batch, 10\): .* one is x\[None\]"):
+        mlp.apply(spec, params, structure, jnp.ones(shape))
+    assert jax.eval_shape(lambda: mlp.apply(spec, params, structure, jnp.ones(10)[None])[0]).shape == (1, 4)
 
 
 # --- counts -------------------------------------------------------------------------------------------
@@ -191,11 +202,9 @@ def test_the_originals_counts():
 
     @networks.quick
     def counts(key):
-        params, structure = network.init(spec, key_mask=key, key_init=key)
-        patched = network.with_patches(
-            params, structure, all_extreme(spec.sizes), PatchRules(), key_patch=key
-        )
-        return network.count_nonzeros(params, structure), network.count_nonzeros(*patched)
+        params, structure = mlp.init(spec, key_mask=key, key_init=key)
+        patched = with_patches(params, structure, all_extreme(spec.sizes), PatchRules(), key_patch=key)
+        return count_nonzeros(params, structure), count_nonzeros(*patched)
 
     bare, patched = jax.tree.map(int, counts(jax.random.key(0)))
     assert bare == {"scaffold": 4014 + 655 + 25, "bias": 394, "patch": 0, "total": 4694 + 394}
@@ -204,25 +213,25 @@ def test_the_originals_counts():
 
 
 def convert(params, structure) -> tuple[Any, Any]:
-    return network.to_masked_network(params, structure)
+    return to_masked_network(params, structure)
 
 
 def test_a_released_network_is_counted_by_what_came_to_life():
     spec, params, structure = networks.small(None, padding=0)
     masked, held = convert(params, structure)
     exact = sum(masks.allocate(spec.sizes, spec.density))
-    assert int(network.count_nonzeros(masked, held)["scaffold"]) == exact
-    free: Any = network.release_masks(held)
-    assert int(network.count_nonzeros(masked, free)["scaffold"]) == exact
-    assert all(np.asarray(c.mask).all() for c in free.connectivity)
+    assert int(count_nonzeros(masked, held)["scaffold"]) == exact
+    free: Any = release_masks(held)
+    assert int(count_nonzeros(masked, free)["scaffold"]) == exact
+    assert all(np.asarray(c.mask).all() for c in free.weights)
     layer = masked.scaffold[0]
     zero = np.argwhere(np.asarray(layer.weight) == 0)[0]
     awake = layer.replace(weight=layer.weight.at[tuple(zero)].set(0.1))
     masked = masked.replace(scaffold=(awake, *masked.scaffold[1:]))
-    assert int(network.count_nonzeros(masked, free)["scaffold"]) == exact + 1
-    assert int(network.count_nonzeros(masked, held)["scaffold"]) == exact  # hidden by its mask
+    assert int(count_nonzeros(masked, free)["scaffold"]) == exact + 1
+    assert int(count_nonzeros(masked, held)["scaffold"]) == exact  # hidden by its mask
     # releasing leaves the sparse representation alone
-    assert network.release_masks(structure).connectivity == structure.connectivity
+    assert release_masks(structure).weights == structure.weights
 
 
 def test_releasing_the_masks_trains_every_weight():
@@ -231,14 +240,14 @@ def test_releasing_the_masks_trains_every_weight():
     x = networks.samples().x.T
 
     def total(p, s):
-        return jnp.sum(jnp.square(network.forward(spec, p, s, x)[0]))
+        return jnp.sum(jnp.square(mlp.forward(spec, p, s, x)[0]))
 
-    free = network.release_masks(held)
+    free = release_masks(held)
     value = networks.quick(total)
     before, after = value(masked, held), value(masked, free)
     assert float(before) == pytest.approx(float(after), rel=1e-6)  # the function is unchanged
     grads = networks.quick(jax.grad(total))(masked, free)
-    gone = ~np.asarray(held.connectivity[0].mask)
+    gone = ~np.asarray(held.weights[0].mask)
     assert np.mean(np.asarray(grads.scaffold[0].weight)[gone] != 0) > 0.5
 
 
@@ -248,12 +257,12 @@ def test_releasing_the_masks_trains_every_weight():
 def test_initialisation_uses_its_two_keys_apart(key):
     spec = NetworkSpec(networks.SIZES, 0.4)
     other = jax.random.fold_in(key, 1)
-    start = networks.quick(lambda m, i: network.init(spec, key_mask=m, key_init=i))
+    start = networks.quick(lambda m, i: mlp.init(spec, key_mask=m, key_init=i))
     (pa, sa), (pb, sb), (_, sc) = start(key, key), start(key, other), start(other, key)
     assert trees.equal(sa, sb) and not trees.equal(sa, sc)
     assert not trees.equal(pa, pb)
     # another program may round differently, so close and not equal
-    again = networks.quick(lambda k: network.init_params(spec, sa.connectivity, key_init=k))(key)
+    again = networks.quick(lambda k: mlp.init_params(spec, sa.weights, key_init=k))(key)
     assert trees.allclose(again, pa, rtol=1e-5)
 
 
@@ -274,8 +283,23 @@ def test_a_wrong_specification_is_refused_in_one_line(change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "sizes", [[10, 8, 4], np.asarray([10, 8, 4]), tuple(np.asarray([10, 8, 4], np.int16))]
+)
+def test_whole_sizes_of_any_kind_are_one_specification(sizes):
+    spec = NetworkSpec(sizes, 0.5)
+    assert spec == NetworkSpec((10, 8, 4), 0.5) and hash(spec) == hash(NetworkSpec((10, 8, 4), 0.5))
+    assert all(type(size) is int for size in spec.sizes)
+
+
+@pytest.mark.parametrize("size", [8.5, np.float32(7.9), float("nan")])
+def test_a_size_that_is_not_whole_is_refused(size):
+    with pytest.raises(ValueError, match="integer"):
+        NetworkSpec((10, size, 4), 0.5)
+
+
 def test_patches_need_the_sparse_representation(key):
     spec, params, structure = networks.small(None)
-    masked, held = network.to_masked_network(params, structure)
+    masked, held = to_masked_network(params, structure)
     with pytest.raises(TypeError, match="sparse representation"):
-        network.with_patches(masked, held, all_extreme(spec.sizes), PatchRules(), key_patch=key)
+        with_patches(masked, held, all_extreme(spec.sizes), PatchRules(), key_patch=key)
