@@ -49,14 +49,16 @@ def check() -> None:
 def _check_backend() -> None:
     threefry.compile_flat()  # before the first draw, which says whether it is right
     try:
+        jax.devices()
         with jax.ensure_compile_time_eval():  # an epoch may be made inside a function that is traced
             bits = np.asarray(jax.random.bits(key_of(0), (3,), np.uint32)).tolist()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where a backend is there without its devices
         raise InputError(
-            f"JAX has no such backend ({' '.join(str(error).split())}): set JAX_PLATFORMS=cpu or unset it"
+            f"JAX does not find the backend asked for ({' '.join(str(error).split()) or 'none is there'}): "
+            "set JAX_PLATFORMS=cpu or unset it"
         ) from error
     if bits != list(_DRAWN):
         raise InputError(
             f"JAX {jax.__version__} draws other random bits than those that seeds stand for: "
-            "use a release that `pip install` of jaxnet allows"
+            "use a release that pyproject.toml allows"
         )
