@@ -26,11 +26,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import jaxnet.checkpoint as checkpoint
-from jaxnet.checkpoint import checkpoints, latest, restore, save
+import jaxnet.store.checkpoint as checkpoint
 from jaxnet.errors import InputError
+from jaxnet.store import orbax
+from jaxnet.store.checkpoint import checkpoints, latest, restore, save
+from jaxnet.trees import is_key
 
-ROOT = Path(checkpoint.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class State(flax.struct.PyTreeNode):
@@ -52,7 +54,7 @@ def state(seed: int = 0, width: int = 5) -> State:
 
 
 def bits(leaf: Any) -> bytes:
-    if checkpoint._is_key(leaf):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf).tobytes()
 
@@ -339,7 +341,7 @@ def test_a_disk_that_really_is_full(
 
 def test_saving_and_restoring_say_nothing(tmp_path: Path, run_python: Callable[..., Any]) -> None:
     script = (
-        "import sys, numpy as np\nfrom jaxnet.checkpoint import save, restore\n"
+        "import sys, numpy as np\nfrom jaxnet.store.checkpoint import save, restore\n"
         "for i in range(2):\n    save(sys.argv[1], f'a{i}', {'x': np.arange(3)})\n"
         "print(restore(sys.argv[1], 'a1', {'x': np.arange(3)})[0]['x'])\n"
     )
@@ -352,7 +354,7 @@ def test_saving_and_restoring_say_nothing(tmp_path: Path, run_python: Callable[.
 SAVES = """
 import sys, tempfile
 import numpy as np
-from jaxnet.checkpoint import latest, restore, save
+from jaxnet.store.checkpoint import latest, restore, save
 
 def tree(step):
     rng = np.random.default_rng(step)
@@ -408,6 +410,7 @@ def killing_rounds(folder: Path, rounds: int, seed: int) -> int:
     return reported
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_no_finished_checkpoint(tmp_path: Path) -> None:
     """What the killed process had reported as saved, or the one after, is restored every time."""
     assert killing_rounds(tmp_path, 4, seed=0) >= 4
@@ -423,8 +426,8 @@ EVERY_MOMENT = """
 import itertools, os, shutil, sys
 from pathlib import Path
 import numpy as np
-import jaxnet.checkpoint as checkpoint
-from jaxnet.checkpoint import checkpoints, latest, restore, save
+import jaxnet.store.checkpoint as checkpoint
+from jaxnet.store.checkpoint import checkpoints, latest, restore, save
 
 def plain_save(path, arrays):
     os.mkdir(path)
@@ -436,7 +439,7 @@ def plain_save(path, arrays):
 def plain_restore(path, names, ways):
     return {name: np.frombuffer((path / name).read_bytes(), np.int64) for name in names}
 
-checkpoint._orbax_save, checkpoint._orbax_restore = plain_save, plain_restore
+checkpoint.save_arrays, checkpoint.read_arrays = plain_save, plain_restore
 template, folder = Path(sys.argv[1], "template"), Path(sys.argv[1], "folder")
 trees = {"a": {"x": np.arange(3)}, "b": {"x": np.arange(4)}, "c": {"x": np.arange(5)}}
 save(template, "a", trees["a"])
@@ -498,8 +501,8 @@ def test_other_writes_that_failed_are_not_reported_and_all_else_is():
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, message, None, None)
 
     lost = "Future exception was never retrieved\nfuture: <Future finished exception=ValueError('"
-    assert not checkpoint._is_no_other_write(
+    assert not orbax._is_no_other_write(
         report(lost + 'OUT_OF_RANGE: Error writing "4/0.0" in OCDBT database\')>')
     )
-    assert checkpoint._is_no_other_write(report(lost + "another')>"))
-    assert checkpoint._is_no_other_write(report("Task was destroyed but it is pending"))
+    assert orbax._is_no_other_write(report(lost + "another')>"))
+    assert orbax._is_no_other_write(report("Task was destroyed but it is pending"))

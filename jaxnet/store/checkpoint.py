@@ -15,29 +15,24 @@ and lets a name be saved again without a moment in which neither exists.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import hashlib
 import json
-import logging
 import os
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.errors import InputError
 from jaxnet.files import disk_error, disk_errors, json_safe, sync_path, user_path
-from jaxnet.records import CHECKPOINT_FOLDER
-from jaxnet.types import Array, PyTree
+from jaxnet.store.folder import CHECKPOINT_FOLDER
+from jaxnet.store.leaves import check_leaves, describe, from_numpy, to_numpy
+from jaxnet.store.orbax import read_arrays, save_arrays
+from jaxnet.types import PyTree
 
 MANIFEST, STATE = "manifest.json", "state"
 FORMAT = 1
@@ -83,8 +78,8 @@ def save(
     if CHECKPOINT_FOLDER.fullmatch(f"000001.{name}") is None or keep < 1:
         raise ValueError(f"name must be letters, digits, - and _, keep at least 1: {name!r}, {keep}")
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {str(i): _to_numpy(path, leaf) for i, (path, leaf) in enumerate(leaves)}
-    described = [_describe(path, leaf) for path, leaf in leaves]
+    arrays = {str(i): to_numpy(path, leaf) for i, (path, leaf) in enumerate(leaves)}
+    described = [describe(path, leaf) for path, leaf in leaves]
     meta = json_safe(dict(meta or {}))
     with disk_errors(folder, "write"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +98,7 @@ def save(
             stored = {key: array for key, array in arrays.items() if array.size}
             if stored:
                 _check_space(folder, sum(array.nbytes for array in stored.values()))
-                _orbax_save(partial / STATE, stored)
+                save_arrays(partial / STATE, stored)
             files = {
                 path.relative_to(partial).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
                 for path in _files(partial)
@@ -171,13 +166,13 @@ def restore(
     ways = way_out or _way_out(folder, found)
     manifest = _read_manifest(path, ways)
     expected = jax.tree_util.tree_leaves_with_path(like)
-    _check_leaves(path, manifest["leaves"], [_describe(*leaf) for leaf in expected])
+    check_leaves(path, manifest["leaves"], [describe(*leaf) for leaf in expected])
     for file, facts in manifest["files"].items():
         _check_file(path / file, facts, ways)
     stored = [str(i) for i, leaf in enumerate(manifest["leaves"]) if 0 not in leaf["shape"]]
-    arrays = _orbax_restore(path / STATE, stored, ways) if stored else {}
+    arrays = read_arrays(path / STATE, stored, ways) if stored else {}
     leaves = [
-        _from_numpy(arrays.get(str(i)), wanted, facts)
+        from_numpy(arrays.get(str(i)), wanted, facts)
         for i, ((_, wanted), facts) in enumerate(zip(expected, manifest["leaves"], strict=True))
     ]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves), manifest["meta"]
@@ -203,85 +198,6 @@ def _newest(folder: Path, name: str) -> Checkpoint:
         names = ", ".join(dict.fromkeys(c.name for c in checkpoints(folder))) or "there is none"
         raise InputError(f"{folder}: no checkpoint {name!r}: choose one of those there ({names})")
     return found[-1]
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _describe(path: Any, leaf: Any) -> dict[str, Any]:
-    """Path, shape and type of a leaf, as the manifest holds them."""
-    if not hasattr(leaf, "dtype"):
-        leaf = _to_numpy(path, leaf)
-    return {"path": _path(path), "dtype": str(leaf.dtype), "shape": list(leaf.shape)}
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path) or "the tree itself"
-
-
-def _to_numpy(path: Any, leaf: Any) -> np.ndarray:
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    # 'V' are bfloat16 and its kin, which NumPy does not know by a letter of its own.
-    if array.dtype.kind not in "biufcV" or array.dtype.fields:
-        raise ValueError(f"leaf {_path(path)} cannot be saved: {type(leaf).__name__} is no array or number")
-    return array
-
-
-def _from_numpy(array: np.ndarray | None, wanted: Any, facts: dict[str, Any]) -> Any:
-    """Makes the leaf that ``wanted`` stands for out of what Orbax read (``None`` for an empty array)."""
-    if _is_key(wanted):
-        impl = _impl(str(wanted.dtype))
-        if array is None:
-            width = jax.random.key_data(jax.random.key(0, impl=impl)).shape
-            array = np.zeros((*facts["shape"], *width), np.uint32)
-        return _place(jax.random.wrap_key_data(jnp.array(array), impl=impl), wanted)
-    if array is None:
-        array = np.zeros(facts["shape"], np.dtype(wanted.dtype))
-    if isinstance(wanted, np.ndarray):
-        return np.array(array)
-    if isinstance(wanted, np.generic):
-        return array[()]
-    if not hasattr(wanted, "dtype"):
-        return type(wanted)(array.item())
-    leaf = jnp.array(array)  # a copy: the result may be donated to a jitted step
-    if leaf.dtype != wanted.dtype:
-        raise ValueError(f"JAX turns {wanted.dtype} into {leaf.dtype}: enable x64 to restore {facts['path']}")
-    return _place(leaf, wanted)
-
-
-def _impl(dtype: str) -> str:
-    """Name of the key implementation behind a key type such as ``key<fry>``."""
-    for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
-        if str(jax.random.key(0, impl=impl).dtype) == dtype:
-            return impl
-    raise ValueError(f"unknown key type {dtype}")
-
-
-def _place(leaf: Array, wanted: Any) -> Array:
-    """Moves ``leaf`` to the devices of ``wanted``, unless it lies there already."""
-    sharding = getattr(wanted, "sharding", None)
-    return leaf if sharding is None or sharding == leaf.sharding else jax.device_put(leaf, sharding)
-
-
-def _check_leaves(path: Path, saved: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
-    """Raises InputError that names the first leaf in which the checkpoint is not what is wanted."""
-
-    def shown(leaf: dict[str, Any]) -> str:
-        return f"{leaf['dtype']}[{','.join(map(str, leaf['shape']))}]"
-
-    hint = "restore it with the configuration it was saved with, or choose another --out"
-    there, here = ({leaf["path"]: leaf for leaf in leaves} for leaves in (saved, wanted))
-    for key, leaf in here.items():
-        if key not in there:
-            raise InputError(f"{path}: leaf {key} ({shown(leaf)}) is not in this checkpoint: {hint}")
-        if there[key] != leaf:
-            raise InputError(
-                f"{path}: leaf {key} is {shown(there[key])} in this checkpoint, not {shown(leaf)}: {hint}"
-            )
-    for key, leaf in there.items():
-        if key not in here:
-            raise InputError(f"{path}: leaf {key} ({shown(leaf)}) of this checkpoint has no place: {hint}")
 
 
 def _way_out(folder: Path, checkpoint: Checkpoint) -> str:
@@ -362,83 +278,3 @@ def _check_space(folder: Path, nbytes: int) -> None:
     # Random numbers do not compress; a state that would fit only by compression fills the disk anyway.
     if disk.total and disk.free < nbytes + 2**16:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@functools.cache
-def _orbax() -> tuple[Any, Any]:
-    """The Orbax module (slow to import) and one checkpointer that all saves and restores share."""
-    import orbax.checkpoint as ocp
-
-    # in a run of several processes, the one that saves does so alone, without waiting for the others
-    here = jax.process_index()
-    alone = {
-        "multiprocessing_options": ocp.options.MultiprocessingOptions(
-            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
-        )
-    }
-    return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
-
-
-def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with _silent():
-        ocp, checkpointer = _orbax()
-        try:
-            _undisturbed(checkpointer.save, path.absolute(), ocp.args.PyTreeSave(arrays))
-        except Exception as error:
-            # Writes still under way report to an event loop that is gone: let them end in silence. What
-            # others of them raised is reported when they are collected, which may be much later.
-            logging.getLogger("asyncio").addFilter(_is_no_other_write)
-            time.sleep(0.2)
-            if isinstance(error, OSError):
-                raise
-            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # TensorStore raises a ValueError
-                if os.strerror(code) in str(error):
-                    raise OSError(code, os.strerror(code)) from error
-            raise OSError(errno.EIO, str(error).splitlines()[0] if str(error) else repr(error)) from error
-
-
-def _orbax_restore(path: Path, names: list[str], ways: str) -> dict[str, np.ndarray]:
-    with _silent():
-        ocp, checkpointer = _orbax()
-        try:
-            plan = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            return dict(
-                _undisturbed(checkpointer.restore, path.absolute(), ocp.args.PyTreeRestore(restore_args=plan))
-            )
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path} cannot be read ({reason}): {ways}") from error
-
-
-def _is_no_other_write(record: logging.LogRecord) -> bool:
-    """False for the report of one more write that failed beside the one that was raised."""
-    said = record.getMessage()
-    return not (said.startswith("Future exception was never retrieved") and "OCDBT" in said)
-
-
-def _undisturbed(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls ``function`` in a thread of its own: a Ctrl-C waits for its end, then raises here.
-
-    Interrupted itself, Orbax would leave threads behind that print tracebacks.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function, *args).result()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps the log of Orbax and the tracebacks of its threads off the terminal; errors still raise."""
-    log = logging.getLogger("absl")
-    level, hook = log.level, sys.unraisablehook
-
-    def without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:
-        if not (unraisable.exc_type is RuntimeError and "Event loop is closed" in str(unraisable.exc_value)):
-            hook(unraisable)
-
-    log.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = without_closed_loops
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        sys.unraisablehook = hook

@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import jaxnet.records as records
+import jaxnet.store.folder as records
 from jaxnet.errors import InputError
 from jaxnet.files import json_safe, read_json, write_json
 from jaxnet.provenance import _git as git_state
 from jaxnet.provenance import provenance
-from jaxnet.records import RunFolder, read_rows
+from jaxnet.store import RunFolder, read_rows
 
 CONFIG = {"seeds": 4, "rate": 0.1, "sizes": (784, 10), "out": "runs/a", "resume": False}
 
@@ -117,8 +117,6 @@ def test_what_is_only_stored_may_differ_and_stays_as_the_run_began(tmp_path: Pat
     opened("a.npz", "1").close()
     with opened("elsewhere/b.npz", "1", resume=True) as run:
         assert run.resumed and run.read_json("config.json")["dataset"] == "a.npz"
-        other = {"dataset": "c.npz", "data_fingerprint": "1"}
-        assert RunFolder.join(tmp_path, other, run.share(), only_stored=["dataset"]).path == tmp_path
     message = fails("data_fingerprint", lambda: opened("a.npz", "2", resume=True))
     assert 'data_fingerprint was "1" and is now "2"' in message and "dataset was" not in message
 
@@ -184,14 +182,14 @@ def test_a_second_process_or_run_is_refused_until_the_first_ends(folder: RunFold
 
 def test_a_killed_process_leaves_no_lock_and_no_half_line(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom jaxnet.records import RunFolder\n"
+        "import sys, time\nfrom jaxnet.store import RunFolder\n"
         "run = RunFolder.open(sys.argv[1], {'seeds': 4})\nrun.append_rows([{'a': 1}])\n"
         "open(run.path / 'metrics.jsonl', 'a').write('{\"a\": ')\n"
         "print('ready', flush=True)\ntime.sleep(60)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True,
-        cwd=Path(records.__file__).parent.parent,
+        cwd=Path(records.__file__).parents[2],
     )  # fmt: skip
     assert child.stdout is not None
     with child.stdout:
@@ -226,18 +224,18 @@ def test_rows_return_the_length_of_the_file(folder: RunFolder) -> None:
 def test_truncating_drops_the_rows_after_a_checkpoint(folder: RunFolder) -> None:
     length = folder.append_rows([{"a": 1}, {"a": 2}])
     folder.append_rows([{"a": 3}])
-    folder.truncate_metrics(length)
-    folder.truncate_metrics(length)
+    folder.truncate_rows(length)
+    folder.truncate_rows(length)
     assert folder.read_rows() == [{"a": 1}, {"a": 2}]
-    folder.truncate_metrics(0)
+    folder.truncate_rows(0)
     assert folder.read_rows() == []
 
 
 def test_truncating_a_file_changed_from_outside_is_refused(folder: RunFolder) -> None:
-    fails("changed", lambda: folder.truncate_metrics(8))
+    fails("changed", lambda: folder.truncate_rows(8))
     length = folder.append_rows([{"a": 1}])
     for wrong in (length + 1, length - 1):
-        fails("changed", lambda wrong=wrong: folder.truncate_metrics(wrong))  # type: ignore[misc]
+        fails("changed", lambda wrong=wrong: folder.truncate_rows(wrong))  # type: ignore[misc]
     assert folder.read_rows() == [{"a": 1}]
 
 

@@ -7,7 +7,7 @@ Layout::
                        with the minor version of JAX that it was begun with)
     metrics.jsonl      one JSON object per line, appended and synced
     summary.json       the results at the end (written by the caller)
-    checkpoints/       see jaxnet.checkpoint
+    checkpoints/       see jaxnet.store.checkpoint
     .lock              locked while a process works here
 
 A row is on disk when :meth:`RunFolder.append_rows` returns. JSON files appear
@@ -21,7 +21,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -29,18 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.errors import InputError
-from jaxnet.files import (
-    disk_errors,
-    dump_json,
-    file_lock,
-    json_safe,
-    open_bytes,
-    read_json,
-    sync_path,
-    user_path,
-    write_all,
-    write_json,
-)
+from jaxnet.files import disk_errors, file_lock, json_safe, open_bytes, read_json, user_path, write_json
+from jaxnet.store.rows import append_rows, drop_half_line, read_rows, truncate_rows
 
 CONFIG, METRICS, SUMMARY, PROVENANCE = "config.json", "metrics.jsonl", "summary.json", "provenance.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
@@ -48,7 +37,7 @@ CHECKPOINTS, LOCK = "checkpoints", ".lock"
 CHECKPOINT_FOLDER = re.compile(
     r"(?P<order>\d{6,})\.(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)(?P<partial>\.partial)?", re.ASCII
 )
-"""The name of a folder that jaxnet.checkpoint made: order of saving, name, and whether it is unfinished."""
+"""The name of a checkpoint's folder: order of saving, name, and whether it is unfinished."""
 
 MAY_DIFFER = ("out", "resume", "overwrite")
 """Configuration keys that say where and how, not what: neither stored nor compared."""
@@ -120,51 +109,6 @@ class RunFolder:
             raise
         return cls(folder, lock, resumed)
 
-    @classmethod
-    def join(
-        cls,
-        path: str | os.PathLike[str],
-        config: Mapping[str, Any],
-        token: str,
-        *,
-        may_differ: Sequence[str] = MAY_DIFFER,
-        only_stored: Sequence[str] = (),
-    ) -> RunFolder:
-        """The folder that another process of the same run holds open; nothing can be written through it.
-
-        Args:
-          path: the folder.
-          config: what is asked for here.
-          token: what :meth:`share` gave to the process that opened the folder.
-          may_differ: as for :meth:`open`.
-          only_stored: as for :meth:`open`.
-
-        Raises:
-          InputError: it is another folder of the same name (on a file system that the
-            processes do not share), or the configuration differs.
-        """
-        folder = user_path(path)
-        with disk_errors(folder, "use"):
-            found = (folder / LOCK).read_text() if (folder / LOCK).exists() else ""
-        if found != token:
-            raise InputError(
-                f"{folder}: this is not the folder of process 0: --out must lie on a file system that all "
-                "processes share"
-            )
-        _check_same(folder, json_safe({k: v for k, v in config.items() if k not in may_differ}), only_stored)
-        return cls(folder, None, resumed=True)
-
-    def share(self) -> str:
-        """Writes a new token into the lock, by which other processes of this run can :meth:`join`."""
-        self._check_open()
-        assert self._lock is not None
-        token = secrets.token_hex(8)
-        with disk_errors(self.path, "write"):
-            os.ftruncate(self._lock, 0)
-            os.lseek(self._lock, 0, os.SEEK_SET)
-            write_all(self._lock, token.encode())
-        return token
-
     @property
     def checkpoints(self) -> Path:
         """Where this run's checkpoints go."""
@@ -200,65 +144,17 @@ class RunFolder:
         write_json(self.path / name, obj)
 
     def append_rows(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Appends rows to ``metrics.jsonl``; they are on disk when this returns.
-
-        Returns:
-          Length of the file in bytes; keep it with a checkpoint for
-          :meth:`truncate_metrics`.
-
-        Raises:
-          InputError: the rows cannot be written; the file is as long as before.
-          ValueError: a row does not fit into JSON; nothing was written.
-        """
+        """Appends rows to ``metrics.jsonl``; see :func:`jaxnet.store.rows.append_rows`."""
         self._check_open()
-        data = b"".join(dump_json(dict(row)).encode() + b"\n" for row in rows)
-        path = self.path / METRICS
-        with disk_errors(path, "write"):
-            fd = open_bytes(path, os.O_WRONLY | os.O_CREAT)
-            try:
-                before = os.lseek(fd, 0, os.SEEK_END)
-                try:
-                    write_all(fd, data)
-                    os.fsync(fd)
-                except BaseException:  # also a Ctrl-C: half a line must not stay
-                    os.ftruncate(fd, before)
-                    raise
-                if not before:
-                    sync_path(self.path)
-                return before + len(data)
-            finally:
-                os.close(fd)
+        return append_rows(self.path / METRICS, rows)
 
-    def truncate_metrics(self, byte_length: int) -> None:
-        """Drops the rows written after a checkpoint, so that continuing writes them once.
-
-        Args:
-          byte_length: what :meth:`append_rows` returned before the checkpoint; 0 for no rows.
-
-        Raises:
-          InputError: the file is shorter than that, or was changed from outside.
-        """
+    def truncate_rows(self, byte_length: int) -> None:
+        """Drops the rows written after a checkpoint; see :func:`jaxnet.store.rows.truncate_rows`."""
         self._check_open()
-        path = self.path / METRICS
-        with disk_errors(path, "write"):
-            size = path.stat().st_size if path.exists() else 0
-            ends_line = byte_length == 0
-            if 0 < byte_length <= size:
-                with path.open("rb") as file:
-                    file.seek(byte_length - 1)
-                    ends_line = file.read(1) == b"\n"
-            if byte_length > size or not ends_line:
-                raise InputError(
-                    f"{path}: the checkpoint counts {byte_length} bytes of rows but the file was changed "
-                    f"since ({size} bytes): start again with --overwrite or another --out"
-                )
-            if size > byte_length:
-                with path.open("r+b") as file:
-                    file.truncate(byte_length)
-                    os.fsync(file.fileno())
+        truncate_rows(self.path / METRICS, byte_length)
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """Reads all rows of ``metrics.jsonl``; see :func:`read_rows`."""
+        """Reads all rows of ``metrics.jsonl``; see :func:`jaxnet.store.rows.read_rows`."""
         return read_rows(self.path / METRICS)
 
     def read_json(self, name: str) -> Any:
@@ -268,27 +164,6 @@ class RunFolder:
     def _check_open(self) -> None:
         if self._lock is None:
             raise ValueError(f"the run folder {self.path} is closed")
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a ``metrics.jsonl``; a last line still being written is left out, no file means no rows.
-
-    Raises:
-      InputError: a line is damaged, or the file cannot be read.
-    """
-    path = user_path(path)
-    with disk_errors(path, "read"):
-        data = path.read_bytes() if path.exists() else b""
-    rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number} is damaged: repair it or start the run again")
-        rows.append(row)
-    return rows
 
 
 def _lock(folder: Path, try_lock: Callable[[int], bool]) -> int:
@@ -319,7 +194,7 @@ def _prepare(
     if found and resume:
         _check_same(folder, wanted, only_stored)
         _check_jax(folder)
-        _drop_half_line(folder / METRICS)
+        drop_half_line(folder / METRICS)
         return True
     if found and not overwrite:
         raise InputError(f"{folder} holds the results of another run ({', '.join(found)}): {_WAYS}")
@@ -366,17 +241,6 @@ def _check_jax(folder: Path) -> None:
             f"(here is {here}: order and draws could differ): install jax=={begun}, or start anew with "
             "--overwrite"
         )
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cuts off what a process killed while writing left behind the last complete line."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    if not data.endswith(b"\n") and data:
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
 
 
 def _checkpoint_folders(folder: Path) -> list[Path]:
