@@ -13,7 +13,6 @@ import functools
 import jax
 import numpy as np
 
-from jaxnet import threefry
 from jaxnet.errors import InputError
 from jaxnet.keys import key_of
 
@@ -47,7 +46,6 @@ def check() -> None:
 
 @functools.cache
 def _check_backend() -> None:
-    threefry.compile_flat()  # before the first draw, which says whether it is right
     try:
         jax.devices()
         with jax.ensure_compile_time_eval():  # an epoch may be made inside a function that is traced

@@ -15,9 +15,9 @@ from importlib import metadata
 import jax
 
 from jaxnet.kernels import PRODUCTS, choice, csr_library
-from jaxnet.provenance import processors
+from jaxnet.provenance import DISTRIBUTION, processors
 
-_PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (DISTRIBUTION, "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def version(package: str) -> str:
@@ -43,9 +43,16 @@ def report() -> str:
         "processors": f"{processors()}" + (f", JAXNET_NUM_THREADS={limit}" if limit else ""),
         "kernels": ", ".join(PRODUCTS),
         "csr kernel": csr,
-        "kernel choices": f"{len(choice.remembered())} remembered in {choice.choices_file()}",
+        "kernel choices": f"{len(choice.remembered())} remembered in {_choices_file()}",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def _choices_file() -> str:
+    try:
+        return str(choice.choices_file())
+    except OSError as error:
+        return f"no file ({error})"
 
 
 def choices_report() -> str:

@@ -26,6 +26,7 @@ from jaxnet.structure import clear
 from jaxnet.types import PyTree
 
 GROUPS = ("scaffold", "patch")
+"""Parts of a network that have a learning rate each."""
 
 
 def label_params(params: Any) -> Any:

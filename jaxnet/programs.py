@@ -14,9 +14,19 @@ ONCE = {"xla_backend_optimization_level": 0}
 """Options of the compiler for drawing networks, which runs once: half the time to compile, the same bits."""
 
 
+def compile_for(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    donate: tuple[int, ...] = (),
+    options: dict[str, Any] | None = None,
+) -> Any:
+    """The program of a function for arguments, or for what has their shapes."""
+    return jax.jit(function, donate_argnums=donate).lower(*args).compile(compiler_options=options)
+
+
 @dataclasses.dataclass
 class Clock:
-    """Seconds spent compiling and running, over all parts of a continued run."""
+    """Seconds spent waiting for the compiler and running, over all parts of a continued run."""
 
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -38,9 +48,12 @@ class Clock:
         options: dict[str, Any] | None = None,
     ) -> Any:
         """Compiles ``function`` for ``args`` ahead of time; returns it as a timed callable."""
+        return self.awaited(lambda: compile_for(function, args, donate, options))
+
+    def awaited(self, compiling: Callable[[], Any]) -> Any:
+        """The program that ``compiling`` gives, at once or after a while, as a timed callable."""
         start = time.perf_counter()
-        lowered = jax.jit(function, donate_argnums=donate).lower(*args)
-        program = lowered.compile(compiler_options=options)
+        program = compiling()
         self.compile_seconds += time.perf_counter() - start
 
         def run(*args: Any) -> Any:

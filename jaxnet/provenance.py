@@ -13,6 +13,9 @@ from typing import Any
 
 from jaxnet.cgroups import processor_quota
 
+DISTRIBUTION = "jaxnet-sparse"
+"""What the library is called where packages are installed; ``jaxnet`` there is another project."""
+
 
 def provenance() -> dict[str, Any]:
     """Says which code, versions and device made a result; no host names, no paths.
@@ -30,7 +33,7 @@ def provenance() -> dict[str, Any]:
     return {
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git(Path(__file__).resolve()),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "device": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
@@ -51,9 +54,10 @@ def processors(root: Path = Path("/")) -> int:
     return count if quota is None else min(count, max(1, math.ceil(quota)))
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of a package that is installed, this one included."""
     try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(DISTRIBUTION if package == "jaxnet" else package)
     except importlib.metadata.PackageNotFoundError:
         return None
 

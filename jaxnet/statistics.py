@@ -194,6 +194,8 @@ class PairedRates(TypedDict):
     only_a: int
     only_b: int
     n: int
+    difference: float | None
+    ci95: list[float] | None
     p: float | None
     not_finite: int
 
@@ -209,8 +211,10 @@ def paired_rates(
 
     Returns:
       Pairs in which only one succeeded, all ``n`` pairs, ``not_finite`` pairs left
-      out, and the two-sided p-value of the sign test on the first (1 where only one
-      succeeded in none, ``None`` without pairs).
+      out, the ``difference`` of the two rates with its 95 % interval (Wald's, after
+      half a pair was added to each of the four outcomes: Agresti & Min, 2005), and the
+      two-sided p-value of the sign test on the pairs that differ (1 without any).
+      ``None`` where there is no pair.
 
     Raises:
       ValueError: different lengths, no pair at all, or not one-dimensional.
@@ -224,8 +228,37 @@ def paired_rates(
     first, second = left[both] > 0, right[both] > 0
     n, left_out = int(both.sum()), int(both.size - both.sum())
     only_a, only_b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    p = (float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0) if n else None
-    return PairedRates(only_a=only_a, only_b=only_b, n=n, p=p, not_finite=left_out)
+    if not n:
+        nothing = {"difference": None, "ci95": None, "p": None}
+        return PairedRates(only_a=0, only_b=0, n=0, not_finite=left_out, **nothing)  # type: ignore[typeddict-item]
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    centre = (only_a - only_b) / (n + 2)
+    half = 1.959963984540054 * math.sqrt((only_a + only_b + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
+    return PairedRates(
+        only_a=only_a,
+        only_b=only_b,
+        n=n,
+        difference=(only_a - only_b) / n,
+        ci95=[max(-1.0, centre - half), min(1.0, centre + half)],
+        p=p,
+        not_finite=left_out,
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction of p-values for their number, in their order.
+
+    Below a level, no test of the family is wrong with a probability above that level.
+
+    >>> [round(q, 3) for q in holm([0.01, 0.04, 0.02])]
+    [0.03, 0.04, 0.04]
+    """
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    found, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        found[i] = largest
+    return found
 
 
 def _vector(values: Any, name: str) -> np.ndarray:

@@ -19,12 +19,25 @@ Features = Float[Array, "unit batch"]
 """Activations of one layer, features first and the batch innermost."""
 
 Bias = Float[Array, "out"]
+"""A number per output unit of a layer."""
+
 Logits = Float[Array, "batch classes"]
+"""What a network says of samples, samples first."""
+
 Labels = Int[Array, "batch"]
+"""The class of each sample."""
+
 UnitMask = Bool[Array, "unit"]
+"""A truth value per unit of a layer."""
+
 UnitScore = Float[Array, "unit"]
+"""A number per unit of a layer."""
+
 Scalar = Float[Array, ""]
+"""One number on the device."""
+
 PyTree = Any
+"""A tree of arrays, of whatever nodes."""
 
 __all__ = [
     "Array",

@@ -10,7 +10,15 @@ layer, more units, patches. Whatever a net keeps for every weight follows both
 from __future__ import annotations
 
 from jaxnet.changes.bootstrap import BootstrapRules, bootstrap, random_like, shuffle_values
-from jaxnet.changes.moving import EditInfo, carry_tree, edit, reshape, with_optimizer, with_room
+from jaxnet.changes.moving import (
+    EditInfo,
+    carry_tree,
+    edit,
+    reshape,
+    with_equal_room,
+    with_optimizer,
+    with_room,
+)
 from jaxnet.changes.patching import RULES, add_patches, with_patches
 from jaxnet.changes.rewire import (
     NEW_WEIGHT,
@@ -47,6 +55,7 @@ __all__ = [
     "shuffle_values",
     "small_weights",
     "widen",
+    "with_equal_room",
     "with_optimizer",
     "with_patches",
     "with_room",

@@ -109,6 +109,16 @@ def with_room(net: Net, room: Mapping[str, int]) -> tuple[Net, EditInfo]:
     return edit(net, with_entries(net.structure, padded))
 
 
+def with_equal_room(*nets: Net) -> tuple[Net, ...]:
+    """Nets with as many slots in each topology as the largest of them has: then one program trains all."""
+    topologies = [{p: e for p, e in entries(n.structure).items() if isinstance(e, Topology)} for n in nets]
+    most = {path: max(of[path].capacity for of in topologies) for path in topologies[0]}
+    return tuple(
+        with_room(net, {path: most[path] - entry.capacity for path, entry in of.items()})[0]
+        for net, of in zip(nets, topologies, strict=True)
+    )
+
+
 def reshape(net: Net, change: Callable[[Any], tuple[Any, Any]]) -> Net:
     """The net after a change of shape: a layer, more units, patches.
 

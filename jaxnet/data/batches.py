@@ -55,16 +55,16 @@ class Split(flax.struct.PyTreeNode):
 def check_data(data: Data, classes: int | None = None) -> None:
     """Raises ValueError for samples that cannot be learned or judged.
 
-    There are none, or there is not one label for each; and, where the labels are
-    known on the host, one of them is no class.
+    There are none, or, where they are given as arrays ``x`` and ``y``, there is not
+    one label for each, or a label that is known on the host is no class.
     """
     if data.size < 1:
         raise ValueError("there are no samples: the data are empty")
     x, y = getattr(data, "x", None), getattr(data, "y", None)
-    if x is None or y is None:
+    if x is None or y is None or not hasattr(x, "shape") or not hasattr(y, "shape"):
         return
-    if jnp.shape(y)[:1] != (data.size,):
-        raise ValueError(f"there are {data.size} samples and labels of shape {jnp.shape(y)}: one for each")
+    if x.shape[:1] != y.shape[:1]:
+        raise ValueError(f"there are {x.shape[0]} samples and labels of shape {y.shape}: one for each")
     if classes is not None and not isinstance(y, jax.core.Tracer):
         labels = np.asarray(y)
         if labels.min() < 0 or labels.max() >= classes:

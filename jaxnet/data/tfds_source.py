@@ -93,7 +93,7 @@ def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> 
     if not versions:
         raise InputError(
             f"data set {name!r} is not prepared in {root}: (1) prepare it with "
-            "`pip install 'jaxnet[prepare]'` and "
+            "`pip install 'tensorflow>=2.20'` and "
             f'`python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r}, '
             "file_format='array_record').download_and_prepare()\"`, or (2) point --data-dir or "
             "JAXNET_DATA_DIR at a folder that holds it, or (3) use --dataset digits, which needs no files"

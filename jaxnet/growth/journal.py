@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from jaxnet import checkpoint
 from jaxnet.errors import InputError
 from jaxnet.programs import Clock
-from jaxnet.records import RunFolder
+from jaxnet.store import checkpoint
+from jaxnet.store.folder import RunFolder
 from jaxnet.types import PyTree
 
 
@@ -56,7 +56,7 @@ class Journal:
         """
         self._name = checkpoint.latest(self.folder.checkpoints)
         if self._name is None:
-            self.folder.truncate_metrics(0)
+            self.folder.truncate_rows(0)
             return None
         meta = checkpoint.read_meta(self.folder.checkpoints, self._name)
         try:
@@ -68,7 +68,7 @@ class Journal:
                 f"{self.folder.checkpoints} holds a checkpoint {self._name!r} that this experiment "
                 "did not write: remove it"
             ) from error
-        self.folder.truncate_metrics(self._length)
+        self.folder.truncate_rows(self._length)
         self.clock.add(meta)
         return found
 

@@ -29,8 +29,8 @@ from jaxnet.growth.training import make_group_epoch, outcome, padded, stack_host
 from jaxnet.keys import METHOD, key_of, keys_of, purpose
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.programs import ONCE, Clock, Programs
-from jaxnet.records import RunFolder
-from jaxnet.train import Net
+from jaxnet.store.folder import RunFolder
+from jaxnet.train import Net, epoch_order
 from jaxnet.types import Key, PyTree
 
 
@@ -200,13 +200,18 @@ class Population:
 
         def make() -> Callable[..., Any]:
             epoch = make_group_epoch(plan, plan.task(spec))
-            return jax.vmap(epoch, in_axes=(0, None, None, None, None))
+            return jax.vmap(epoch, in_axes=(0, None, None, None, None, None))
 
-        args = (data.train, data.watch, jax.random.fold_in(data.key_data, iteration))
+        key = jax.random.fold_in(data.key_data, iteration)
+        args, number = (data.train, data.watch, key), jnp.int32(first)
         state = jax.tree.map(jnp.asarray, state)
-        program = self.programs.get(("epoch", spec), make, state, *args, jnp.int32(first), donate=(0,))
+        order = functools.partial(epoch_order, data.train.size, plan.batch_size)
+        shuffle = self.programs.get("order", lambda: order, key, number, options=ONCE)
+        batches = jax.eval_shape(order, key, number)
+        program = self.programs.get(("epoch", spec), make, state, *args, number, batches, donate=(0,))
         for done in range(first, plan.epochs):
-            state, result = program(state, *args, jnp.int32(done))
+            number = jnp.int32(done)
+            state, result = program(state, *args, number, shuffle(key, number))
             if self.journal is not None:
                 place = {"iteration": iteration + 1, "epoch": done + 1}
                 labels = [{"seed": m.seed, **place} for m in group]

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet.data.batches import Split
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.train import EpochResult, Net, Task, TrainState, init_state, make_watched_epoch
+from jaxnet.train import Batches, EpochResult, Net, Task, TrainState, init_state, make_watched_epoch
 from jaxnet.trees import is_key
 from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
 
@@ -44,17 +44,20 @@ def start_state(plan: GrowthPlan, net: Net, stopped: Any, key: Key) -> GroupStat
     return GroupState(state.replace(stopped=stopped), jnp.zeros(()))
 
 
-def make_group_epoch(
-    plan: GrowthPlan, task: Task
-) -> Callable[[GroupState, Split, Split, Key, Int[Array, ""]], tuple[GroupState, EpochResult]]:
-    """Builds ``epoch(state, train, watch, key_data, number) -> (state, result)`` for one network."""
+def make_group_epoch(plan: GrowthPlan, task: Task) -> Callable[..., tuple[GroupState, EpochResult]]:
+    """Builds ``epoch(state, train, watch, key_data, number, batches) -> (state, result)`` of one network."""
     # what fills up a stack is stopped from the start
     watched = make_watched_epoch(task, plan.method, patience=plan.patience, can_stop=True)
 
     def epoch(
-        state: GroupState, train: Split, watch: Split, key_data: Key, number: Int[Array, ""]
+        state: GroupState,
+        train: Split,
+        watch: Split,
+        key_data: Key,
+        number: Int[Array, ""],
+        batches: Batches,
     ) -> tuple[GroupState, EpochResult]:
-        after, result = watched(state.train, train, watch, key_data, number)
+        after, result = watched(state.train, train, watch, key_data, number, batches)
         accuracy = jnp.where(state.train.stopped, state.accuracy, result.evaluation.accuracy)
         return GroupState(after, accuracy), result
 

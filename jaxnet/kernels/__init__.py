@@ -22,8 +22,10 @@ from jaxnet.topology import Topology
 from jaxnet.types import Bias, Features, Values
 
 Product = Callable[[Values, Topology, Features], Features]
+"""``(values, topology, x) -> (out, batch)``: a sparse product."""
 
 Layer = Callable[[Values, Topology, Features, Bias, str], Features]
+"""A product with bias and activation, by its name, in one call."""
 
 PRODUCTS: dict[str, Product] = {"dense": dense_product}
 """The products that can be used here, by name."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 from jaxnet.train.epoch import (
     Batches,
     dense_gradient,
+    epoch_order,
     make_epoch,
     make_watched_epoch,
     track_best,
     train_batches,
 )
-from jaxnet.train.evaluate import all_finite, collect_stats, evaluate
+from jaxnet.train.evaluate import all_finite, answers, collect_stats, evaluate
 from jaxnet.train.net import (
     EpochInfo,
     EpochResult,
@@ -39,8 +40,10 @@ __all__ = [
     "Task",
     "TrainState",
     "all_finite",
+    "answers",
     "collect_stats",
     "dense_gradient",
+    "epoch_order",
     "evaluate",
     "init_state",
     "make_epoch",

@@ -155,30 +155,42 @@ def train_batches(
     return net, method_state, EpochInfo(total / number_of_samples, correct / number_of_samples, norms)
 
 
-Epoch = Callable[[TrainState, Data, Key, Int[Array, ""]], tuple[TrainState, EpochInfo]]
-WatchedEpoch = Callable[[TrainState, Data, Data, Key, Int[Array, ""]], tuple[TrainState, EpochResult]]
+Epoch = Callable[..., tuple[TrainState, EpochInfo]]
+WatchedEpoch = Callable[..., tuple[TrainState, EpochResult]]
+
+
+def epoch_order(size: int, batch_size: int, key_data: Key, number: Int[Array, ""]) -> Batches:
+    """The order in which :func:`make_epoch` shows ``size`` samples in epoch ``number``."""
+    key_order, _ = jax.random.split(jax.random.fold_in(key_data, number))
+    return Batches(*epoch_batches(size, batch_size, key_order))
 
 
 def make_epoch(
     task: Task, method: Method | None = None, *, gradient_norms: bool = False, can_stop: bool = True
 ) -> Epoch:
-    """Builds ``epoch(state, data, key_data, number) -> (state, info)`` for one network.
+    """Builds ``epoch(state, data, key_data, number, batches=None) -> (state, info)`` for one network.
 
     The order of the samples depends on ``fold_in(key_data, number)`` only, with
     ``number`` that of the epoch: where both are unbatched under vmap, all
     networks see the same batches, which are then gathered once for all, and a
-    method that is not due is not computed. Where no network ever stops
-    (``can_stop=False``) nothing is compiled for that.
+    method that is not due is not computed. Given as ``batches``, the order
+    (:func:`epoch_order`, from a program of its own) need not be compiled with every
+    epoch. Where no network ever stops (``can_stop=False``) nothing is compiled for that.
     """
 
     environment.check()
 
     def epoch(
-        state: TrainState, data: Data, key_data: Key, number: Int[Array, ""]
+        state: TrainState,
+        data: Data,
+        key_data: Key,
+        number: Int[Array, ""],
+        batches: Batches | None = None,
     ) -> tuple[TrainState, EpochInfo]:
         check_data(data)
-        key_order, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
-        batches = Batches(*epoch_batches(data.size, task.batch_size, key_order))
+        _, key_forward = jax.random.split(jax.random.fold_in(key_data, number))
+        if batches is None:
+            batches = epoch_order(data.size, task.batch_size, key_data, number)
         net, method_state, info = train_batches(
             task,
             state.net,
@@ -232,7 +244,7 @@ def make_watched_epoch(
 ) -> WatchedEpoch:
     """Builds an epoch that evaluates and notes the best, for one network.
 
-    ``epoch(state, data, watch, key_data, number) -> (state, result)``: trains as
+    ``epoch(state, data, watch, key_data, number, batches=None) -> (state, result)``: trains as
     :func:`make_epoch`, evaluates on ``watch``, calls :func:`track_best`. The info
     of a stopped network is NaN: what it was trained was thrown away. Unless said
     otherwise networks stop by ``patience`` only.
@@ -241,10 +253,15 @@ def make_watched_epoch(
     train_epoch = make_epoch(task, method, gradient_norms=gradient_norms, can_stop=stops)
 
     def epoch(
-        state: TrainState, data: Data, watch: Data, key_data: Key, number: Int[Array, ""]
+        state: TrainState,
+        data: Data,
+        watch: Data,
+        key_data: Key,
+        number: Int[Array, ""],
+        batches: Batches | None = None,
     ) -> tuple[TrainState, EpochResult]:
         stopped = state.stopped
-        state, info = train_epoch(state, data, key_data, number)
+        state, info = train_epoch(state, data, key_data, number, batches)
         if stops:
             info = jax.tree.map(lambda value: jnp.where(stopped, jnp.nan, value), info)
         # not 0 or 1: those give the two keys that the training splits off

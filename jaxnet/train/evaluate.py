@@ -58,6 +58,27 @@ def evaluate(
     return Evaluation(loss, jnp.where(finite & jnp.isfinite(loss), correct / data.size, jnp.nan))
 
 
+def answers(
+    task: Task, params: Any, structure: Any, data: Data, *, key_forward: Key | None = None
+) -> tuple[Bool[Array, "sample"], Bool[Array, ""]]:
+    """Which samples one network answers right, in their order; and whether all it says is finite."""
+    check_data(data)
+    axis = task.model.class_axis
+
+    def step(finite: Array, batch: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        rows, weight, number = batch
+        x, y = data.batch(rows)
+        key = None if key_forward is None else jax.random.fold_in(key_forward, number)
+        logits, _ = task.model(params, structure, x, key_forward=key)
+        shown = jnp.moveaxis(logits, axis, 0)
+        finite &= jnp.all(jnp.where(weight > 0, jnp.isfinite(shown), True))
+        return finite, jnp.argmax(shown, axis=0) == y
+
+    index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
+    finite, right = jax.lax.scan(step, all_finite(params), (index, weight, jnp.arange(index.shape[0])))
+    return right.reshape(-1, *right.shape[2:])[: data.size], finite
+
+
 def collect_stats(
     task: Task,
     params: Any,
