@@ -1,0 +1,12 @@
+"""The laboratory: a study is a page; folders, resume, tables, comparisons and documents are here.
+
+>>> from jaxnet import lab
+>>> asked = lab.Question("patched", "plain", "accuracy")
+>>> asked.shown
+'patched − plain'
+"""
+
+import lazy_loader
+
+# the names, one by one, stand in __init__.pyi; JAX is loaded by those that compute
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,230 @@
+"""The command line of a study: flags from a frozen dataclass, errors in one line.
+
+Cyclopts reads the line: it knows flags from values, suggests the flag that was meant and
+writes ``--help``. What a value may be follows from the annotation of its field::
+
+    seeds: int                            --seeds 8
+    time_limit: float | None              --time-limit 300, --time-limit none
+    sizes: tuple[int, ...]                --sizes 784,256,128,10
+    kernel: Literal["dense", "csr"]       --kernel csr
+    resume: bool                          --resume, --no-resume
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import math
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
+
+from jaxnet.errors import InputError
+from jaxnet.files import user_path
+from jaxnet.lab.flags import flag_name
+
+C = TypeVar("C")
+
+
+def parse(
+    config_class: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    prog: str | None = None,
+) -> C:
+    """Makes a configuration from the command line; ``--help`` prints and exits with code 0.
+
+    Args:
+      config_class: a dataclass, see :mod:`jaxnet.lab.flags`.
+      argv: the arguments without the program's name; those of the process if ``None``.
+      description: for ``--help``; the docstring of ``config_class`` if ``None``.
+      prog: name of the program for ``--help``.
+
+    Raises:
+      SystemExit: with code 2 after one line ``error: ...`` on stderr.
+    """
+    try:
+        return _parse(config_class, argv, description, prog)
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+
+
+def run_main(
+    main: Callable[[C], object],
+    config_class: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parses the command line and calls ``main(config)``; returns if that went well.
+
+    Raises:
+      SystemExit: after one line on stderr. Code 2: wrong input, a file or disk
+        that cannot be used, too little memory. Code 130: interrupted. Code 141,
+        without a line: the reader of the output went away.
+    """
+    try:
+        main(parse(config_class, argv, description=description, prog=prog))
+        sys.stdout.flush()
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        names = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+        again = ": the same command with --resume continues" if "resume" in names else ""
+        _leave(f"interrupted{again}", 130)
+    except BrokenPipeError:
+        _drop_output()
+        raise SystemExit(141) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _drop_output()  # it may be stdout itself that is full
+        _leave(f"error: {where}{error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _leave("error: out of memory: use fewer seeds at once, a smaller network or a smaller batch", 2)
+
+
+def _parse(config_class: type[C], argv: Sequence[str] | None, description: str | None, prog: str | None) -> C:
+    import cyclopts
+
+    if description is None:
+        own = not (config_class.__doc__ or "").startswith(f"{config_class.__name__}(")  # dataclass makes one
+        description = inspect.cleandoc(config_class.__doc__ or "").split("\n\n")[0] if own else None
+
+    def found(**given: Any) -> dict[str, Any]:
+        return given
+
+    hints = typing.get_type_hints(config_class)
+    flags = [
+        _parameter(field, hints[field.name])
+        for field in dataclasses.fields(config_class)  # type: ignore[arg-type]
+        if field.init and field.metadata.get("cli", True)
+    ]
+    found.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    app = cyclopts.App(
+        name=prog,
+        help=description or "",
+        help_format="plaintext",
+        version_flags=[],
+        result_action="return_value",
+    )
+    app["--help"].group = cyclopts.Group("", show=False)
+    app.default(found)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        given = app(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise InputError(" ".join(str(error).split()).rstrip(".") + " (--help lists the flags)") from None
+    if given is None:  # help was printed
+        raise SystemExit(0)
+    try:
+        return config_class(**given)
+    except InputError:
+        raise
+    except ValueError as error:  # a check of the library that the configuration calls
+        raise InputError(str(error)) from error
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    import cyclopts
+
+    default: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    none = str(field.metadata.get("none") or "none")
+    unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
+
+    def read(_: Any, tokens: Sequence[Any]) -> Any:
+        return _value(hint, tokens[0].value, none)
+
+    # a value may begin with a hyphen: -1e-3
+    reading: dict[str, Any] = {"converter": read, "n_tokens": 1, "negative": (), "accepts_keys": False}
+    one = cyclopts.Parameter(
+        name=flag_name(field.name),
+        help=f"{field.metadata.get('help', '')}{unit}".strip(),
+        show_default=lambda value: _shown(value, none),
+        **({} if hint is bool else {**reading, "allow_leading_hyphen": True}),
+    )
+    missing = default is dataclasses.MISSING
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if missing else default,
+        annotation=Annotated[hint, one],
+    )
+
+
+def _shown(value: Any, none: str) -> str:
+    if value is None:
+        return none
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(hint: Any, text: str, none: str) -> Any:
+    """A value of type ``hint`` from text; ValueError says what is wrong with it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
+        if text == none:
+            return None
+        try:
+            return _value(args[args[0] is type(None)], text, none)
+        except ValueError as error:
+            raise ValueError(f"{error} (or {none})") from None
+    if origin is Literal:
+        by_text = {str(value): value for value in args}
+        if text not in by_text:
+            raise ValueError(f"{text!r} is not one of {', '.join(by_text)}")
+        return by_text[text]
+    if origin is tuple and args[-1] is Ellipsis:
+        return tuple(_value(args[0], part.strip(), none) for part in text.split(",")) if text.strip() else ()
+    if origin is tuple:
+        parts = text.split(",")
+        if len(parts) != len(args):
+            raise ValueError(f"{text!r} is not {len(args)} values with commas between")
+        return tuple(_value(arg, part.strip(), none) for arg, part in zip(args, parts, strict=True))
+    if hint is str:
+        return text
+    if hint is Path:
+        return user_path(text)
+    if hint is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a whole number") from None
+    if hint is not float:
+        raise TypeError(f"no flag can be made for the type {hint}")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Ends with one line on stderr, whatever the message holds."""
+    try:
+        print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
+    except OSError:
+        _drop_output()
+    raise SystemExit(code) from None
+
+
+def _drop_output() -> None:
+    """Points stdout to nowhere: flushing what it still holds at exit would fail once more."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout without a file, or closed
+        target = sys.stdout.fileno()
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, target)
+        os.close(devnull)

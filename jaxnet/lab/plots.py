@@ -1,0 +1,128 @@
+"""Plots that studies share, each written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from jaxnet.files import disk_errors
+from jaxnet.lab.compare import Comparison
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+EVERY = "every network diverged"
+"""What an empty plot says."""
+
+HIGH, LOW, SCAFFOLD, PATCH = "#c44e52", "#4c72b0", "#55708c", "#dd8452"
+"""Colours of high and low extrema, of a network before and after patches."""
+
+COLORS = ("0.45", "#4c72b0", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#937860", "#da8bc3")
+"""Colours of arms, in order; the first is that of the one others are compared with."""
+
+__all__ = [
+    "COLORS",
+    "EVERY",
+    "HIGH",
+    "LOW",
+    "PATCH",
+    "SCAFFOLD",
+    "draw_comparisons",
+    "draw_curve",
+    "draw_differences",
+    "jitter",
+    "plt",
+    "save_comparisons",
+    "save_figure",
+    "say",
+]
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all, and closes it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with disk_errors(path, "write"):
+            figure.savefig(partial, dpi=130, format="png")
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        plt.close(figure)
+
+
+def say(axes: Any, text: str) -> None:
+    """Says in the middle of empty axes why they are empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+def jitter(number: int, width: float) -> np.ndarray:
+    """Places of so many dots side by side, ``(number,)``, at most ``width`` to either side."""
+    return np.linspace(-width, width, number) if number > 1 else np.zeros(number)
+
+
+def draw_curve(
+    axes: Any,
+    rows: Sequence[Mapping[str, Any]],
+    color: str,
+    label: str,
+    *,
+    shift: int = 0,
+    whole: bool = False,
+) -> int:
+    """Accuracy over the epochs: the median of the seeds and their middle half, or their range too.
+
+    Returns:
+      The last epoch; 0 where there is no row.
+    """
+    by_epoch: dict[int, list[float]] = {}
+    for row in rows:
+        if row["accuracy"] is not None and np.isfinite(row["accuracy"]):
+            by_epoch.setdefault(row["epoch"], []).append(100 * row["accuracy"])
+    if not by_epoch:
+        return 0
+    epochs = np.array(sorted(by_epoch))
+    quantiles = [np.quantile(by_epoch[e], [0, 0.25, 0.5, 0.75, 1]) for e in epochs]
+    low, q1, median, q3, high = np.transpose(quantiles)
+    x = epochs + shift
+    if whole:
+        axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    axes.fill_between(x, q1, q3, color=color, alpha=0.25, lw=0)
+    # a line of one point is not seen
+    axes.plot(x, median, color=color, lw=2, marker="o" if len(x) == 1 else None, label=label)
+    return int(epochs[-1])
+
+
+def draw_comparisons(axes: Any, comparisons: Sequence[Comparison], scale: float = 100) -> None:
+    """A forest plot: the mean paired difference of each comparison with its interval."""
+    draw_differences(axes, [c.as_dict() for c in comparisons], scale)
+
+
+def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]], scale: float = 100) -> None:
+    """As :func:`draw_comparisons`, of what ``summary.json`` holds."""
+    y = np.arange(len(comparisons))[::-1]
+    colors = {"better": "#2e7d4f", "worse": "#c44e52"}
+    for yi, c in zip(y, comparisons, strict=True):
+        if c["difference"] is None:
+            continue
+        color, mean = colors.get(c["verdict"], "0.45"), scale * c["difference"]
+        low, high = (scale * end for end in c["ci95"] or [c["difference"]] * 2)
+        axes.plot([low, high], [yi, yi], color=color, lw=2)
+        axes.plot([mean], [yi], "o", color=color, ms=6)
+        place = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        axes.annotate(f"{mean:+.2f}", (high, yi), (6, 0), **place)
+    axes.axvline(0, color="0.3", lw=1)
+    axes.set_yticks(y, [c["title"] for c in comparisons], fontsize=8.5)
+    axes.set_xlabel("difference in test accuracy (points), paired over seeds, 95 % interval")
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.3, axis="x")
+
+
+def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Saves the forest plot as a picture of its own."""
+    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
+    draw_comparisons(axes, comparisons)
+    save_figure(figure, path)
