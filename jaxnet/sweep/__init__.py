@@ -13,18 +13,30 @@ and costs next to nothing where only existing weights are computed.
 
 from __future__ import annotations
 
+from jaxnet.sweep.bench import Bench
 from jaxnet.sweep.family import DrawRules, Family, Variant, draw_variant, make_family, make_variant
+from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
 from jaxnet.sweep.memory import default_budget, program_bytes
-from jaxnet.sweep.program import Plan, Program, run_chunks
+from jaxnet.sweep.program import Plan, Program, default_chunk, run_chunks
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
 from jaxnet.sweep.run import make_phases, make_run, make_rung
-from jaxnet.sweep.winner import load_winner, save_winner, sort_units, to_scipy, trim, winner_meta
+from jaxnet.sweep.winner import (
+    load_winner,
+    save_winner,
+    sort_units,
+    to_scipy,
+    trim,
+    winner_accuracy,
+    winner_meta,
+)
 
 __all__ = [
+    "Bench",
     "Carried",
     "DrawRules",
     "Family",
+    "Grid",
     "LivePart",
     "LiveShapes",
     "Plan",
@@ -34,6 +46,7 @@ __all__ = [
     "Trained",
     "Variant",
     "default_budget",
+    "default_chunk",
     "draw_variant",
     "live_shapes",
     "load_winner",
@@ -51,5 +64,6 @@ __all__ = [
     "take_values",
     "to_scipy",
     "trim",
+    "winner_accuracy",
     "winner_meta",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -17,11 +18,15 @@ from jaxnet.nn.layers import INITS
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
 from jaxnet.sweep.live import LiveShapes, live_shapes
-from jaxnet.topology import Topology
+from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Int, Key, Scalar
 
 SLACK = 6.0
 """Standard deviations of the number of weights that a layer's capacity allows for (Bernoulli masks)."""
+
+
+MASKS = ("uniform", "bernoulli", "constant-fan-in")
+"""Rules by which the weights of a layer are drawn; see :class:`DrawRules`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +52,9 @@ class DrawRules:
     """How the networks of a family are drawn (static).
 
     Attributes:
-      mask: ``uniform`` (exactly ``int(density * in * out)`` weights per layer) or
-        ``bernoulli`` (every weight exists with probability ``density``).
+      mask: ``uniform`` (exactly the weights that each layer is given, anywhere in it),
+        ``constant-fan-in`` (as many inputs for every unit of a layer) or ``bernoulli``
+        (every weight exists with probability ``density``).
       init: ``sparse-fan-in`` or ``dense-fan-in``; see :func:`jaxnet.nn.layers.init_layer`.
       activation: of the hidden layers.
     """
@@ -59,8 +65,8 @@ class DrawRules:
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown rule."""
-        if self.mask not in ("uniform", "bernoulli"):
-            raise ValueError(f"mask must be uniform or bernoulli: {self.mask!r}")
+        if self.mask not in MASKS:
+            raise ValueError(f"unknown mask {self.mask!r}: choose one of {', '.join(MASKS)}")
         if self.init not in INITS:
             raise ValueError(f"unknown init {self.init!r}: choose one of {', '.join(INITS)}")
         if self.activation not in GAINS:
@@ -72,7 +78,7 @@ class Variant(flax.struct.PyTreeNode):
 
     Attributes:
       widths: ``(layers + 1,)`` int32, units that exist.
-      nonzeros: ``(layers,)`` int32, weights of each layer under ``uniform`` masks.
+      nonzeros: ``(layers,)`` int32, weights of each layer, where counts are exact.
       density: probability of a weight under ``bernoulli`` masks.
       lr: learning rate, where it differs between seeds; see :class:`jaxnet.sweep.SweepConfig`.
       weight_decay: likewise.
@@ -85,11 +91,17 @@ class Variant(flax.struct.PyTreeNode):
     weight_decay: Scalar | None = None
 
 
-def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[float], mask: str) -> Family:
+def make_family(
+    architectures: Sequence[Sequence[int]],
+    densities: Sequence[float],
+    mask: str,
+    allocation: str = "uniform",
+) -> Family:
     """The family of some architectures of equal depth and some densities.
 
     Raises:
-      ValueError: the depths differ, or a size or density is out of range.
+      ValueError: the depths differ, or a size or density is out of range, or the allocation
+        gives no architecture a weight in every layer.
     """
     if len({len(a) for a in architectures}) != 1:
         raise ValueError("the architectures of a family must have equal depth")
@@ -99,6 +111,8 @@ def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[floa
         check_density(d)
     sizes = tuple(max(column) for column in zip(*architectures, strict=True))
     highest = max(densities)
+    if allocation != "uniform":
+        return _allocated(architectures, densities, sizes, allocation)
     capacities = []
     for layer in range(len(sizes) - 1):
         full = max(a[layer] * a[layer + 1] for a in architectures)
@@ -106,14 +120,39 @@ def make_family(architectures: Sequence[Sequence[int]], densities: Sequence[floa
         if mask == "bernoulli":
             expected += SLACK * math.sqrt(expected * (1 - highest)) + 8
         capacities.append(max(1, min(full, math.ceil(expected))))
-    live = live_shapes(itertools.product(architectures, densities), sizes, capacities)
-    return Family(sizes, tuple(capacities), highest, live)
+    variants = ((a, [d] * len(capacities)) for a, d in itertools.product(architectures, densities))
+    return Family(sizes, tuple(capacities), highest, live_shapes(variants, sizes, capacities))
+
+
+def _allocated(
+    architectures: Sequence[Sequence[int]],
+    densities: Sequence[float],
+    sizes: tuple[int, ...],
+    allocation: str,
+) -> Family:
+    """A family whose layers differ in density."""
+    counts: list[tuple[Sequence[int], tuple[int, ...]]] = []
+    for a, d in itertools.product(architectures, densities):
+        with contextlib.suppress(ValueError):  # what cannot be drawn takes no room
+            counts.append((a, allocate(a, d, allocation)))
+    if not counts:
+        allocate(architectures[0], max(densities), allocation)  # says why
+    shares = [
+        (a, [n / (i * o) for n, i, o in zip(nonzeros, a[:-1], a[1:], strict=True)]) for a, nonzeros in counts
+    ]
+    capacities = [max(layer) for layer in zip(*(nonzeros for _, nonzeros in counts), strict=True)]
+    if allocation == "constant-fan-in":
+        for layer, out in enumerate(sizes[1:]):
+            capacities[layer] = out * max(nonzeros[layer] // a[layer + 1] for a, nonzeros in counts)
+    highest = max(share for _, layers in shares for share in layers)
+    return Family(sizes, tuple(capacities), highest, live_shapes(shares, sizes, capacities))
 
 
 def make_variant(
     sizes: Sequence[int],
     density: float,
     mask: str = "uniform",
+    allocation: str = "uniform",
     *,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -124,19 +163,20 @@ def make_variant(
       sizes: units per layer.
       density: fraction of weights that exist, in (0, 1].
       mask: as in :class:`DrawRules`; ``bernoulli`` may leave a layer without any weight.
+      allocation: how exact counts are shared out; one of :data:`jaxnet.masks.ALLOCATIONS`.
       lr: learning rate of the variant, where the sweep leaves it open.
       weight_decay: likewise.
 
     Raises:
-      ValueError: a size or the density is out of range, or a layer of a
-        ``uniform`` mask has no weight.
+      ValueError: a size or the density is out of range, or a layer would have no weight
+        where counts are exact.
     """
     if mask == "bernoulli":  # counts are drawn: what is expected stands for them
         check_sizes(sizes)
         check_density(density)
         nonzeros = tuple(int(density * i * o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
     else:
-        nonzeros = allocate(sizes, density)
+        nonzeros = allocate(sizes, density, allocation)
     return Variant(
         jnp.asarray(sizes, jnp.int32),
         jnp.asarray(nonzeros, jnp.int32),
@@ -161,14 +201,31 @@ def draw_variant(
             nonzeros = jnp.minimum(number.astype(jnp.int32), capacity)
         else:
             nonzeros = variant.nonzeros[layer]
-        topology = draw_padded_topology(
-            shape, num_out, num_in, nonzeros, capacity, family.max_density, key_mask=key
-        )
+        if rules.mask == "constant-fan-in":
+            topology = _draw_fan_in(shape, num_out, num_in, nonzeros // num_out, capacity, key)
+        else:
+            topology = draw_padded_topology(
+                shape, num_out, num_in, nonzeros, capacity, family.max_density, key_mask=key
+            )
         key = jax.random.fold_in(key_init, layer)
         layers.append(_draw_layer(topology, num_out, num_in, rules, key))
         topologies.append(topology)
     outputs = jnp.arange(family.sizes[-1]) < variant.widths[-1]
     return Params(tuple(layers)), Structure.of(topologies).replace(outputs=outputs)
+
+
+def _draw_fan_in(
+    shape: tuple[int, int], num_out: Array, num_in: Array, fan_in: Array, capacity: int, key: Key
+) -> Topology:
+    """``fan_in`` different inputs for every unit that exists, the same whatever the padding."""
+    out, width = shape
+    unit, column = jnp.arange(out, dtype=jnp.int32)[:, None], jnp.arange(width, dtype=jnp.int32)
+    bits = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (width,)))(unit[:, 0])
+    late = jnp.broadcast_to((column >= num_in).astype(jnp.int32), shape)
+    _, _, cols = jax.lax.sort((late, bits, jnp.broadcast_to(column, shape)), num_keys=3)
+    cols = cols[:, : capacity // out]
+    exists = (jnp.arange(cols.shape[1]) < fan_in) & (unit < num_out)
+    return topology_from_flat((unit * width + cols).ravel(), exists.ravel(), shape)
 
 
 def _draw_layer(topology: Topology, num_out: Array, num_in: Array, rules: DrawRules, key: Key) -> LayerParams:

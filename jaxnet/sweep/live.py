@@ -67,12 +67,12 @@ class LivePart(flax.struct.PyTreeNode):
 
 
 def live_shapes(
-    variants: Iterable[tuple[Sequence[int], float]], sizes: Sequence[int], capacities: Sequence[int]
+    variants: Iterable[tuple[Sequence[int], Sequence[float]]], sizes: Sequence[int], capacities: Sequence[int]
 ) -> LiveShapes | None:
     """Shapes with room for the live part of every variant of a family.
 
     Args:
-      variants: sizes and density of every variant.
+      variants: sizes of every variant, and the density of each of its layers.
       sizes: of the whole family.
       capacities: of the whole family.
 
@@ -80,10 +80,11 @@ def live_shapes(
       The shapes, or None where they are hardly smaller than the family's own.
     """
     room_sizes, room_capacities = [0] * len(sizes), [0] * len(capacities)
-    for widths, density in variants:
+    for widths, densities in variants:
         live = float(widths[-1])
         room_sizes[-1] = sizes[-1]
         for layer in reversed(range(len(capacities))):
+            density = densities[layer]
             expected = density * widths[layer] * live
             weights = min(capacities[layer], expected + DEVIATIONS * math.sqrt(expected) + 12)
             room_capacities[layer] = max(room_capacities[layer], math.ceil(weights))

@@ -63,7 +63,7 @@ class Program:
         key_data: Key,
         chunk: int = 128,
         memory_budget: int | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | int | None = None,
         rungs: bool = False,
     ) -> None:
         """Plans and compiles.
@@ -76,7 +76,8 @@ class Program:
           key_data: order of the samples.
           chunk: largest number of seeds per call.
           memory_budget: bytes; half of what the devices have by default.
-          devices: all local ones by default.
+          devices: all local ones by default; a number: at most so many of these, as many as
+            share a chunk evenly.
           rungs: calls train some of the epochs and can go on from where others ended
             (:func:`~jaxnet.sweep.make_rung`).
 
@@ -87,7 +88,11 @@ class Program:
         environment.check()
         if num_seeds < 1 or chunk < 1:
             raise ValueError(f"num_seeds and chunk must be at least 1: {num_seeds}, {chunk}")
-        devices = list(jax.local_devices() if devices is None else devices)[:num_seeds]
+        local = jax.local_devices()
+        if isinstance(devices, int):
+            devices = local[: max(n for n in range(1, min(devices, len(local)) + 1) if chunk % n == 0)]
+        assert not isinstance(devices, int)
+        devices = list(local if devices is None else devices)[:num_seeds]
         mesh = Mesh(np.asarray(devices), ("seed",))
         self._over_seeds = NamedSharding(mesh, PartitionSpec("seed"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -255,6 +260,11 @@ def run_chunks(
     for first in range(start, keys.shape[0], program.plan.chunk):
         part = slice(first, first + program.plan.chunk)
         yield first, program(keys[part], jax.tree.map(lambda leaf: leaf[part], variants))  # noqa: B023
+
+
+def default_chunk(devices: Sequence[jax.Device]) -> int:
+    """Seeds of a call that keep the devices busy: beyond, seeds per second hardly grow."""
+    return max(128, 64 * len(devices)) if devices[0].platform == "cpu" else 2048 * len(devices)
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -79,6 +79,8 @@ class Row(flax.struct.PyTreeNode):
       loss: mean training loss (nats) of the last epoch.
       high: high extrema in all hidden layers.
       low: low extrema in all hidden layers.
+      high_by_layer: ``(hidden layers,)``, the same layer by layer.
+      low_by_layer: likewise.
       dead: fraction of hidden units never active on the watched samples.
       saturated: mean fraction of samples in which a hidden unit was saturated.
       hidden: hidden units.
@@ -91,6 +93,8 @@ class Row(flax.struct.PyTreeNode):
     loss: Scalar
     high: Int[Array, ""]
     low: Int[Array, ""]
+    high_by_layer: Int[Array, "layer"]
+    low_by_layer: Int[Array, "layer"]
     dead: Scalar
     saturated: Scalar
     hidden: Int[Array, ""]

@@ -256,7 +256,9 @@ def _measure(
     """Extrema, dead and saturated units of a trained network: its row but for what training gave."""
     hidden = family.sizes[1:-1]
     exists: list[Bool[Array, "unit"]] = [jnp.arange(n) < variant.widths[k + 1] for k, n in enumerate(hidden)]
-    high = low = dead = jnp.zeros((), jnp.int32)
+    dead = jnp.zeros((), jnp.int32)
+    high: list[Scalar] = []
+    low: list[Scalar] = []
     saturated = jnp.zeros(())
     if hidden:
         for stats, here in zip(
@@ -264,19 +266,22 @@ def _measure(
         ):
             # a unit that does not exist counts as not finite: left out of means and extrema
             found = signals.detect(stats.replace(mean=jnp.where(here, stats.mean, jnp.nan)), config.detector)
-            high += jnp.sum(found.high, dtype=jnp.int32)
-            low += jnp.sum(found.low, dtype=jnp.int32)
+            high.append(jnp.sum(found.high, dtype=jnp.int32))
+            low.append(jnp.sum(found.low, dtype=jnp.int32))
             dead += jnp.sum(here & (stats.active == 0), dtype=jnp.int32)
             saturated += jnp.sum(jnp.where(here, stats.fraction_saturated, 0.0))
     units = jnp.sum(variant.widths[1:-1], dtype=jnp.int32)
     count = jnp.maximum(units, 1).astype(jnp.float32)
     nonzeros = sum((entry.num_nonzeros for entry in structure.weights), jnp.zeros((), jnp.int32))
     nothing = jnp.full((), jnp.nan)
+    by_layer = [jnp.stack(counts) if counts else jnp.zeros(0, jnp.int32) for counts in (high, low)]
     return Row(
         accuracy=nothing,
         loss=nothing,
-        high=high,
-        low=low,
+        high=jnp.sum(by_layer[0], dtype=jnp.int32),
+        low=jnp.sum(by_layer[1], dtype=jnp.int32),
+        high_by_layer=by_layer[0],
+        low_by_layer=by_layer[1],
         dead=dead.astype(jnp.float32) / count,
         saturated=saturated / count,
         hidden=units,

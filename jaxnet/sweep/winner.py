@@ -7,24 +7,29 @@ logits, and nothing remembers the family.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import checkpoint
 from jaxnet import structure as structures
+from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import disk_errors, user_path
 from jaxnet.masks import drawable_density
-from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import Params, Structure
+from jaxnet.statistics import exact_fraction
+from jaxnet.store import checkpoint
 from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology
+from jaxnet.train import Evaluation, Task, evaluate
 
 
 def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Params, Structure]:
@@ -98,6 +103,19 @@ def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]
     return Params(tuple(layers)), Structure.of(topologies)
 
 
+def winner_accuracy(params: Params, structure: Structure, activation: str, split: Split) -> float:
+    """Fraction of samples that a trimmed network answers right, exact; NaN where a logit is not finite."""
+    shapes = [t.shape for t in structure.weights if isinstance(t, Topology)]
+    sizes = (shapes[0][1], *(num_out for num_out, _ in shapes))
+    task = Task(MLP(NetworkSpec(sizes, 1.0, activation)))
+    return exact_fraction(float(_judge(task, params, structure, split).accuracy), split.size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(task: Task, params: Params, structure: Structure, split: Split) -> Evaluation:
+    return evaluate(task, params, structure, split)
+
+
 def to_scipy(params: Params, structure: Structure) -> list[tuple[Any, np.ndarray]]:
     """Exports a network to SciPy: per layer a CSR matrix ``(out, in)`` and its bias ``(out,)``.
 
@@ -118,6 +136,7 @@ def save_winner(
     density: float,
     init: str,
     activation: str,
+    allocation: str = "uniform",
     meta: Mapping[str, Any] | None = None,
 ) -> Path:
     """Saves a trimmed network so that :func:`load_winner` needs nothing but the folder returned.
@@ -130,6 +149,7 @@ def save_winner(
       density: as asked for.
       init: initial values it was trained from.
       activation: of the hidden layers.
+      allocation: how the density was shared out over the layers.
       meta: whatever else to keep (seed, results), JSON-like.
 
     Raises:
@@ -143,6 +163,7 @@ def save_winner(
         "density": density,
         "init": init,
         "activation": activation,
+        "allocation": allocation,
         **(meta or {}),
     }
     return checkpoint.save(folder, name, {"params": params, "structure": structure}, facts, keep=2**31)
@@ -174,8 +195,10 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
     tree, _ = checkpoint.restore(
         path.parent, _name(path), like, way_out="the hunt writes its winners anew with --resume"
     )
-    density = drawable_density(sizes, meta["density"])
-    spec = NetworkSpec(sizes, density, meta["activation"], init=meta["init"])
+    allocation, density = meta.get("allocation", "uniform"), meta["density"]
+    if allocation == "uniform":
+        density = drawable_density(sizes, density)
+    spec = NetworkSpec(sizes, density, meta["activation"], allocation, meta["init"])
     return spec, tree["params"], tree["structure"]
 
 

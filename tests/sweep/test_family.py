@@ -13,7 +13,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnet.masks import draw_padded_topology
+from jaxnet.masks import allocate, draw_padded_topology
 from jaxnet.nn.layers import init_layer
 from jaxnet.sweep import DrawRules, Variant, draw_variant, make_family, make_variant
 from jaxnet.topology import Topology, topology_from_mask, validate_topology
@@ -143,6 +143,28 @@ def test_a_network_does_not_depend_on_its_family(density, rules, key):
         assert (w[m] != 0).all()
 
 
+@pytest.mark.parametrize("allocation", ["erdos-renyi", "dense-output", "constant-fan-in"])
+def test_other_allocations(allocation, key):
+    """Counts as :func:`allocate` says, whatever the padding; a constant fan-in is one."""
+    sizes, density = (16, 9, 5, 3), 0.3
+    mask = allocation if allocation == "constant-fan-in" else "uniform"
+    member, rules = make_variant(sizes, density, mask, allocation), DrawRules(mask)
+    families = [
+        make_family(architectures, [density, 0.4], mask, allocation)
+        for architectures in ([sizes], [sizes, (20, 8, 7, 4), (10, 30, 2, 2)])
+    ]
+    alone, padded = (
+        small.matrices(p, s, sizes) for p, s in (draw(family, member, rules, key) for family in families)
+    )
+    for (w, m, _), (w_padded, m_padded, _), count in zip(
+        alone, padded, allocate(sizes, density, allocation), strict=True
+    ):
+        np.testing.assert_array_equal(m, m_padded)
+        np.testing.assert_array_equal(w, w_padded)
+        assert m.sum() == count
+        assert allocation != "constant-fan-in" or len(set(m.sum(axis=1))) == 1
+
+
 @pytest.mark.parametrize("init", ["sparse-fan-in", "dense-fan-in"])
 def test_initial_values_are_those_of_a_layer(init, key):
     """As :func:`init_layer` draws them for the unpadded topology."""
@@ -208,7 +230,9 @@ def test_wrong_families_are_rejected(architectures, densities, words):
 def test_wrong_members_and_rules_are_rejected():
     with pytest.raises(ValueError, match="without any weight"):
         make_variant((4, 3), 0.01)
-    with pytest.raises(ValueError, match="mask must be uniform or bernoulli"):
+    with pytest.raises(
+        ValueError, match="unknown mask 'ring': choose one of uniform, bernoulli, constant-fan-in"
+    ):
         DrawRules(mask="ring")
     with pytest.raises(ValueError, match="unknown init"):
         DrawRules(init="zeros")

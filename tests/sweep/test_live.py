@@ -112,7 +112,7 @@ def test_shapes_have_room_for_every_seed():
 
 
 def test_a_dense_output_leaves_nothing_out():
-    assert live_shapes([((8, 6, 3), 1.0)], (8, 6, 3), (48, 18)) is None
+    assert live_shapes([((8, 6, 3), (1.0, 1.0))], (8, 6, 3), (48, 18)) is None
 
 
 @functools.cache

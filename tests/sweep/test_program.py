@@ -28,6 +28,7 @@ def test_chunks_do_not_matter_to_the_last_bit(chunk):
     small.assert_same(small.trained("csr", chunk, exact=True), together)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_matter_with_the_dense_product():
     small.assert_close(small.trained("dense", 4), small.trained("dense", small.NUM_SEEDS), ROUNDING)
 
@@ -46,6 +47,7 @@ def test_seeds_differ():
             assert not np.array_equal(leaf[0], leaf[other])
 
 
+@pytest.mark.slow
 def test_chunks_come_in_order_and_from_where_they_are_asked():
     program = small.program("dense", 4)
     everything = (program, small.keys(), small.members())
@@ -127,6 +129,7 @@ def test_there_must_be_a_seed(wrong):
         compile_small(**wrong)
 
 
+@pytest.mark.slow
 def test_measured_memory_grows_with_the_chunk_and_a_small_budget_shrinks_it(monkeypatch):
     programs = {chunk: small.program("dense", chunk) for chunk in (4, small.NUM_SEEDS)}
     few, many = (program.plan.bytes_per_call for program in programs.values())

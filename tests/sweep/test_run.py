@@ -111,7 +111,7 @@ def narrowed(split: Split, features: int) -> Split:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_equals_a_loop_in_numpy(kernel, seed):
     trained = small.network(small.trained(kernel, small.NUM_SEEDS), seed)
     train = small.splits()[0]
@@ -194,6 +194,7 @@ def test_row_agrees_with_the_library_measured_separately(kernel):
         assert 0 < row.accuracy < 1 and row.low + row.high > 0  # there is something to agree on
 
 
+@pytest.mark.slow
 def test_extrema_of_bounded_units_before_the_activation():
     """Two hidden layers, tanh, watched before the activation, the adaptive detector."""
     sizes = (small.FEATURES, 7, 6, 3)
@@ -263,10 +264,9 @@ def test_training_learns():
 
 
 def test_scores_of_a_row_by_hand():
-    zero = jnp.zeros(())
-    row: Any = functools.partial(
-        Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7), diverged=jnp.zeros((), bool)
-    )
+    zero, nothing = jnp.zeros(()), jnp.zeros(0, jnp.int32)
+    layers = {"high_by_layer": nothing, "low_by_layer": nothing, "diverged": jnp.zeros((), bool)}
+    row: Any = functools.partial(Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7), **layers)
     some = row(
         accuracy=jnp.asarray(0.75),
         high=jnp.asarray(2),
@@ -287,6 +287,7 @@ def test_scores_of_a_row_by_hand():
     assert none.extrema_score == 0 and none.patchability == 0 and np.isfinite(none.efficiency)
 
 
+@pytest.mark.slow
 def test_rates_that_are_data_give_what_rates_in_the_program_give():
     """One program for seeds that differ in learning rate and weight decay."""
     rates = [(0.02, 0.0), (0.003, 0.1), (0.05, 0.01)]

@@ -147,7 +147,7 @@ def test_a_layer_without_weights_is_saved_and_loaded(tmp_path: Path) -> None:
 def test_what_is_no_winner_is_refused(key: jax.Array, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         load_winner(tmp_path / "nothing")
-    other = jaxnet.checkpoint.save(tmp_path, "state", {"x": np.zeros(3)})
+    other = jaxnet.store.save(tmp_path, "state", {"x": np.zeros(3)})
     with pytest.raises(InputError, match="this is no winner of a hunt"):
         load_winner(other)
     sizes = (9, 7, 5, 3)

@@ -1,0 +1,111 @@
+"""Tables of sweeps: what is measured of every network, as Arrow columns, and who is best in them.
+
+A table names networks by ``seed``, ``architecture``, ``density`` and ``stage``. Nothing here
+makes Python objects of rows: a million of them are ranked in columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jaxnet.statistics import exact_fraction
+from jaxnet.sweep.rows import Row
+
+_MEASURES = """
+accuracy:double loss:double high:int32 low:int32 high_by_layer:counts low_by_layer:counts extrema_score:double
+patchability:double efficiency:double dead:double saturated:double hidden:int32 nonzeros:int32 biases:int32
+diverged:bool"""
+
+MEASURES = [
+    (name, pa.list_(pa.int32()) if kind == "counts" else pa.type_for_alias(kind))
+    for name, kind in (column.split(":") for column in _MEASURES.split())
+]
+"""Columns of :func:`measured` with their types, as for a schema. ``accuracy``: a fraction. ``loss``: mean
+training loss of the last epoch, nats. ``high``, ``low``: extrema in all hidden layers, ``..._by_layer`` in
+each; ``extrema_score``: both per hidden unit. ``patchability``: score * (1 - accuracy). ``efficiency``:
+accuracy per 1,000 weights. ``dead``: fraction of hidden units never active; ``saturated``: mean fraction of
+samples that saturate a unit. ``nonzeros``: weights that exist; ``biases`` are counted apart. ``diverged``: a
+loss, a weight or a logit was not finite; ``accuracy`` and what follows from it are NaN then."""
+
+CRITERIA = ("accuracy", "patchability", "efficiency")
+"""Columns that networks are ranked by, the larger the better."""
+
+NAME = ("seed", "architecture", "density", "stage")
+"""What tells networks apart, and decides between equal ones."""
+
+
+def measured(row: Row, judged: int) -> dict[str, Any]:
+    """The columns of :data:`MEASURES`.
+
+    Args:
+      row: of some networks, leaves ``(network, ...)`` on the host.
+      judged: samples behind the accuracy: float32 holds the fraction to 7 digits only, but the
+        number of right answers is whole.
+    """
+    accuracy = np.array([exact_fraction(float(a), judged) for a in row.accuracy])
+    hidden, high, low = (np.asarray(part) for part in (row.hidden, row.high, row.low))
+    units = np.maximum(hidden, 1)
+    score = (high + low) / units
+    found = {
+        "accuracy": accuracy,
+        "extrema_score": score,
+        "patchability": score * (1 - accuracy),
+        "efficiency": 1000 * accuracy / np.maximum(row.nonzeros, 1),
+        "dead": np.round(np.asarray(row.dead, float) * hidden) / units,
+        **{name: np.asarray(getattr(row, name), float) for name in ("loss", "saturated")},
+        **{name: np.asarray(getattr(row, name)).tolist() for name in ("high_by_layer", "low_by_layer")},
+    }
+    return {name: found[name] if name in found else np.asarray(getattr(row, name)) for name, _ in MEASURES}
+
+
+def values(table: pa.Table, name: str) -> np.ndarray:
+    """A column as NumPy has it."""
+    found: np.ndarray = table[name].to_numpy()
+    return found
+
+
+def where(table: pa.Table, **wanted: Any) -> pa.Table:
+    """The rows that have these values; None: any."""
+    for name, value in wanted.items():
+        if value is not None:
+            table = table.filter(pc.equal(table[name], value))
+    return table
+
+
+def sound(table: pa.Table) -> pa.Table:
+    """The rows of networks that have not diverged."""
+    return table.filter(pc.invert(table["diverged"]))
+
+
+def grouped(table: pa.Table, *names: str) -> dict[tuple[Any, ...], np.ndarray]:
+    """Places of the rows that agree in some columns, groups and rows in the order of the table."""
+    numbered = table.select(names).append_column("#", pa.array(np.arange(len(table))))
+    found = numbered.group_by(names, use_threads=False).aggregate([("#", "list")])
+    keys = zip(*(found[name].to_pylist() for name in names), strict=True)
+    return {key: np.asarray(rows.values) for key, rows in zip(keys, found["#_list"], strict=True)}
+
+
+def ranked(table: pa.Table, criterion: str, top_k: int, floor: float) -> pa.Table:
+    """The best rows by a criterion, the best first; equal ones by :data:`NAME`; what is not finite never.
+
+    Only networks that reach the accuracy ``floor`` are ranked by patchability and
+    efficiency: a network that learnt nothing, with a handful of weights, would lead both.
+    """
+    counts = pc.is_finite(table[criterion])
+    if criterion != "accuracy":
+        counts = pc.and_(counts, pc.greater_equal(table["accuracy"], floor))
+    table = table.filter(counts)
+    keys = [(criterion, "descending"), *((name, "ascending") for name in NAME)]
+    return table.take(pc.select_k_unstable(table.select([key for key, _ in keys]), top_k, keys))
+
+
+def leading(table: pa.Table, top_k: int, floor: float, *scope: str) -> np.ndarray:
+    """Places, ascending, of the rows among the best by any criterion, among those that agree in ``scope``."""
+    numbered = table.select([*NAME, *CRITERIA]).append_column("#", pa.array(np.arange(len(table))))
+    parts = [numbered.take(rows) for rows in grouped(table, *scope).values()]
+    found = [values(ranked(part, c, top_k, floor), "#") for part in parts for c in CRITERIA]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))

@@ -1,0 +1,32 @@
+"""Benches: networks by number, again to the same bits, and taken out of the padding."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from jaxnet.sweep import Bench, Grid, trim
+from tests.sweep import small
+
+GRID = Grid(((small.SMALL, small.DENSITY), (small.LARGE, small.DENSITY)), range(3, 6))
+
+
+def test_networks_are_numbered_seed_by_seed() -> None:
+    assert len(GRID) == 6
+    assert [GRID.network(n)[2] for n in range(6)] == [3, 3, 4, 4, 5, 5]
+    assert all(GRID.find(*GRID.network(n)) == n for n in range(6))
+    with pytest.raises(ValueError, match="not in"):
+        GRID.find(small.SMALL, 0.5, 3)
+
+
+def test_networks_by_number_again_and_without_padding() -> None:
+    bench = Bench(small.config("dense"), small.splits(), key_data=jax.random.key(small.KEY_DATA))
+    planned = bench.plan(GRID, 2, len(GRID), "dense", 4)
+    assert (planned["chunk"], planned["calls"], planned["devices"]) == (4, 2, 1)
+    entry = {**planned, "start": 0, "epochs": 2}
+    every = bench.train(GRID, range(6), [entry])
+    again = bench.train(GRID, [4, 1], [entry])
+    small.assert_same(again, jax.tree.map(lambda leaf: leaf[[4, 1]], every))
+    network = jax.tree.map(lambda leaf: leaf[4], (every.params, every.structure))
+    found = bench.restored(GRID, 4, jax.tree.leaves(network))
+    small.assert_same(found, trim(network[0], network[1], small.SMALL))
