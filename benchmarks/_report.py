@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from experiments._cli import print_table
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_bytes
+from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import processors
 
 ROOT = Path(__file__).resolve().parent.parent

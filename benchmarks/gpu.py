@@ -23,13 +23,13 @@ import jax
 from benchmarks import _sweep_jax as ours
 from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
 from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
-from experiments._cli import run_main
-from experiments._options import check_at_least, check_fractions
-from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import PRECISIONS, csr_library
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.run import use_all_processors
 from jaxnet.provenance import provenance
 from jaxnet.sweep import make_family
 
@@ -37,44 +37,29 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Seeds per second of the sweep on an accelerator."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    load: str | None = dataclasses.field(
-        default=None, metadata={"help": "a file of --json to show instead of measuring"}
-    )
-    doc: str | None = dataclasses.field(default=None, metadata={"help": "document whose table is replaced"})
-    dataset: str = dataclasses.field(
-        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
-    )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    hidden: int = dataclasses.field(default=128, metadata={"help": "hidden units"})
-    density: float = dataclasses.field(default=0.02, metadata={"help": "fraction of weights that exist"})
-    batch: int = dataclasses.field(default=64, metadata={"help": "samples per step"})
-    chunks: tuple[int, ...] = dataclasses.field(
-        default=(128, 512, 2048),
-        metadata={"help": "seeds per call, fewer where memory is short"},
-    )
-    precisions: tuple[str, ...] = dataclasses.field(
-        default=PRECISIONS, metadata={"help": "operands of the dense product"}
-    )
-    csr: bool = dataclasses.field(default=False, metadata={"help": "measure the csr kernel on the CPU, too"})
-    epochs: int = dataclasses.field(
-        default=1, metadata={"help": f"epochs really trained, scaled to {FULL_EPOCHS}"}
-    )
-    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
+    json: str | None = option(None, "file for the result")
+    load: str | None = option(None, "a file of --json to show instead of measuring")
+    doc: str | None = option(None, "document whose table is replaced")
+    dataset: str = option("mnist", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    hidden: int = option(128, "hidden units", least=1)
+    density: float = option(0.02, "fraction of weights that exist", fraction=True)
+    batch: int = option(64, "samples per step", least=1)
+    chunks: tuple[int, ...] = option((128, 512, 2048), "seeds per call, fewer where memory is short")
+    precisions: tuple[str, ...] = option(PRECISIONS, "operands of the dense product")
+    csr: bool = option(False, "measure the csr kernel on the CPU, too")
+    epochs: int = option(1, f"epochs really trained, scaled to {FULL_EPOCHS}", least=1)
+    repeats: int = option(5, "rounds", least=1)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, hidden=1, batch=1, epochs=1, repeats=1)
         if not self.chunks or min(self.chunks) < 1:
             raise InputError("--chunks needs numbers of 1 or more, with commas between")
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise InputError(f"--precisions needs some of {', '.join(PRECISIONS)}, with commas between")
-        check_fractions(self, "density")
         check_output(self.json, self.doc)
 
 

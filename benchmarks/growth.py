@@ -18,40 +18,29 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from benchmarks._report import check_output, describe, machine, publish, ratio, shown, spread
-from experiments._cli import run_main
-from experiments._options import check_at_least
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_json
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
 from jaxnet.provenance import provenance
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Time per growth iteration, for several numbers of networks."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    doc: str | None = dataclasses.field(
-        default=None, metadata={"help": "Markdown file whose section 'growth' gets the table"}
-    )
-    dataset: str = dataclasses.field(
-        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
-    )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    num_seeds: tuple[int, ...] = dataclasses.field(
-        default=(1, 8, 32), metadata={"help": "networks grown at once; the ratios refer to the first"}
-    )
-    iterations: int = dataclasses.field(default=3, metadata={"help": "of training and change"})
-    epochs: int = dataclasses.field(default=3, metadata={"help": "of an iteration", "unit": "epochs"})
-    repeats: int = dataclasses.field(default=3, metadata={"help": "runs of each number of networks"})
-    kernel: Literal["auto", "dense", "csr"] = dataclasses.field(
-        default="auto", metadata={"help": "sparse product; auto: the faster one here"}
-    )
+    json: str | None = option(None, "file for the result")
+    doc: str | None = option(None, "Markdown file whose section 'growth' gets the table")
+    dataset: str = option("mnist", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    num_seeds: tuple[int, ...] = option((1, 8, 32), "networks grown at once; the ratios refer to the first")
+    iterations: int = option(3, "of training and change", least=1)
+    epochs: int = option(3, "of an iteration", "epochs", least=1)
+    repeats: int = option(3, "runs of each number of networks", least=1)
+    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, iterations=1, epochs=1, repeats=1)
         if not self.num_seeds or min(self.num_seeds) < 1:
             raise InputError(f"--num-seeds needs positive numbers: {list(self.num_seeds)}")
         check_output(self.json, self.doc)
@@ -62,9 +51,8 @@ def measure(config: Config) -> dict[str, Any]:
     import jax
 
     from experiments import indefinite_growth as growth
-    from experiments._growth_run import make_plan, prepare
-    from experiments._population import load, make_split
     from jaxnet.growth import Budget, GrowthData, Target, grow_until
+    from jaxnet.lab.run import load, make_split
     from jaxnet.programs import Clock
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
@@ -77,8 +65,8 @@ def measure(config: Config) -> dict[str, Any]:
         kernel=cast(Any, config.kernel),
     )
     dataset = load(asked)
-    settled = prepare(asked, dataset)
-    plan = make_plan(settled, dataset)
+    settled = growth.settle(asked, dataset)
+    plan = growth.make_plan(settled, dataset)
     train = make_split(dataset, "train")
     data = GrowthData(train, make_split(dataset, "val"), train, jax.random.key(0))
     clocks: dict[int, list[Clock]] = {n: [] for n in config.num_seeds}

@@ -26,10 +26,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks._report import describe, machine, ratio, shown, spread
-from experiments._cli import print_table, run_main
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_json
 from jaxnet.kernels import PRODUCTS, Product, csr_library
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.terminal import print_table
 from jaxnet.masks import uniform_topology
 from jaxnet.provenance import provenance
 from jaxnet.topology import Topology
@@ -42,18 +44,16 @@ Step = Callable[[Array, Topology, Array, Array], Array]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """The sparse products of many networks with one shared batch: csr against dense."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    num_in: int = dataclasses.field(default=784, metadata={"help": "input units"})
-    num_out: int = dataclasses.field(default=128, metadata={"help": "output units"})
-    density: float = dataclasses.field(default=0.02, metadata={"help": "fraction of weights that exist"})
-    batches: tuple[int, ...] = dataclasses.field(default=(64, 512), metadata={"help": "samples per step"})
-    num_seeds: tuple[int, ...] = dataclasses.field(
-        default=(1, 8, 32, 128), metadata={"help": "networks computed at once"}
-    )
-    repeats: int = dataclasses.field(default=5, metadata={"help": "measurements of each"})
+    json: str | None = option(None, "file for the result")
+    num_in: int = option(784, "input units")
+    num_out: int = option(128, "output units")
+    density: float = option(0.02, "fraction of weights that exist")
+    batches: tuple[int, ...] = option((64, 512), "samples per step")
+    num_seeds: tuple[int, ...] = option((1, 8, 32, 128), "networks computed at once")
+    repeats: int = option(5, "measurements of each")
 
     def __post_init__(self) -> None:
         """Rejects sizes that cannot be measured."""

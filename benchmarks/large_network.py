@@ -44,12 +44,12 @@ from benchmarks._report import (
     spread,
 )
 from benchmarks._training import Training, Work, first_samples
-from experiments._cli import run_main
-from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
 from jaxnet.masks import allocate
 from jaxnet.provenance import provenance
 
@@ -66,31 +66,24 @@ ALLOCATION = "erdos-renyi"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Time per epoch of one large network at several densities, trained in five ways."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    load: str | None = dataclasses.field(
-        default=None, metadata={"help": "a file of --json to show instead of measuring"}
+    json: str | None = option(None, "file for the result")
+    load: str | None = option(None, "a file of --json to show instead of measuring")
+    doc: str | None = option(None, "document whose table is replaced")
+    dataset: str = option("cifar10", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    hidden: tuple[int, ...] = option((1024, 512), "hidden units")
+    densities: tuple[float, ...] = option(
+        (0.005, 0.01, 0.02, 0.05, 0.1, 0.2), "fractions of weights that exist"
     )
-    doc: str | None = dataclasses.field(default=None, metadata={"help": "document whose table is replaced"})
-    dataset: str = dataclasses.field(
-        default="cifar10", metadata={"help": "data set by name (digits is embedded), or path"}
-    )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    hidden: tuple[int, ...] = dataclasses.field(default=(1024, 512), metadata={"help": "hidden units"})
-    densities: tuple[float, ...] = dataclasses.field(
-        default=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2), metadata={"help": "fractions of weights that exist"}
-    )
-    batch: int = dataclasses.field(default=128, metadata={"help": "samples per step"})
-    steps: int = dataclasses.field(default=40, metadata={"help": "steps really trained, scaled to an epoch"})
-    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
+    batch: int = option(128, "samples per step", least=1)
+    steps: int = option(40, "steps really trained, scaled to an epoch", least=1)
+    repeats: int = option(5, "rounds", least=1)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, batch=1, steps=1, repeats=1)
         if min(self.hidden, default=1) < 1:
             raise InputError("--hidden needs numbers of 1 or more, with commas between")
         if not self.densities or not all(0 < d <= 1 for d in self.densities):
@@ -129,7 +122,7 @@ def measure(config: Config) -> dict[str, Any]:
         the file cannot be written.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("PyTorch is not installed: pip install 'jaxnet[bench]'")
+        raise InputError("PyTorch is not installed: pip install '.[bench]'")
     csr_library.require()
     loaded = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=0.0)
     made_by = provenance()

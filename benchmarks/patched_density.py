@@ -31,46 +31,36 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks._report import Process, check_output, describe, machine, ratio, shown, spread, timed_process
-from experiments._cli import print_table, run_main
-from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import provenance
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """jaxnet for many seeds against PyTorch for one, whole processes, alternating."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    dataset: str = dataclasses.field(
-        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
+    json: str | None = option(None, "file for the result")
+    dataset: str = option("mnist", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    num_seeds: int = option(8, "networks jaxnet trains at once", least=1)
+    repeats: int = option(3, "runs of each side", least=1)
+    scaffold_epochs: int = option(20, "epochs without patches", "epochs", least=1)
+    patch_epochs: int = option(30, "epochs with patches", "epochs", least=1)
+    kernel: Literal["auto", "dense", "csr"] = option(
+        "auto", "jaxnet's sparse product; auto: the faster one here"
     )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    num_seeds: int = dataclasses.field(default=8, metadata={"help": "networks jaxnet trains at once"})
-    repeats: int = dataclasses.field(default=3, metadata={"help": "runs of each side"})
-    scaffold_epochs: int = dataclasses.field(
-        default=20, metadata={"help": "epochs without patches", "unit": "epochs"}
-    )
-    patch_epochs: int = dataclasses.field(
-        default=30, metadata={"help": "epochs with patches", "unit": "epochs"}
-    )
-    kernel: Literal["auto", "dense", "csr"] = dataclasses.field(
-        default="auto", metadata={"help": "jaxnet's sparse product; auto: the faster one here"}
-    )
-    torch_threads: int | None = dataclasses.field(
-        default=None, metadata={"help": "PyTorch's threads; auto: the fastest", "none": "auto"}
-    )
-    torch_adam: Literal["loop", "foreach", "fused"] | None = dataclasses.field(
-        default=None, metadata={"help": "PyTorch's variant of Adam; auto: the fastest", "none": "auto"}
+    torch_threads: int | None = option(None, "PyTorch's threads; auto: the fastest", none="auto", least=1)
+    torch_adam: Literal["loop", "foreach", "fused"] | None = option(
+        None, "PyTorch's variant of Adam; auto: the fastest", none="auto"
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, num_seeds=1, repeats=1, scaffold_epochs=1, patch_epochs=1, torch_threads=1)
         check_output(self.json)
 
 
@@ -158,7 +148,7 @@ def measure(config: Config) -> dict[str, Any]:
       InputError: PyTorch is missing, or a run fails.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("PyTorch is not installed: pip install 'jaxnet[bench]'")
+        raise InputError("PyTorch is not installed: pip install '.[bench]'")
     with tempfile.TemporaryDirectory(prefix="jaxnet-bench-") as scratch:
         runner = Runner(config, Path(scratch))
         settings = runner.probe()

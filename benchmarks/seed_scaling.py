@@ -33,13 +33,13 @@ from benchmarks._report import (
     spread,
 )
 from benchmarks._training import Training, Work, first_samples, peak_bytes
-from experiments._cli import run_main
-from experiments._options import check_at_least
 from jaxnet import data
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
 from jaxnet.provenance import provenance
 
 KERNELS = ("csr", "dense")
@@ -47,42 +47,25 @@ WIDTH, DENSITY = 128, 0.02
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Cost of a training step and memory against seeds, density and width."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    load: str | None = dataclasses.field(
-        default=None, metadata={"help": "a file of --json to show instead of measuring"}
-    )
-    doc: str | None = dataclasses.field(default=None, metadata={"help": "document whose table is replaced"})
-    dataset: str = dataclasses.field(
-        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
-    )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    seeds: tuple[int, ...] = dataclasses.field(
-        default=(1, 4, 16, 64, 256, 1024), metadata={"help": "networks trained at once, growing"}
-    )
-    densities: tuple[float, ...] = dataclasses.field(
-        default=(0.005, 0.02, 0.05, 0.1, 0.2, 0.5), metadata={"help": "densities, growing"}
-    )
-    widths: tuple[int, ...] = dataclasses.field(
-        default=(32, 128, 512, 2048), metadata={"help": "hidden units, growing"}
-    )
-    others: int = dataclasses.field(
-        default=16, metadata={"help": "networks at once where density or width grows"}
-    )
-    batch: int = dataclasses.field(default=64, metadata={"help": "samples per step"})
-    steps: int = dataclasses.field(default=20, metadata={"help": "steps of a measurement"})
-    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
-    memory: float = dataclasses.field(
-        default=6.0, metadata={"help": "programs that need more are left out", "unit": "GiB"}
-    )
+    json: str | None = option(None, "file for the result")
+    load: str | None = option(None, "a file of --json to show instead of measuring")
+    doc: str | None = option(None, "document whose table is replaced")
+    dataset: str = option("mnist", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    seeds: tuple[int, ...] = option((1, 4, 16, 64, 256, 1024), "networks trained at once, growing")
+    densities: tuple[float, ...] = option((0.005, 0.02, 0.05, 0.1, 0.2, 0.5), "densities, growing")
+    widths: tuple[int, ...] = option((32, 128, 512, 2048), "hidden units, growing")
+    others: int = option(16, "networks at once where density or width grows", least=1)
+    batch: int = option(64, "samples per step", least=1)
+    steps: int = option(20, "steps of a measurement", least=1)
+    repeats: int = option(5, "rounds", least=1)
+    memory: float = option(6.0, "programs that need more are left out", "GiB")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, others=1, batch=1, steps=1, repeats=1)
         for name in ("seeds", "widths"):
             if min(getattr(self, name), default=1) < 1:
                 raise InputError(f"--{name} needs numbers of 1 or more, with commas between")

@@ -51,13 +51,14 @@ import jax.numpy as jnp
 
 from benchmarks import _sweep_jax as ours
 from benchmarks._report import check_output, describe, machine, ratio, shown, spread
-from experiments._cli import print_table, run_main
-from experiments._options import check_at_least, check_fractions
-from experiments._runtime import use_all_processors
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_json
 from jaxnet.kernels import csr_library
+from jaxnet.lab.command import run_main
+from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.run import use_all_processors
+from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import provenance
 from jaxnet.sweep import make_family
 
@@ -79,33 +80,25 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Seeds per second of the same training, done in several ways."""
 
-    json: str | None = dataclasses.field(default=None, metadata={"help": "file for the result"})
-    dataset: str = dataclasses.field(
-        default="mnist", metadata={"help": "data set by name (digits is embedded), or path"}
-    )
-    data_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)"}
-    )
-    hidden: int = dataclasses.field(default=128, metadata={"help": "hidden units"})
-    density: float = dataclasses.field(default=0.02, metadata={"help": "fraction of weights that exist"})
-    batches: tuple[int, ...] = dataclasses.field(default=(64, 512), metadata={"help": "samples per step"})
-    chunk: int = dataclasses.field(default=128, metadata={"help": "seeds the csr sweep trains at once"})
-    stack: int = dataclasses.field(default=32, metadata={"help": "seeds the dense ways train at once"})
-    epochs: int = dataclasses.field(
-        default=FULL_EPOCHS, metadata={"help": f"epochs the csr sweep really trains, scaled to {FULL_EPOCHS}"}
-    )
-    steps: int = dataclasses.field(default=40, metadata={"help": "steps the other ways really train, scaled"})
-    repeats: int = dataclasses.field(default=5, metadata={"help": "rounds"})
+    json: str | None = option(None, "file for the result")
+    dataset: str = option("mnist", "data set by name (digits is embedded), or path")
+    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    hidden: int = option(128, "hidden units", least=1)
+    density: float = option(0.02, "fraction of weights that exist", fraction=True)
+    batches: tuple[int, ...] = option((64, 512), "samples per step")
+    chunk: int = option(128, "seeds the csr sweep trains at once", least=1)
+    stack: int = option(32, "seeds the dense ways train at once", least=1)
+    epochs: int = option(FULL_EPOCHS, f"epochs the csr sweep really trains, scaled to {FULL_EPOCHS}", least=1)
+    steps: int = option(40, "steps the other ways really train, scaled", least=1)
+    repeats: int = option(5, "rounds", least=1)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InputError for a value out of range."""
-        check_at_least(self, hidden=1, chunk=1, stack=1, epochs=1, steps=1, repeats=1)
         if not self.batches or min(self.batches) < 1:
             raise InputError("--batches needs numbers of 1 or more, with commas between")
-        check_fractions(self, "density")
         check_output(self.json)
 
 
@@ -141,7 +134,7 @@ def measure(config: Config) -> dict[str, Any]:
         the file cannot be written.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("PyTorch is not installed: pip install 'jaxnet[bench]'")
+        raise InputError("PyTorch is not installed: pip install '.[bench]'")
     csr_library.require()
     loaded = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=0.0)
     made_by = provenance()

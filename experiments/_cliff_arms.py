@@ -1,146 +1,172 @@
-"""What the arms of ``experiments.cliff_rescue`` do to one network; vmap gives all."""
+"""What the arms of ``experiments.cliff_rescue`` do: how their networks start, and what is added to them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from experiments.cliff_rescue import ARMS, Arm
-from jaxnet import changes, scheduler, signals, train
+import jaxnet
+from jaxnet import changes, keys, lab, scheduler, trees
 from jaxnet.changes import scaffold_path
-from jaxnet.data.batches import Split
-from jaxnet.keys import INIT, MASK, purpose
 from jaxnet.masks import allocate
-from jaxnet.nn import mlp
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.train import Net, Task, TrainState
-from jaxnet.types import Array, Key
-from jaxnet.units import Extrema
-
-if TYPE_CHECKING:
-    from experiments.cliff_rescue import Config
+from jaxnet.train import EpochResult, Net, Task, TrainState
+from jaxnet.types import Array, Key, PyTree
 
 SCHEDULER = scheduler.ORIGINAL
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How many weights there are at the start, how many a growth adds, how many slots there must be.
-
-    Attributes:
-      start: weights of each layer of a network with the uniform allocation.
-      step: of each layer, what ``random`` adds at a growth: a fraction of ``start``, in
-        the hidden layers only.
-      capacity: slots of each layer, enough for every arm.
-      skips: slots of each bank of skip connections.
-    """
-
-    start: tuple[int, ...]
-    step: tuple[int, ...]
-    capacity: tuple[int, ...]
-    skips: int
-
-    @classmethod
-    def of(cls, config: Config, spec: NetworkSpec) -> Sizes:
-        """The numbers of a configuration."""
-        start = allocate(spec.sizes, spec.density)
-        step = (*(max(1, int(config.grow_fraction * n)) for n in start[:-1]), 0)
-        arms = [ARMS[name] for name in config.arms]
-        times = (config.epochs - 1) // config.grow_every
-        if any(arm.scheduled for arm in arms):
-            times = max(times, -(-config.epochs // (SCHEDULER.rest_epochs + 1)))
-        capacity = []
-        for layer, (num_in, num_out) in enumerate(zip(spec.sizes[:-1], spec.sizes[1:], strict=True)):
-            slots = [allocate(spec.sizes, spec.density, arm.allocation)[layer] for arm in arms]
-            if any(arm.grow in ("random", "skips") for arm in arms):
-                slots.append(start[layer] + times * step[layer])
-            if layer == len(start) - 1 and any(arm.grow == "output" for arm in arms):
-                slots.append(start[layer] + times * sum(step))
-            capacity.append(min(max(slots), num_in * num_out))
-        return cls(start, step, tuple(capacity), max(1, times * sum(step)))
-
-
-def by_path(counts: Sequence[Any]) -> dict[str, Any]:
+def by_path(counts: Any) -> dict[str, Any]:
     """Numbers of every layer by the path of its weights."""
     return {scaffold_path(layer): count for layer, count in enumerate(counts)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Treatment:
-    """How networks are made and grown.
+class Growth:
+    """Networks of all arms, made and grown: the seeds of the first arm, then of the second, and so on."""
 
-    Attributes:
-      config: of the run.
-      spec: of a network at the start.
-      task: how it is applied.
-      optimizer: whose state goes along.
-    """
-
-    config: Config
+    run: lab.Run[Any]
+    arms: Mapping[str, Any]
     spec: NetworkSpec
     task: Task
-    optimizer: optax.GradientTransformation
+    programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def sizes(self) -> Sizes:
-        """How many weights there are, and how many are added."""
-        return Sizes.of(self.config, self.spec)
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """One for all: networks of another one could not lie side by side."""
+        return jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
 
-    def init_one(self, allocation: str, key: Key) -> TrainState:
+    @cached_property
+    def first(self) -> tuple[int, ...]:
+        """Weights of each layer of a network with the uniform allocation."""
+        return tuple(allocate(self.spec.sizes, self.spec.density))
+
+    @cached_property
+    def step(self) -> tuple[int, ...]:
+        """What ``random`` adds to each layer at a growth: a fraction of the first, hidden layers only."""
+        return (*(max(1, int(self.run.config.grow_fraction * n)) for n in self.first[:-1]), 0)
+
+    @cached_property
+    def times(self) -> int:
+        """Growths at most."""
+        epochs = self.run.config.epochs
+        scheduled = -(-epochs // (SCHEDULER.rest_epochs + 1)) if self.places(scheduled=True) else 0
+        return max((epochs - 1) // self.run.config.grow_every, scheduled)
+
+    def places(self, *, scheduled: bool) -> list[int]:
+        """Places of the arms that grow when a scheduler says so, or of those that grow every few epochs."""
+        arms = enumerate(self.arms.values())
+        return [place for place, arm in arms if arm.grow != "none" and arm.scheduled == scheduled]
+
+    def room(self, layer: int) -> int:
+        """Slots of a layer, enough for every arm."""
+        sizes, ways = self.spec.sizes, {arm.grow for arm in self.arms.values()}
+        slots = [allocate(sizes, self.spec.density, arm.allocation)[layer] for arm in self.arms.values()]
+        if ways & {"random", "skips"}:
+            slots.append(self.first[layer] + self.times * self.step[layer])
+        if "output" in ways and layer == len(self.first) - 1:
+            slots.append(self.first[layer] + self.times * sum(self.step))
+        return min(max(slots), sizes[layer] * sizes[layer + 1])
+
+    def start(self, key: Key, before: None) -> tuple[TrainState, ...]:
+        """A network per arm before training: the same in all of one allocation."""
+        made = {name: self.start_one(name, key) for name in {a.allocation: 0 for a in self.arms.values()}}
+        return tuple(made[arm.allocation] for arm in self.arms.values())
+
+    def start_one(self, allocation: str, key: Key) -> TrainState:
         """A network before training, with room for what its arm and the others add."""
         spec = dataclasses.replace(self.spec, allocation=allocation)
-        params, structure = mlp.init(spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
-        there = allocate(spec.sizes, spec.density, spec.allocation)
-        room = {
-            scaffold_path(layer): slots - n
-            for layer, (slots, n) in enumerate(zip(self.sizes.capacity, there, strict=True))
-        }
-        net, _ = changes.with_room(Net.of(params, structure, self.optimizer), room)
-        if any(ARMS[name].grow == "skips" for name in self.config.arms):
-            net, _ = changes.with_skips(net, self.sizes.skips)
-        return train.init_state(net)
+        key_mask, key_init = keys.purpose(key, keys.MASK), keys.purpose(key, keys.INIT)
+        drawn = jaxnet.init(spec, key_mask=key_mask, key_init=key_init)
+        there = allocate(spec.sizes, spec.density, allocation)
+        net = Net.of(*drawn, self.optimizer)
+        net, _ = changes.with_room(net, by_path(self.room(layer) - n for layer, n in enumerate(there)))
+        if any(arm.grow == "skips" for arm in self.arms.values()):
+            net, _ = changes.with_skips(net, max(1, self.times * sum(self.step)))
+        return jaxnet.init_state(net)
 
-    def grow_one(self, arm: Arm, state: TrainState, split: Split, key: Key) -> TrainState:
-        """One growth of a network."""
-        net, step = state.net, self.sizes.step
-        if arm.grow == "none":
-            return state
+    def accounts(self) -> PyTree:
+        """The schedulers of the seeds of the arm that has them; None without it."""
+        account = scheduler.init_scheduler(SCHEDULER)
+        return trees.stack([account] * len(self.run.seeds)) if self.places(scheduled=True) else None
+
+    def between(
+        self, epoch: int, state: TrainState, accounts: PyTree, result: EpochResult
+    ) -> tuple[TrainState, PyTree]:
+        """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
+        run, number, places = self.run, jnp.asarray(epoch, jnp.int32), self.places(scheduled=False)
+        shown = run.split("test" if run.config.protocol == "seed" else "train")  # these show the extrema
+        if places and epoch % run.config.grow_every == 0:
+            args = state, shown, run.keys, number, jnp.ones(len(run.seeds), bool)
+            state = self.program("growth", partial(self.grow_all, places), *args)
+        if accounts is not None:
+            places = self.places(scheduled=True)
+            norms = self.of_arm(np.asarray(result.info.gradient_norms), places[0])
+            consult = jax.vmap(self.consult, in_axes=(0, 0, None))
+            # the scheduler counts epochs from 0
+            accounts, now = self.program("the schedulers", consult, accounts, norms, number - 1)
+            if bool(np.any(np.asarray(now))):
+                args = state, shown, run.keys, number, now
+                state = self.program("scheduled growth", partial(self.grow_all, places), *args)
+        return state, accounts
+
+    def program(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Runs ``function``, compiled at its first call."""
+        if name not in self.programs:
+            self.programs[name] = self.run.compiled(name, function, *args)
+        return self.programs[name](*args)
+
+    def of_arm(self, tree: PyTree, place: int) -> PyTree:
+        """The part of a tree of all networks that belongs to an arm."""
+        n = len(self.run.seeds)
+        return jax.tree.map(lambda leaf: leaf[place * n : (place + 1) * n], tree)
+
+    def grow_all(
+        self, places: list[int], state: TrainState, shown: Any, seeds: Key, epoch: Array, now: Array
+    ) -> TrainState:
+        """A growth of the seeds that grow ``now``, in the arms at these places; the others stay."""
+
+        def one(arm: Any, state: TrainState, key: Key, now: Array) -> TrainState:
+            # best_params stay: they belong to an earlier topology, and only their accuracy is reported
+            net = self.grow_one(arm, state.net, shown, keys.purpose(key, keys.REGROW, epoch))
+            return trees.where(now, state.replace(net=net), state)
+
+        parts = [self.of_arm(state, place) for place in range(len(self.arms))]
+        for place in places:
+            arm = list(self.arms.values())[place]
+            parts[place] = jax.vmap(partial(one, arm))(parts[place], seeds, now)
+        joined: TrainState = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        return joined
+
+    def grow_one(self, arm: Any, net: Net, shown: Any, key: Key) -> Net:
+        """One growth of a network; skips go as far as they can be routed, the rest at random."""
+        step, config = self.step, self.run.config
         if arm.grow in ("random", "output"):
-            counts = step if arm.grow == "random" else (*(0 for _ in step[:-1]), sum(step))
-            net, _ = changes.grow_random(net, by_path(counts), by_path(counts), key=key)
-        else:
-            found = signals.find(self.task, net.params, net.structure, split, self.config.detector)
-            if arm.grow == "clone":
-                net, _ = changes.clone_and_prune(net, found, step, key=key)
-            else:
-                net = self.grow_skips(net, found, key)
-        # best_params stay: they belong to an earlier topology, and only their accuracy is reported
-        return state.replace(net=net)
-
-    def grow_skips(self, net: Net, found: tuple[Extrema, ...], key: Key) -> Net:
-        """Skip connections as far as they can be routed, the rest at random into the hidden layers."""
-        step, total = self.sizes.step, sum(self.sizes.step)
+            more = by_path(step if arm.grow == "random" else (*(0 for _ in step[:-1]), sum(step)))
+            return changes.grow_random(net, more, more, key=key)[0]
+        found = jaxnet.signals.find(self.task, net.params, net.structure, shown, config.detector)
+        if arm.grow == "clone":
+            return changes.clone_and_prune(net, found, step, key=key)[0]
         key_route, key_fill = jax.random.split(key)
-        net, added = changes.route_skips(
-            net, found, total, total, max_incoming=self.config.max_incoming, key=key_route
-        )
+        total, most = sum(step), config.max_incoming
+        net, added = changes.route_skips(net, found, total, total, max_incoming=most, key=key_route)
         counts, left = [], total - added
-        for most in step:
-            counts.append(jnp.minimum(left, most))
+        for here in step:
+            counts.append(jnp.minimum(left, here))
             left = left - counts[-1]
         return changes.grow_random(net, by_path(counts), by_path(step), key=key_fill)[0]
 
-    def consult(
-        self, account: scheduler.SchedulerState, norms: Array, epoch: Array
-    ) -> tuple[scheduler.SchedulerState, Array]:
+    def consult(self, account: PyTree, norms: Array, epoch: Array) -> tuple[PyTree, Array]:
         """Shows a network's scheduler the gradient norms of an epoch; whether it wants to grow."""
 
-        def see(account: scheduler.SchedulerState, norm: Array) -> tuple[scheduler.SchedulerState, Array]:
+        def see(account: PyTree, norm: Array) -> tuple[PyTree, Array]:
             account, decision = scheduler.step(SCHEDULER, account, norm, epoch)
             return account, decision.grow
 

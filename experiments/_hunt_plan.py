@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._shown import sound
-from jaxnet.masks import allocate
-from jaxnet.sweep import Family, make_family
+from jaxnet.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxnet.data import Dataset
+    from jaxnet.sweep import Grid
 
 COARSE = (0.001, 0.01, 0.1)
 """Densities of the coarse part of ``--mode sweep``."""
@@ -17,211 +19,175 @@ COARSE = (0.001, 0.01, 0.1)
 RANGES = {"ultra": (0.0005, 0.005), "moderate": (0.005, 0.05), "dense": (0.05, 0.2)}
 """Densities searched finely where a coarse density within is promising."""
 
-PROMISING_ACCURACY, PROMISING_PATCHABILITY = 0.15, 0.2
-"""A coarse density is promising if one of its networks reaches both."""
+ACTIVATION, PLAN = "relu", "plan.json"
 
-Architecture = tuple[int, ...]
+Entry = dict[str, Any]
+"""How a job is trained, as plan.json has it."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Architectures of equal depth that share one compiled program."""
-
-    name: str
-    architectures: tuple[Architecture, ...]
+Groups = Mapping[str, tuple[tuple[int, ...], ...]]
+"""Architectures of equal depth that share a compiled program, by the name of the group."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """Densities trained for a number of epochs; with ``--halving`` each rung is a stage of its own.
+class Rules(NamedTuple):
+    """How masks and values are drawn, and which samples rank networks."""
 
-    Attributes:
-      name: part of rows; the same for all rungs.
-      number: place among the stages.
-      epochs: passes over the training samples.
-      densities: ascending.
-      start: passes that its networks have behind them, from the rung before.
-      last: whether no rung follows.
-    """
+    mask: str
+    init: str
+    split: str
 
-    name: str
-    number: int
-    epochs: int
-    densities: tuple[float, ...]
-    start: int = 0
-    last: bool = True
 
-    @property
-    def passes(self) -> int:
-        """Passes over the training samples in this stage itself."""
-        return self.epochs - self.start
+def rules_of(config: Any) -> Rules:
+    """The original's ``seed`` protocol reads the test samples for every network."""
+    if config.protocol == "seed":
+        return Rules("bernoulli", "dense-fan-in", "test")
+    mask = config.allocation if config.allocation == "constant-fan-in" else "uniform"
+    return Rules(mask, "sparse-fan-in", "validation")
 
-    def rungs(self, factor: int | None) -> tuple[Stage, ...]:
+
+def settings(values: Mapping[str, Any]) -> Any:
+    """A configuration from what JSON keeps of it."""
+    return SimpleNamespace(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Stage(NamedTuple):
+    """Densities trained for a number of epochs; with ``--halving`` each rung is a stage of its own."""
+
+    name: str  # part of rows; the same for all rungs
+    number: int  # place among the stages
+    epochs: int  # passes over the training samples
+    densities: tuple[float, ...]  # ascending
+    start: int = 0  # passes that its networks have behind them, from the rung before
+    last: bool = True  # no rung follows
+
+    def rungs(self, factor: int | None) -> list[Stage]:
         """The rungs of successive halving, numbered on from this stage; without a factor the stage itself."""
+        from jaxnet.sweep.halving import rung_epochs
+
         ends = rung_epochs(self.epochs, factor)
-        return tuple(
-            dataclasses.replace(
-                self, number=self.number + k, epochs=end, start=start, last=end == self.epochs
-            )
-            for k, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True))
-        )
+        every = enumerate(zip([0, *ends[:-1]], ends, strict=True), self.number)
+        return [self._replace(number=n, epochs=e, start=s, last=e == self.epochs) for n, (s, e) in every]
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """The networks of one compiled program: every member with every seed, a seed's members together.
-
-    Attributes:
-      stage: densities and epochs.
-      number: place among the jobs of the stage.
-      group: name and architectures.
-      members: architecture and density of what can be drawn.
-      seeds: their numbers.
-      mask: rule of the masks.
-      chosen: numbers, ascending, in the grid of seeds and members, of the networks that
-        are left in a rung; None: all.
-    """
+class Job(NamedTuple):
+    """The networks of one compiled program."""
 
     stage: Stage
-    number: int
-    group: Group
-    members: tuple[tuple[Architecture, float], ...]
-    seeds: range
-    mask: str
-    chosen: tuple[int, ...] | None = None
+    number: int  # place among the jobs of the stage
+    group: str  # name of its architectures
+    grid: Grid  # what can be drawn, with every seed
+    chosen: tuple[int, ...] | None = None  # numbers, ascending, of those left in a rung; None: all
 
     @property
-    def size(self) -> int:
-        """Number of networks."""
-        return len(self.members) * len(self.seeds) if self.chosen is None else len(self.chosen)
+    def numbers(self) -> Sequence[int]:
+        """Numbers of the networks in the grid."""
+        return range(len(self.grid)) if self.chosen is None else self.chosen
 
     @property
     def key(self) -> str:
         """Name within the hunt."""
-        return f"{self.stage.name}/{self.group.name}"
+        return f"{self.stage.name}/{self.group}"
 
-    def grid(self, index: int) -> int:
-        """Number of network ``index`` in the grid of seeds and members."""
-        return index if self.chosen is None else self.chosen[index]
+    @property
+    def place(self) -> tuple[int, int]:
+        """What the names of its parts begin with."""
+        return self.stage.number, self.number
 
-    def network(self, index: int) -> tuple[Architecture, float, int]:
-        """Architecture, density and seed of network ``index``."""
-        seed, member = divmod(self.grid(index), len(self.members))
-        return (*self.members[member], self.seeds[seed])
-
-    def place(self, row: dict[str, Any]) -> int:
-        """Number of the network of a row in the grid of seeds and members."""
-        architecture = tuple(int(units) for units in row["architecture"].split("-"))
-        member = self.members.index((architecture, row["density"]))
-        return self.seeds.index(row["seed"]) * len(self.members) + member
-
-    def find(self, row: dict[str, Any]) -> int:
-        """Index of the network of a row."""
-        place = self.place(row)
-        return place if self.chosen is None else self.chosen.index(place)
-
-    def narrowed(self, rows: Sequence[dict[str, Any]]) -> Job:
-        """The job with the networks of these rows only."""
-        return dataclasses.replace(self, chosen=tuple(sorted(self.place(row) for row in rows)))
-
-    def family(self) -> Family:
-        """The padded shapes that all members fit into."""
-        densities = sorted({density for _, density in self.members})
-        return make_family(list(dict.fromkeys(a for a, _ in self.members)), densities, self.mask)
+    def find(self, row: Mapping[str, Any]) -> int:
+        """Number of the network of a row."""
+        return self.grid.find(sizes_of(row["architecture"]), row["density"], row["seed"])
 
 
-def portfolio(features: int, classes: int) -> tuple[Group, ...]:
+def portfolio(features: int, classes: int) -> Groups:
     """The original's families: 28 architectures in 6 groups of equal depth and like widths."""
-
-    def nets(*hidden: tuple[int, ...]) -> tuple[Architecture, ...]:
-        return tuple((features, *h, classes) for h in hidden)
-
     funnels = [(h1, h2) for h1 in (128, 256, 512) for h2 in (32, 64, 128) if h2 < h1]
     deep = [(a, b, c) for a in (256, 512) for b in (128, 256) for c in (32, 64) if c < b < a]
-    return (
-        # outputs beyond the classes never are the right answer, but count in the softmax
-        Group("direct", tuple((features, k * classes) for k in (1, 2, 3, 4, 5))),
-        Group("one-hidden", nets(*((h,) for h in (16, 32, 64, 128, 256, 512)))),
-        Group("wide", nets((1024,), (2048,))),
-        Group("funnel", nets(*funnels)),
-        Group("deep-funnel", nets(*deep)),
-        Group("column", nets((64,) * 5)),
-    )
+    hidden: dict[str, list[tuple[int, ...]]] = {
+        "one-hidden": [(h,) for h in (16, 32, 64, 128, 256, 512)],
+        "wide": [(1024,), (2048,)],
+        "funnel": [*funnels],
+        "deep-funnel": [*deep],
+        "column": [(64,) * 5],
+    }
+    # outputs beyond the classes never are the right answer, but count in the softmax
+    direct = tuple((features, k * classes) for k in (1, 2, 3, 4, 5))
+    return {"direct": direct} | {
+        name: tuple((features, *h, classes) for h in nets) for name, nets in hidden.items()
+    }
+
+
+def make_groups(config: Any, dataset: Dataset) -> Groups:
+    """Architectures of a hunt; InputError where ``--sizes`` does not fit the data."""
+    features, classes = dataset.num_features, dataset.num_classes
+    sizes = config.sizes or (features, 128, classes)
+    if sizes[0] != features or sizes[-1] < classes:
+        raise InputError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {dataset.name}: it has {features} features "
+            f"and {classes} classes, so give {features},...,{classes}"
+        )
+    groups: Groups = portfolio(features, classes) if config.portfolio else {"sizes": (tuple(sizes),)}
+    if config.portfolio and config.method is not None:
+        # what rewires networks must not find units that only pad them to the width of others
+        groups = {label(a): (a,) for group in groups.values() for a in group}
+    return groups
 
 
 def make_jobs(
-    stage: Stage, groups: Sequence[Group], seeds: range, mask: str
-) -> tuple[list[Job], list[tuple[Architecture, float]]]:
-    """The jobs of a stage, and what cannot be drawn.
+    stage: Stage, groups: Groups, seeds: range, config: Any
+) -> tuple[list[Job], list[tuple[str, float]]]:
+    """A job for each group that has anything to train, and the architectures with densities left out.
 
-    Returns:
-      One job per group that has anything to train, and the architectures with
-      densities at which exact counts would leave a layer without any weight.
+    These are the ones at which exact counts would leave a layer without any weight.
     """
-    jobs, left_out = [], []
-    for number, group in enumerate(groups):
+    from jaxnet.masks import allocate
+    from jaxnet.sweep import Grid
+
+    jobs, left_out, mask = [], list[tuple[str, float]](), rules_of(config).mask
+    for number, (group, architectures) in enumerate(groups.items()):
         members = []
-        for architecture in group.architectures:
-            for density in stage.densities:
-                if mask == "bernoulli" or _drawable(architecture, density):
-                    members.append((architecture, density))
-                else:
-                    left_out.append((architecture, density))
+        for architecture, density in ((a, d) for a in architectures for d in stage.densities):
+            try:
+                if mask != "bernoulli":
+                    allocate(architecture, density, config.allocation)
+                members.append((architecture, density))
+            except ValueError:
+                left_out.append((label(architecture), density))
         if members:
-            jobs.append(Job(stage, number, group, tuple(members), seeds, mask))
+            grid = Grid(tuple(members), seeds, mask, config.allocation)
+            jobs.append(Job(stage, number, group, grid))
     return jobs, left_out
 
 
-def rung_epochs(epochs: int, factor: int | None) -> tuple[int, ...]:
-    """Epochs after which networks are compared: ``epochs`` divided by the factor again and again.
-
-    >>> rung_epochs(9, 3), rung_epochs(20, 4), rung_epochs(9, None)
-    ((1, 3, 9), (1, 5, 20), (9,))
-    """
-    ends = [epochs]
-    while factor is not None and ends[0] >= factor:
-        ends.insert(0, ends[0] // factor)
-    return tuple(ends)
+def first_densities(config: Any) -> tuple[float, ...]:
+    """Densities that are trained first, ascending."""
+    if config.mode == "range":
+        low, high = config.densities
+        return spaced(low, high, config.points or 5)
+    return tuple(sorted(config.densities or (COARSE if config.mode == "sweep" else (0.02,))))
 
 
-def survivors(rows: Sequence[dict[str, Any]], factor: int, keep: int | None = None) -> list[dict[str, Any]]:
-    """Rows of the networks that go on: of every architecture and density the best by accuracy.
+def epochs_of(config: Any, stage: str) -> int:
+    """Epochs of the networks of a stage that train to the end."""
+    if config.mode != "sweep":
+        return int(config.epochs or 5)
+    return int((config.coarse_epochs or 3) if stage == "coarse" else (config.fine_epochs or 7))
 
-    One in ``factor`` goes on, rounded up, or ``keep``; of the diverged none. Only
-    networks of one architecture and density are compared: after few epochs a large
-    network is often behind a small one that it will overtake. Equal networks go on
-    in the order of their seeds.
-    """
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["architecture"], row["density"]), []).append(row)
-    found = []
-    for group in groups.values():
-        number = -(-len(group) // factor) if keep is None else keep
-        found += sorted(sound(group), key=lambda r: (-r["accuracy"], r["seed"]))[:number]
-    return found
+
+def find_entries(plan: Sequence[Mapping[str, Any]], job: Job) -> list[Entry]:
+    """How a hunt trains a job's networks, rung by rung up to its own, as far as it is planned."""
+    rungs = [s for s in plan if s["name"] == job.stage.name and s["epochs"] <= job.stage.epochs]
+    return [
+        {**program, "start": rung["start"], "epochs": rung["epochs"]}
+        for rung in sorted(rungs, key=lambda s: int(s["epochs"]))
+        for program in rung["programs"]
+        if program["group"] == job.group
+    ]
 
 
 def spaced(low: float, high: float, points: int) -> tuple[float, ...]:
     """``points`` densities from ``low`` to ``high`` in equal ratios, rounded to three digits."""
     ratio = math.log(high / low)
-    between = (low * math.exp(ratio * k / (points - 1)) for k in range(points)) if points > 1 else (low,)
+    between = (low * math.exp(ratio * k / (points - 1)) for k in range(points))
     return tuple(dict.fromkeys(float(f"{density:.3g}") for density in between))
-
-
-def promising_ranges(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of :data:`RANGES` to search finely after the coarse rows."""
-    found = {
-        row["density"]
-        for row in rows
-        if row["accuracy"] >= PROMISING_ACCURACY and row["patchability"] >= PROMISING_PATCHABILITY
-    }
-    names = []
-    for density in sorted(found):
-        within = [n for n, (low, high) in RANGES.items() if low <= density <= high]
-        # 0.005 and 0.05 belong to the denser range
-        names += within[-1:]
-    return list(dict.fromkeys(names))
 
 
 def label(architecture: Sequence[int]) -> str:
@@ -229,14 +195,11 @@ def label(architecture: Sequence[int]) -> str:
     return "-".join(map(str, architecture))
 
 
-def network_id(row: dict[str, Any]) -> str:
+def sizes_of(architecture: str) -> tuple[int, ...]:
+    """What :func:`label` was made of."""
+    return tuple(map(int, architecture.split("-")))
+
+
+def network_id(row: Mapping[str, Any]) -> str:
     """What names a network within a hunt."""
     return f"{row['stage']}/{row['architecture']}/{row['density']!r}/{row['seed']}"
-
-
-def _drawable(architecture: Architecture, density: float) -> bool:
-    try:
-        allocate(architecture, density)
-    except ValueError:
-        return False
-    return True

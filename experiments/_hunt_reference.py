@@ -7,49 +7,43 @@ order of the samples are those of the hunt.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments._hunt_plan import Stage, make_jobs
-from experiments._hunt_setup import ACTIVATION, Rules, inputs, make_groups, make_splits
-from experiments.seed_hunt import Config
-from jaxnet import data
+from experiments._hunt_plan import ACTIVATION, Stage, epochs_of, first_densities, make_groups, make_jobs
+from experiments._hunt_train import Trainer
+from jaxnet.data import Dataset
 from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.keys import INIT, MASK, key_of, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import to_masked_network
-from jaxnet.sweep import DrawRules, Variant, draw_variant
+from jaxnet.sweep import Variant, draw_variant
 from jaxnet.train import Batches, Net, Task, evaluate, train_batches
 from jaxnet.types import Array, Key, Scalar
 
 
-def masked_dense_accuracy(
-    config: Config, dataset: data.Dataset, num_seeds: int, *, at_once: int = 16
-) -> list[float]:
-    """Accuracy of the first seeds of a hunt, trained as masked dense networks.
+def masked_dense_accuracy(config: Any, dataset: Dataset, num_seeds: int, *, at_once: int = 16) -> list[float]:
+    """Accuracy of the first seeds of a hunt of one architecture and density, as masked dense networks.
 
-    Args:
-      config: of the hunt; one architecture and density, common order.
-      dataset: its samples.
-      num_seeds: how many of its seeds.
-      at_once: networks per call.
-
-    Returns:
-      On the samples that the hunt's rows judge by.
+    On the samples that the hunt's rows judge by; ``at_once`` networks per call.
     """
-    rules = Rules.of(config.protocol)
-    stage = Stage("reference", 0, config.epochs or 5, config.densities or (0.02,))
-    seeds = range(config.seed, config.seed + num_seeds)
-    (job,), _ = make_jobs(stage, make_groups(config, dataset), seeds, rules.mask)
-    family, draw = job.family(), DrawRules(rules.mask, rules.init, ACTIVATION)
+    trainer, seeds = (
+        Trainer(config, dataset.fingerprint, dataset),
+        range(config.seed, config.seed + num_seeds),
+    )
+    stage = Stage("reference", 0, epochs_of(config, "single"), first_densities(config))
+    (job,), _ = make_jobs(stage, make_groups(config, dataset), seeds, config)
+    family, optimizer = job.grid.family(), optax.adam(config.lr)
     task = Task(MLP(NetworkSpec(family.sizes, 1.0, ACTIVATION)), config.batch_size)
-    train, judged, _ = make_splits(config, dataset)
-    optimizer = optax.adam(config.lr)
+    train, judged, _ = trainer.splits
 
     def run(key: Key, key_data: Key, variant: Variant, train: Split, judged: Split) -> Scalar:
-        drawn = draw_variant(family, variant, draw, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
+        keys = {"key_mask": purpose(key, MASK), "key_init": purpose(key, INIT)}
+        drawn = draw_variant(family, variant, trainer.bench.config.draw, **keys)
         start = Net.of(*to_masked_network(*drawn), optimizer)
 
         def epoch(net: Net, number: Array) -> tuple[Net, None]:
@@ -62,8 +56,7 @@ def masked_dense_accuracy(
     program = jax.jit(jax.vmap(run, in_axes=(0, None, 0, None, None)))
     found: list[float] = []
     for first in range(0, num_seeds, at_once):
-        some = [min(i, num_seeds - 1) for i in range(first, first + at_once)]
-        keys, variants = inputs(job, some)
-        accuracy = np.asarray(program(keys, key_of(config.data_seed), variants, train, judged))
-        found += accuracy.tolist()
+        keys, variants = job.grid.inputs([min(i, num_seeds - 1) for i in range(first, first + at_once)])
+        accuracy = program(keys, key_of(config.data_seed), variants, train, judged)
+        found += np.asarray(accuracy).tolist()
     return found[:num_seeds]

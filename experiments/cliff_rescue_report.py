@@ -7,62 +7,74 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from experiments._cli import run_main
-from experiments._options import check_document, option
-from experiments.cliff_rescue import Config as RunConfig
+from experiments import cliff_rescue as cliff
+from experiments._cliff_plots import draw_epochs, draw_final
+from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
+from jaxnet.lab import changed, option
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.DocumentFlags, lab.RunFlags):
     """Runs ``experiments.cliff_rescue`` on several data sets and writes the results down."""
 
     datasets: tuple[str, ...] = option(("cliff", "mnist"), "data sets by name")
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    num_seeds: int = option(32, "networks in each arm")
-    epochs: int = option(50, "epochs of training", "epochs")
-    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
-    doc: str | None = option(None, "write the results as Markdown to this file, a picture beside it")
+    data_dir: str | None = changed(lab.DataFlags, "data_dir")
+    num_seeds: int = changed(cliff.Config, "num_seeds")
+    epochs: int = changed(cliff.Config, "epochs")
     out: str = option("checkpoints/cliff_rescue_report", "folder for results, a run in a folder each")
-    resume: bool = option(False, "keep what is in --out: finished runs are read, an unfinished one continued")
-    overwrite: bool = option(False, "replace the runs in --out")
 
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range."""
+    def check(self) -> None:
+        """Raises InputError for data sets that cannot stand beside each other."""
+        super().check()
         if not self.datasets or len(set(self.datasets)) != len(self.datasets):
             raise InputError("--datasets must be different names, at least one")
-        check_document(self.doc)
-        self.runs()  # checks the rest
 
-    def runs(self) -> dict[str, RunConfig]:
+    def runs(self) -> dict[str, cliff.Config]:
         """The run of each data set."""
-        return {
-            name: RunConfig(
-                dataset=name,
-                data_dir=self.data_dir,
-                num_seeds=self.num_seeds,
-                epochs=self.epochs,
-                kernel=self.kernel,
-                out=str(user_path(self.out) / Path(name).name),
-                resume=self.resume,
-                overwrite=self.overwrite,
-            )
-            for name in self.datasets
-        }
+        flags = ("data_dir", "num_seeds", "epochs", "kernel", "resume", "overwrite")
+        handed = {flag: getattr(self, flag) for flag in flags}
+        outs = {name: str(user_path(self.out) / Path(name).name) for name in self.datasets}
+        return {name: cliff.Config(dataset=name, out=out, **handed) for name, out in outs.items()}
 
 
-def main(config: Config) -> None:
-    """Runs every data set, prints the tables, writes the document."""
-    from experiments._cliff_document import write_document
-    from experiments.cliff_rescue import main as run
+def run_all(config: Config) -> dict[str, Any]:
+    """Runs every data set, and prints its table."""
+    return {"data sets": {name: cliff.STUDY.main(run) for name, run in config.runs().items()}}
 
-    summaries = {name: run(arguments) for name, arguments in config.runs().items()}
-    if config.doc is not None:
-        write_document(user_path(config.doc), config, summaries)
 
+def questions(config: Config) -> list[lab.Question]:
+    """What is asked of every data set: one family."""
+    return [q for name in config.datasets for q in cliff.questions(tuple(cliff.ARMS), name)]
+
+
+def values(config: Config, groups: Any, comparisons: list[lab.Comparison]) -> dict[str, Any]:
+    """What the arms do, and the answers by first arm, second arm and measure."""
+    asked = {(c.question.first, c.question.second, c.question.measure): c for c in comparisons}
+    return {"arms": cliff.ARMS, "asked": asked}
+
+
+def draw(path: Path, config: Config, groups: Any, comparisons: Any) -> None:
+    """Two plots for every data set."""
+    from jaxnet.store import read_rows
+
+    runs, found, plots = config.runs(), groups["data sets"], lab.plots
+    size = (13, 4.4 * len(runs))
+    figure, axes = plots.plt.subplots(len(runs), 2, figsize=size, layout="constrained", squeeze=False)
+    for (left, right), (name, run) in zip(axes, runs.items(), strict=True):
+        rows = read_rows(user_path(run.out) / "metrics.jsonl")
+        draw_epochs(left, found[name], rows)
+        draw_final(right, found[name], rows)
+    plots.save_figure(figure, path)
+
+
+REPORT = Path(__file__).parent / "reports" / "cliff_rescue.md"
+CONTROLS = lab.Controls(
+    "cliff_rescue_report", Config, run_all, REPORT, questions, values, ("rescued",), {"": draw}
+)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.cliff_rescue_report", description=__doc__)
+    CONTROLS.command(__doc__)

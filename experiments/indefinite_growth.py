@@ -10,181 +10,102 @@ reached. All seeds grow at once; networks of equal shape train as one program.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments._cli import print_table, run_main
-from experiments._options import (
-    check_at_least,
-    check_folder,
-    check_fractions,
-    check_positive,
-    check_seeds,
-    option,
-)
-from experiments._shown import diverged_line, percent
+import jaxnet
+from experiments import _growth_found as found
+from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
+from jaxnet.lab import changed, option
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "original": {
-        "hidden": (128,),
-        "density": 0.02,
-        "allocation": "uniform",
-        "rule": "ratio",
-        "change": "insert",
-        "operator": "redraw",
-        "max_patches": 5,
-        "epochs": 20,
-        "patience": 5,
-        "lr": 1e-3,
-        "schedule": "constant",
-        "exchange": "none",
-        "standard_errors": 0.0,
-    },
-    "lean": {
-        "hidden": (64, 32),
-        "density": 0.04,
-        "allocation": "erdos-renyi",
-        "rule": "always",
-        "change": "widen",
-        "operator": "preserve",
-        "added": 600,
-        "size": 16,
-        "max_patches": 0,
-        "epochs": 10,
-        "patience": 0,
-        "lr": 2e-3,
-        "schedule": "cosine",
-        "exchange": "gradient",
-        "standard_errors": 1.0,
-    },
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxnet.data import Dataset
+    from jaxnet.growth import Budget, GrowthPlan
+
+AUTO: dict[str, tuple[Any, Any]] = {
+    "hidden": ((128,), (64, 32)),
+    "density": (0.02, 0.04),
+    "allocation": ("uniform", "erdos-renyi"),
+    "rule": ("ratio", "always"),
+    "change": ("insert", "widen"),
+    "operator": ("redraw", "preserve"),
+    "added": (None, 600),
+    "size": (None, 16),
+    "max_patches": (5, 0),
+    "epochs": (20, 10),
+    "patience": (5, 0),
+    "lr": (1e-3, 2e-3),
+    "schedule": ("constant", "cosine"),
+    "exchange": ("none", "gradient"),
+    "standard_errors": (0.0, 1.0),
 }
-"""What ``auto`` stands for in each recipe."""
+"""What ``auto`` stands for in the recipes ``original`` and ``lean``; hidden layers of ``--sizes auto``."""
+
+RECIPES = {recipe: {flag: AUTO[flag][i] for flag in AUTO} for i, recipe in enumerate(("original", "lean"))}
+
+SEED_EXTREMA = slice(128, 192)
+"""Test samples for the extrema of protocol ``seed``: the original passes three batches of 64, and its last
+one overwrites what the others left."""
+
+EXCHANGED_UNTIL = 0.75
+"""Share of an iteration after which no weights are exchanged any more (as RigL's authors have it)."""
 
 
-def auto(help: str, unit: str | None = None) -> Any:
+def auto(help: str, unit: str | None = None, **allowed: Any) -> Any:
     """A field whose default the recipe decides."""
-    return option(None, f"{help}; auto: what the recipe says", unit, none="auto")
+    return option(None, f"{help}; auto: what the recipe says", unit, none="auto", **allowed)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
     """Networks that grow around their extrema until they reach a target, many at once."""
 
-    dataset: str = option(
-        "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
-    )
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    protocol: Literal["clean", "seed"] = option(
-        "clean",
-        "clean: extrema on training, target on validation, test images once at the end; "
-        "seed: the original's, faults included (docs/protocols.md)",
-    )
-    recipe: Literal["original", "lean"] = option(
-        "original",
-        "original: insert layers of equal density and add patches; lean: few weights, drawn and "
-        "exchanged where they are worth most, added where extrema gather",
-    )
-    target: float = option(0.95, "accuracy at which a network stops growing", "in (0, 1]")
-    standard_errors: float | None = auto("by how many standard errors the target must be exceeded")
-    iterations: int = option(10, "of training and change, at most")
-    max_nonzeros: int | None = option(None, "weights and values of patches, at most", none="any")
-    time_limit: float | None = option(None, "seconds for all seeds together", "s", none="any")
-    min_gain: float | None = option(
-        None, "gain in accuracy over --stall iterations below which a network stops", none="never"
-    )
-    stall: int = option(3, "see --min-gain", "iterations")
-    sizes: tuple[int, ...] | None = option(
-        None, "units per layer at the start; auto: as the recipe says", none="auto"
-    )
-    density: float | None = auto("fraction of the weights that exist at the start", "in (0, 1]")
+    density: float | None = auto("fraction of the weights that exist at first", "in (0, 1]", fraction=True)
     allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = auto(
         "how the density is shared out over the layers"
     )
-    init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
-        None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
-    )
     activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("relu", "of the hidden layers")
+    lr: float | None = auto("Adam's learning rate", above=0)
+    extrema_samples: int | None = changed(
+        lab.ExtremaFlags, "extrema_samples", help="auto: all of training; protocol seed: the third 64 of test"
+    )
+    recipe: Literal["original", "lean"] = option(
+        "original",
+        "original: layers of equal density and patches; lean: few weights, where they are worth most",
+    )
+    target: float = option(0.95, "accuracy at which a network stops growing", "in (0, 1]", fraction=True)
+    standard_errors: float | None = auto("by how many standard errors the target must be exceeded", least=0)
+    iterations: int = option(10, "of training and change, at most", least=1)
+    max_nonzeros: int | None = option(None, "weights and values of patches, at most", none="any", least=1)
+    time_limit: float | None = option(None, "seconds for all seeds together", "s", none="any", above=0)
+    min_gain: float | None = option(None, "least gain over --stall iterations", none="never", above=0)
+    stall: int = option(3, "see --min-gain", "iterations", least=1)
     rule: Literal["ratio", "count", "always"] | None = auto(
         "when the scaffold grows: above --min-ratio extrema per unit, from 10 high extrema on, always"
     )
-    min_ratio: float = option(0.5, "extrema per hidden unit above which ratio grows")
-    change: Literal["insert", "widen", "rewire", "none"] | None = auto(
-        "how: a new layer, more units, as many weights elsewhere, not at all"
-    )
+    min_ratio: float = option(0.5, "extrema per hidden unit above which ratio grows", least=0)
+    change: Literal["insert", "widen", "rewire", "none"] | None = auto("how: a layer, units, weights moved")
     place: Literal["worst", "share", "least", "random", "last"] = option(
-        "worst",
-        "where: at the layer with most extrema, most per unit, fewest, at a random one, at the last",
+        "worst", "where: at the layer with most extrema, most per unit, fewest, at a random one, at the last"
     )
-    operator: Literal["redraw", "preserve"] | None = auto(
-        "what happens to the layer behind: drawn afresh, or the function is preserved"
-    )
-    added: int | None = auto(
-        "weights that a change of the scaffold adds; without it, the density at the start"
-    )
-    size: int | None = auto("units of a change; without it, 4 per extremum, at most --max-size")
-    max_size: int = option(256, "units of a change, at most")
-    max_patches: int | None = auto("patches per hidden layer, kind of extremum and iteration; 0 for none")
-    epochs: int | None = auto("of an iteration, at most", "epochs")
-    patience: int | None = auto(
-        "epochs without a better accuracy before an iteration ends; 0: never", "epochs"
-    )
-    lr: float | None = auto("Adam's learning rate")
+    operator: Literal["redraw", "preserve"] | None = auto("the layer behind: drawn anew, or function kept")
+    added: int | None = auto("weights that a change adds; without it, the density at the start", least=2)
+    size: int | None = auto("units of a change; without it, 4 per extremum, at most --max-size", least=1)
+    max_size: int = option(256, "units of a change, at most", least=1)
+    max_patches: int | None = auto("patches per hidden layer, kind of extremum and iteration", least=0)
+    epochs: int | None = auto("of an iteration, at most", "epochs", least=1)
+    patience: int | None = auto("without a better accuracy it ends; 0: it does not", "epochs", least=0)
     schedule: Literal["constant", "cosine"] | None = auto("of the learning rate, within an iteration")
-    exchange: Literal["none", "random", "gradient"] | None = auto(
-        "weights exchanged while training: none, at random (SET), by gradient (RigL)"
-    )
-    num_seeds: int = option(8, "networks grown at once")
-    seed: int = option(0, "number of the first seed; a seed decides masks, weights and changes")
-    data_seed: int = option(0, "decides the order of the samples, common to all seeds")
-    batch_size: int = option(64, "samples per step", "samples")
-    detector: Literal["original", "adaptive", "quantile"] = option("original", "thresholds for extrema")
-    detect_on: Literal["pre", "post"] = option("pre", "activations watched for extrema: before or after")
-    extrema_samples: int | None = option(
-        None,
-        "samples for the statistics; auto: all training samples, or the third 64 test samples with "
-        "--protocol seed",
-        "samples",
-        none="auto",
-    )
-    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
-    out: str = option("checkpoints/indefinite_growth", "folder for results")
-    resume: bool = option(False, "continue the run in --out after its last finished epoch")
-    overwrite: bool = option(False, "replace the run in --out")
+    exchange: Literal["none", "random", "gradient"] | None = auto("in training: none, SET or RigL")
+    out: str = changed(lab.RunFlags, "out", "checkpoints/indefinite_growth")
 
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range, whatever the data."""
-        check_fractions(self, "target", "density")
-        check_at_least(
-            self,
-            num_seeds=1,
-            seed=0,
-            data_seed=0,
-            iterations=1,
-            max_nonzeros=1,
-            stall=1,
-            added=2,
-            size=1,
-            max_size=1,
-            max_patches=0,
-            epochs=1,
-            patience=0,
-            batch_size=1,
-            extrema_samples=2,
-            standard_errors=0,
-            min_ratio=0,
-        )
-        check_positive(self, "lr", "time_limit", "min_gain")
-        check_seeds(self)
-        check_folder(self)
-        if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
-            raise InputError(
-                f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"
-            )
-        chosen = settled(self)
+    def check(self) -> None:
+        """Raises InputError for values that do not go together."""
+        super().check()
+        chosen = lab.settled(self, RECIPES[self.recipe])
         if chosen.patience and chosen.schedule == "cosine":
             raise InputError("--schedule cosine needs iterations of equal length: give --patience 0 with it")
         if chosen.exchange != "none" and chosen.patience:
@@ -195,93 +116,107 @@ class Config:
             )
 
 
-def settled(config: Config) -> Config:
-    """The configuration with the recipe's values where nothing else is asked for."""
-    names = {f.name for f in dataclasses.fields(config)}
-    recipe = {n: v for n, v in RECIPES[config.recipe].items() if n in names and getattr(config, n) is None}
-    # object.__new__ would do, but replace checks once more; RECIPES holds settled values only
-    if not recipe:
-        return config
-    new = object.__new__(Config)
-    for name in names:
-        object.__setattr__(new, name, recipe.get(name, getattr(config, name)))
-    return new
+def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
+    """The plan of a settled configuration.
+
+    Raises:
+      InputError: sizes or density do not fit the data, or each other.
+    """
+    from jaxnet.growth import DecisionRules, GrowthPlan
+    from jaxnet.lab.run import init_rule, network_spec
+
+    def flags(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names}
+
+    c: Any = config  # nothing is auto
+    seed, patches = c.protocol == "seed", c.max_patches > 0
+    network = flags("density", "activation", "allocation")
+    spec = network_spec(dataset, c.sizes, RECIPES[c.recipe]["hidden"], **network, init=init_rule(c))
+    method = None
+    if c.exchange != "none":
+        steps = c.epochs * -(-len(dataset.y_train) // c.batch_size)
+        name = {"random": "set", "gradient": "rigl"}[c.exchange]
+        method = jaxnet.methods.make(name, until=max(1, int(EXCHANGED_UNTIL * steps)))
+    rules = jaxnet.OriginalRules if seed else jaxnet.PatchRules
+    decisions = flags("rule", "change", "place", "min_ratio", "max_size", "size")
+    try:
+        return GrowthPlan(
+            spec,
+            DecisionRules(**decisions, patches=patches),
+            **flags("operator", "added", "epochs", "lr", "schedule", "detector", "detect_on", "batch_size"),
+            patches=rules(max_patches=c.max_patches) if patches else None,
+            patience=c.patience or None,
+            lr_patch=c.lr,
+            select="last" if seed or method is not None else "best",
+            judge_best=seed,
+            fresh_optimizer=seed,
+            method=method,
+            product=jaxnet.kernels.product("dense" if c.kernel == "auto" else c.kernel),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
-def iteration_line(seed: int, stop: str | None, entry: dict[str, Any]) -> str:
-    """One line about an iteration of one network."""
-    decision = entry["decision"]
-    if decision is None:
-        what = f"stop: {stop}"
-    else:
-        change = {
-            "insert": "insert {size} units behind layer {at}",
-            "widen": "add {size} units to layer {at}",
-            "rewire": "move weights",
-            "none": "scaffold stays",
-        }[decision["change"]].format(size=decision["size"], at=(decision["layer"] or 0) + 1)
-        what = f"{change}{', add patches' if decision['patches'] else ''} ({decision['reason']})"
-    counts = entry["nonzeros"]
-    accuracy = "diverged" if entry["diverged"] else f"{percent(entry['accuracy'])} %"
-    return (
-        f"seed {seed}, iteration {entry['iteration']}: {'-'.join(map(str, entry['architecture']))}, "
-        f"{accuracy}, extrema {sum(entry['extrema_high'])} high "
-        f"{sum(entry['extrema_low'])} low, {entry['patches']} patches, "
-        f"{counts['scaffold'] + counts['patch']} weights; {what}"
-    )
+def make_budget(config: Config) -> Budget:
+    """What growth may cost."""
+    c = config
+    return jaxnet.growth.Budget(c.iterations, c.max_nonzeros, c.time_limit, c.min_gain, c.stall)
 
 
-def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table in the terminal; weights are all that exist, patches included."""
-    columns = ["seed", "accuracy %", "iterations", "weights", "density %", "patches", "stopped by"]
-    columns.append("architecture")
-    rows: list[list[object]] = [
-        [
-            s["seed"],
-            percent(s["accuracy"]),
-            s["iterations"],
-            s["nonzeros"]["scaffold"] + s["patch_weights"],
-            percent(s["density"]),
-            s["history"][-1]["patches"],
-            s["stop_reason"],
-            "-".join(map(str, s["architecture"])),
-        ]
-        for s in summary["seeds"]
-    ]
-    return columns, rows
+def settle(config: Config, dataset: Dataset) -> Config:
+    """Settles recipe and kernel; checks what can be checked."""
+    from jaxnet.lab.run import check_samples, resolve_kernel
+
+    config = lab.settled(config, RECIPES[config.recipe])
+    plan = make_plan(config, dataset)
+    make_budget(config).check_start(plan)
+    check_samples(config, dataset)
+    return resolve_kernel(config, plan.spec, config.num_seeds)
 
 
-def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Runs the experiment, draws the plots, prints the table."""
-    # here, not above: a wrong flag is answered at once, without JAX being loaded
-    from experiments._growth_plots import PLOTS, draw_all
-    from experiments._growth_run import prepare, run
-    from experiments._population import load
-    from experiments._runtime import open_folder, use_compilation_cache
+def run_growth(run: lab.Run[Config]) -> lab.Found:
+    """Grows all seeds, and reads the test samples once."""
+    from jaxnet.growth import GrowthData, Target, grow_until
+    from jaxnet.lab.stages import WATCH_NAME, median_note
 
-    use_compilation_cache()
-    dataset = load(config)
-    config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
-    with open_folder(config, dataset, PLOTS) as folder:
-        summary = run(config, folder, dataset, report)
-        draw_all(folder)
-    columns, rows = table_rows(summary)
-    reached = sum(s["stop_reason"] == "target" for s in summary["seeds"])
-    title = (
-        f"{config.dataset}, recipe {config.recipe}, protocol {config.protocol}, {config.kernel} kernel: "
-        f"{reached} of {len(rows)} reached {100 * config.target:g} %"
-    )
-    print_table(title, columns, rows)
-    line = diverged_line(summary["diverged"], len(rows))
-    if line is not None:
-        report(line)
-    timing = summary["timing"]
-    report(
-        f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {user_path(config.out)}"
-    )
-    return summary
+    config = run.config
+    assert config.standard_errors is not None
+    seed, plan, watched = config.protocol == "seed", make_plan(config, run.dataset), run.watched
+    samples = slice(config.extrema_samples)
+    if seed and config.extrema_samples is None and len(run.dataset.y_test) >= SEED_EXTREMA.stop:
+        samples = SEED_EXTREMA
+    shown = run.split("test" if seed else "train", samples)
+    data = GrowthData(run.split("train"), run.split(watched), shown, run.key_data, WATCH_NAME[watched])
+    with lab.terminal.Progress(config.iterations * plan.epochs, f"{config.num_seeds} seeds") as progress:
 
+        def at(iteration: int, epoch: int, accuracy: np.ndarray) -> None:
+            note = f"iteration {iteration}, {len(accuracy)} networks, {median_note(accuracy)}"
+            progress.update((iteration - 1) * plan.epochs + epoch, note)
+
+        members = grow_until(
+            plan,
+            data,
+            Target(config.target, config.standard_errors),
+            make_budget(config),
+            run.seeds,
+            folder=run.folder,
+            clock=run.clock,
+            on_epoch=at,
+            on_iteration=lambda member: run.report(found.iteration_line(member)),
+        )
+    return lab.Found({"grown": found.measure(run, plan, members)}, extra={"kernel": config.kernel})
+
+
+STUDY = lab.Study(
+    "indefinite_growth",
+    Config,
+    run_growth,
+    settle=settle,
+    tables=found.tables,
+    numbers=found.numbers,
+    plots={"growth.png": found.draw_growth, "architectures.png": found.draw_architectures},
+    opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, recipe {c.recipe}; results go to {c.out}",
+)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.indefinite_growth", description=__doc__)
+    STUDY.command(__doc__)

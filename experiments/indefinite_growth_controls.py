@@ -9,48 +9,55 @@ but one end with as many weights. Differences are taken seed by seed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from experiments._cli import run_main
-from experiments._options import check_document, option, run_values
-from experiments._shown import diverged_in, diverged_line, percent
-from experiments.indefinite_growth import RECIPES
-from experiments.indefinite_growth import Config as RunConfig
-from jaxnet.errors import InputError
-from jaxnet.files import user_path
+import numpy as np
 
-START = "start"
-"""Stands for the weights of the start in :data:`ARMS`; without it an arm begins with those of the end."""
+from experiments import _growth_found as found
+from experiments import indefinite_growth as growth
+from jaxnet import lab
+from jaxnet.lab import changed, option
+from jaxnet.lab.shown import NOTHING, percent, sound
+
+LEAN = growth.RECIPES["lean"]
+
+SMALL = {"density": None}
+"""Begins with the weights of the start; other arms have those of the end from the start."""
 
 ARMS: dict[str, dict[str, Any]] = {
-    "extrema": {START: True},
-    "extrema per unit": {START: True, "place": "share"},
-    "random layer": {START: True, "place": "random"},
-    "last layer": {START: True, "place": "last"},
-    "fewest extrema": {START: True, "place": "least"},
-    "train longer": {START: True, "change": "none"},
+    "extrema": SMALL,
+    "extrema per unit": {**SMALL, "place": "share"},
+    "random layer": {**SMALL, "place": "random"},
+    "last layer": {**SMALL, "place": "last"},
+    "fewest extrema": {**SMALL, "place": "least"},
+    "train longer": {**SMALL, "change": "none"},
     "RigL": {"change": "none"},
     "static Erdős–Rényi": {"change": "none", "exchange": "none"},
     "SET between iterations": {"change": "rewire", "exchange": "none"},
-    "extrema, without RigL": {START: True, "exchange": "none"},
+    "extrema, without RigL": {**SMALL, "exchange": "none"},
 }
 """What each arm changes in the recipe ``lean``."""
 
-QUESTIONS = (
-    ("Place: most extrema against a random layer", "extrema", "random layer"),
-    ("Place: most extrema against the last layer", "extrema", "last layer"),
-    ("Place: most extrema against fewest", "extrema", "fewest extrema"),
-    ("Place: most extrema per unit against a random layer", "extrema per unit", "random layer"),
-    ("Place: most extrema per unit against fewest", "extrema per unit", "fewest extrema"),
-    ("Growth against training on without new weights", "extrema", "train longer"),
-    ("Growth against RigL with all weights from the start", "extrema", "RigL"),
-    ("Growth with RigL against static Erdős–Rényi", "extrema", "static Erdős–Rényi"),
-    ("Growth without RigL against static Erdős–Rényi", "extrema, without RigL", "static Erdős–Rényi"),
-    ("RigL against static Erdős–Rényi", "RigL", "static Erdős–Rényi"),
-    ("SET between iterations against static", "SET between iterations", "static Erdős–Rényi"),
-)
-"""What is compared: title, first arm, second arm."""
+STATIC = "static Erdős–Rényi"
+QUESTIONS = [
+    lab.Question(first, second, "accuracy", title)
+    for title, first, second in (
+        ("Place: most extrema against a random layer", "extrema", "random layer"),
+        ("Place: most extrema against the last layer", "extrema", "last layer"),
+        ("Place: most extrema against fewest", "extrema", "fewest extrema"),
+        ("Place: most extrema per unit against a random layer", "extrema per unit", "random layer"),
+        ("Place: most extrema per unit against fewest", "extrema per unit", "fewest extrema"),
+        ("Growth against training on without new weights", "extrema", "train longer"),
+        ("Growth against RigL with all weights from the start", "extrema", "RigL"),
+        ("Growth with RigL against static Erdős–Rényi", "extrema", STATIC),
+        ("Growth without RigL against static Erdős–Rényi", "extrema, without RigL", STATIC),
+        ("RigL against static Erdős–Rényi", "RigL", STATIC),
+        ("SET between iterations against static", "SET between iterations", STATIC),
+    )
+]
 
 HEADLINE: dict[str, dict[str, Any]] = {
     "lean to 95 %": {},
@@ -61,109 +68,75 @@ HEADLINE: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.DocumentFlags, lab.RunFlags):
     """The controls of indefinite growth, paired over seeds."""
 
-    dataset: str = option("mnist", "data set by name, or path of an .npz file or a folder of IDX files")
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    num_seeds: int = option(16, "networks in each arm of the controls")
-    headline_seeds: int = option(10, "networks in each run to a target; 0 leaves these out")
+    dataset: str = changed(lab.DataFlags, "dataset", "mnist")
+    data_dir: str | None = changed(lab.DataFlags, "data_dir")
+    num_seeds: int = option(16, "networks in each arm of the controls", least=2)
+    headline_seeds: int = option(10, "networks in each run to a target; 0 leaves these out", least=0)
     sizes: tuple[int, ...] | None = option(None, "units per layer at the start", none="auto")
-    density: float = option(RECIPES["lean"]["density"], "at the start", "in (0, 1]")
-    added: int = option(RECIPES["lean"]["added"], "weights that a change adds")
-    iterations: int = option(4, "of training, with a change between two of them")
-    epochs: int = option(10, "of an iteration", "epochs")
-    kernel: str = option("auto", "sparse product: auto, dense or csr")
-    doc: str | None = option(None, "also write the tables as Markdown to this file, a plot beside it")
-    out: str = option("checkpoints/indefinite_growth_controls", "folder for results, a run in a folder each")
-    resume: bool = option(False, "keep what is in --out: finished arms are read, an unfinished one continued")
-    overwrite: bool = option(False, "replace the runs in --out")
-
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range."""
-        if self.num_seeds < 2:
-            raise InputError(f"--num-seeds must be at least 2 for an interval: {self.num_seeds}")
-        if self.headline_seeds < 0:
-            raise InputError(f"--headline-seeds must be 0 or more: {self.headline_seeds}")
-        if self.iterations < 2:
-            raise InputError(f"--iterations must be at least 2, or nothing grows: {self.iterations}")
-        check_document(self.doc)
+    density: float = option(LEAN["density"], "at the start", "in (0, 1]", fraction=True)
+    added: int = option(LEAN["added"], "weights that a change adds", least=2)
+    iterations: int = option(4, "of training, with a change between two of them", least=2)
+    epochs: int = option(10, "of an iteration", "epochs", least=1)
+    out: str = changed(lab.RunFlags, "out", "checkpoints/indefinite_growth_controls")
 
 
-def final_density(config: Config, sizes: tuple[int, ...]) -> float:
-    """Density of the start's sizes with the weights of the end."""
+def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
+    """Runs all arms, and on MNIST the runs to a target."""
+
+    def one(name: str, changes: dict[str, Any], **values: Any) -> dict[str, dict[str, Any]]:
+        arm = lab.run_arms(growth.STUDY, {name: changes}, config, recipe="lean", **values)
+        print(f"{name}: {percent(arm[name]['aggregate']['accuracy']['mean'])} %", flush=True)
+        return arm
+
+    dataset = lab.run.load(growth.Config(dataset=config.dataset, data_dir=config.data_dir))
+    sizes = config.sizes or (dataset.num_features, *LEAN["hidden"], dataset.num_classes)
     dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-    return (int(config.density * dense) + (config.iterations - 1) * config.added + 0.5) / dense
-
-
-def arm_config(config: Config, name: str, changes: dict[str, Any], sizes: tuple[int, ...]) -> RunConfig:
-    """The run of one arm."""
-    changes = dict(changes)
-    grown = changes.pop(START, False)
-    values = {
-        "recipe": "lean",
-        "target": 1.0,
-        "iterations": config.iterations,
-        "epochs": config.epochs,
-        "density": config.density if grown else final_density(config, sizes),
-        "sizes": sizes,
-        "added": config.added,
-        "num_seeds": config.num_seeds,
-    }
-    return RunConfig(**{**run_values(config, f"arm--{name}"), **values, **changes})
-
-
-def headline_config(config: Config, name: str, changes: dict[str, Any]) -> RunConfig:
-    """A run to a target."""
-    values = {"recipe": "lean", "num_seeds": config.headline_seeds}
-    return RunConfig(**{**run_values(config, f"to--{name}"), **values, **changes})
-
-
-def run_one(config: RunConfig) -> dict[str, Any]:
-    """Runs one arm, or reads what it found before."""
-    from experiments._growth_plots import PLOTS, draw_all
-    from experiments._growth_run import prepare, run
-    from experiments._population import load
-    from experiments._runtime import open_folder
-
-    dataset = load(config)
-    config = prepare(config, dataset)
-    with open_folder(config, dataset, PLOTS) as folder:
-        summary = run(config, folder, dataset, report=lambda line: None)
-        draw_all(folder)
-    return summary
-
-
-def main(config: Config) -> None:
-    """Runs all arms, compares them, prints and writes the tables."""
-    from experiments._comparisons import compare, print_comparisons
-    from experiments._growth_report import write_document
-    from experiments._population import load
-    from experiments._runtime import use_compilation_cache
-
-    use_compilation_cache()
-    dataset = load(RunConfig(**run_values(config, "")))
-    hidden = RECIPES["lean"]["hidden"]
-    sizes = config.sizes or (dataset.num_features, *hidden, dataset.num_classes)
-    runs = {name: arm_config(config, name, changes, sizes) for name, changes in ARMS.items()}
-    arms = {}
-    for name, arm in runs.items():
-        arms[name] = run_one(arm)
-        print(f"{name}: {percent(arms[name]['aggregate']['accuracy']['mean'])} %", flush=True)
-    headline = {}
+    more = (config.iterations - 1) * config.added
+    values = {name: getattr(config, name) for name in ("num_seeds", "iterations", "epochs", "added")}
+    arms: dict[str, Any] = {}
+    headline: dict[str, Any] = {}
+    for name, arm in ARMS.items():
+        start = config.density if "density" in arm else (int(config.density * dense) + more + 0.5) / dense
+        arms |= one(name, {**arm, "density": start}, **values, target=1.0, sizes=sizes)
     if config.headline_seeds and config.dataset == "mnist":
-        headline = {
-            name: run_one(headline_config(config, name, changes)) for name, changes in HEADLINE.items()
-        }
-    comparisons = compare(arms, QUESTIONS, "accuracy")
-    print_comparisons(f"{config.dataset}, {config.num_seeds} paired seeds", comparisons)
-    every = {**arms, **headline}
-    line = diverged_line(diverged_in(every), sum(len(arm["seeds"]) for arm in every.values()))
-    if line is not None:
-        print(line)
-    if config.doc is not None:
-        write_document(user_path(config.doc), config, sizes, arms, headline, comparisons)
+        for name, arm in HEADLINE.items():
+            headline |= one(name, arm, num_seeds=config.headline_seeds)
+    return {"arms": arms, "headline": headline}
 
+
+def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Comparison]) -> dict[str, Any]:
+    """Which architectures came out, where growth took place, and what that says of following extrema."""
+    architectures, where = {}, []
+    for name, run in groups["arms"].items():
+        seeds = sound(run["seeds"])
+        grown = Counter(map(found.sizes_of, seeds)).most_common()
+        ranked = [f"{sizes} ({times})" for sizes, times in grown[:6]]
+        more = [f"and {len(grown) - 6} more"] if len(grown) > 6 else []
+        architectures[name] = ", ".join(ranked + more) or NOTHING
+        decisions = [h["decision"] for s in seeds for h in s["history"]]
+        chosen = Counter(d["layer"] + 1 for d in decisions if d and d["change"] in ("insert", "widen"))
+        if chosen:
+            layers = ", ".join(f"layer {layer}: {times}" for layer, times in sorted(chosen.items()))
+            ends = [extrema_shares([s["history"][at] for s in seeds]) for at in (0, -1)]
+            where.append([name, layers, *ends])
+    places = [c.sign for c in comparisons if c.question.shown.startswith("Place")]
+    return {"architectures": architectures, "where": where, "places": places}
+
+
+def extrema_shares(entries: list[dict[str, Any]]) -> str:
+    """Share of extrema in every hidden layer of iterations, in per cent: means over the seeds."""
+    counts = [zip(e["extrema_high"], e["extrema_low"], e["architecture"][1:-1], strict=True) for e in entries]
+    shares = [[(high + low) / units for high, low, units in layers] for layers in counts]
+    if len({len(layers) for layers in shares}) > 1:
+        return "layers differ"
+    return ", ".join(percent(share, ".0f") + " %" for share in np.mean(shares, axis=0))
+
+
+REPORT = Path(__file__).parent / "reports" / "growth.md"
+CONTROLS = lab.Controls("indefinite_growth_controls", Config, run_all, REPORT, QUESTIONS, values)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.indefinite_growth_controls", description=__doc__)
+    CONTROLS.command(__doc__)

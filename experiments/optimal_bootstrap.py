@@ -9,168 +9,256 @@ all seeds and arms of a scale in one compiled program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments._cli import print_table, run_main
-from experiments._options import (
-    check_at_least,
-    check_document,
-    check_folder,
-    check_fractions,
-    check_positive,
-    check_seeds,
-    option,
-)
-from experiments._shown import diverged_line, number, pairs_won, percent, span
+import jaxnet
+from experiments import _bootstrap_found as found
+from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
+from jaxnet.lab import changed, option
+
+if TYPE_CHECKING:
+    from jaxnet.data import Dataset
+    from jaxnet.nn.mlp import NetworkSpec
+
+ARMS = ("bootstrapped", "random", "shuffled", "fresh values", "random, unequal")
+"""What is compared at each scale, trained as one batch; the next scale is built from the first."""
+
+UNRELATED = ("random, unequal",)
+"""Arms that take nothing from the smaller network, not even a number of weights."""
+
+PAIRS = (
+    ("bootstrapped", "random"),
+    ("bootstrapped", "shuffled"),
+    ("bootstrapped", "fresh values"),
+    ("fresh values", "random"),
+    ("bootstrapped", "random, unequal"),
+)
+"""Which arms are compared at each scale: first minus second."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
     """The smallest network that learns, and two larger ones built from it, against controls of equal size."""
 
-    dataset: str = option(
-        "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
+    sizes: tuple[int, ...] | None = option(None, "decided by --hidden and --widths", cli=False)
+    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = option(
+        "uniform", "of random masks", cli=False
     )
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    protocol: Literal["clean", "seed"] = option(
-        "clean",
-        "clean: selection on validation, test images once at the end; "
-        "seed: the original's: test images after every epoch, its init, the last epoch is built on",
+    density: float = option(
+        0.02, "fraction of the weights of the random masks that exist", "in (0, 1]", fraction=True
     )
     hidden: tuple[int, ...] = option(
         (128, 64, 32, 16), "widths of the hidden layer tried in the search; without one is always tried too"
     )
     widths: tuple[int, int] = option((32, 128), "units of the new first layer: of medium, of fine")
-    density: float = option(0.02, "fraction of the weights of the random masks that exist", "in (0, 1]")
-    init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
-        None, "random weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
-    )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("relu", "of the hidden layers")
     threshold: float = option(0.15, "accuracy above which a network has learned", "in [0, 1)")
-    num_seeds: int = option(8, "networks in every arm")
-    seed: int = option(0, "number of the first seed; a seed decides masks and weights")
-    data_seed: int = option(0, "decides the order of the samples, common to all seeds and arms")
-    search_epochs: int = option(20, "epochs of the search", "epochs")
-    epochs: int = option(30, "epochs of each scale", "epochs")
-    batch_size: int = option(64, "samples per step", "samples")
-    lr: float = option(1e-3, "Adam's learning rate")
-    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
-    doc: str | None = option(None, "also write the results as Markdown to this file, a plot beside it")
-    out: str = option("checkpoints/optimal_bootstrap", "folder for results")
-    resume: bool = option(False, "continue the run in --out after its last finished epoch")
-    overwrite: bool = option(False, "replace the run in --out")
+    search_epochs: int = option(20, "epochs of the search", "epochs", least=1)
+    epochs: int = option(30, "epochs of each scale", "epochs", least=1)
+    out: str = changed(lab.RunFlags, "out", "checkpoints/optimal_bootstrap")
 
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range, whatever the data."""
-        check_fractions(self, "density")
+    def check(self) -> None:
+        """Raises InputError for values that do not go together."""
+        super().check()
         if not 0 <= self.threshold < 1:
             raise InputError(f"--threshold must be at least 0 and below 1: {self.threshold}")
-        check_positive(self, "lr")
-        check_at_least(
-            self,
-            num_seeds=1,
-            seed=0,
-            data_seed=0,
-            search_epochs=1,
-            epochs=1,
-            batch_size=1,
-        )
-        check_seeds(self)
         for flag in ("hidden", "widths"):
             sizes = getattr(self, flag)
             if min(sizes, default=1) < 1:
                 raise InputError(f"--{flag} must be positive sizes: {','.join(map(str, sizes))}")
         if len(set(self.hidden)) < len(self.hidden):
             raise InputError(f"--hidden names a size twice: {','.join(map(str, self.hidden))}")
-        check_folder(self)
-        check_document(self.doc)
         if self.doc is not None and self.num_seeds < 2:
             raise InputError(f"--doc needs at least 2 seeds for an interval: {self.num_seeds}")
 
 
-def num_networks(summary: dict[str, Any]) -> int:
-    """How many networks were trained, in all stages and arms."""
-    stages = len(summary["architectures"]) + sum(len(scale["arms"]) for scale in summary["scales"].values())
-    return stages * len(summary["seeds"])
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Networks of one architecture.
+
+    Attributes:
+      name: of the stage; part of rows and checkpoint names.
+      sizes: units per layer.
+      epochs: how many.
+      grown: whether its networks are built from those of the stage before.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    epochs: int
+    grown: bool = False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms; none where there is one network per seed."""
+        return ARMS if self.grown else ()
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """Prints the search, the arms and the differences as tables."""
-
-    def with_interval(aggregate: dict[str, Any]) -> list[str]:
-        return [percent(aggregate["mean"]), span(aggregate["ci95"])]
-
-    rows: list[list[object]] = [
-        [
-            "-".join(map(str, found["sizes"])),
-            found["weights"],
-            *with_interval(found["watched"]),
-            percent(found["watched"]["min"]),
-            f"{found['learns']}/{found['n']}",
-            f"{found['smallest']}/{len(summary['seeds'])}",
-        ]
-        for found in summary["architectures"]
-    ]
-    columns = ["architecture", "weights", "mean %", "95 %", "worst %", "learns", "smallest"]
-    print_table("search for the smallest network that learns", columns, rows)
-    rows = [
-        [
-            scale,
-            arm,
-            number(values["weights"]["mean"], ".0f"),
-            *with_interval(values["accuracy"]),
-            percent(values["after"]["after epoch 1"]["mean"]),
-        ]
-        for scale, found in summary["scales"].items()
-        for arm, values in found["arms"].items()
-    ]
-    print_table("scales", ["scale", "arm", "weights", "accuracy %", "95 %", "watched, after epoch 1 %"], rows)
-    rows = [
-        [
-            c["scale"],
-            f"{c['first']} - {c['second']}",
-            c["measure"],
-            percent(c["mean"], "+.2f"),
-            span(c["ci95"], "+.2f"),
-            pairs_won(c["wins"], c["n"], c["not_finite"]),
-        ]
-        for c in summary["comparisons"]
-        if c["measure"] in ("test accuracy", "after epoch 1")
-    ]
-    print_table("paired differences", ["scale", "arms", "measure", "points", "95 %", "wins"], rows)
-
-
-def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Runs the experiment, draws the plots, prints the tables, writes the document if asked for."""
-    # here, not above: a wrong flag is answered at once, without JAX being loaded
-    from experiments._bootstrap_report import draw_all, write_document
-    from experiments._bootstrap_run import BootstrapRun, open_folder, prepare
-    from experiments._population import load
-    from experiments._runtime import use_compilation_cache
-
-    use_compilation_cache()
-    dataset = load(config)
-    config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
-    with open_folder(config, dataset) as folder:
-        summary = BootstrapRun(config, folder, dataset).run()
-        draw_all(folder)
-        if config.doc is not None:
-            write_document(user_path(config.doc), config, summary, folder.read_rows())
-    print_summary(summary)
-    line = diverged_line(summary["diverged"], num_networks(summary))
-    if line is not None:
-        report(line)
-    timing = summary["timing"]
-    report(
-        f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {user_path(config.out)}"
+def make_scales(config: Config, dataset: Dataset) -> tuple[Scale, ...]:
+    """The search for the smallest network that learns, then the three scales."""
+    num_in, classes = dataset.num_features, dataset.num_classes
+    medium, fine = config.widths
+    tried = [(num_in, hidden, classes) for hidden in config.hidden] + [(num_in, classes)]
+    return (
+        *(Scale(f"search-{'-'.join(map(str, sizes))}", sizes, config.search_epochs) for sizes in tried),
+        Scale("seed", (num_in, classes), config.epochs),
+        Scale("medium", (num_in, medium, classes), config.epochs, grown=True),
+        Scale("fine", (num_in, fine, medium, classes), config.epochs, grown=True),
     )
-    return summary
 
+
+def make_spec(config: Config, sizes: tuple[int, ...]) -> NetworkSpec:
+    """The specification of a scale's networks; its density is that of the random masks."""
+    from jaxnet.lab.run import init_rule
+
+    try:
+        return jaxnet.NetworkSpec(sizes, config.density, config.activation or "relu", init=init_rule(config))
+    except ValueError as error:
+        raise InputError(f"{'-'.join(map(str, sizes))}: {error}") from None
+
+
+def settle(config: Config, dataset: Dataset) -> Config:
+    """Settles ``--kernel auto``; checks what can be checked before anything is written."""
+    from jaxnet.lab.run import check_samples, resolve_kernel
+
+    specs = [make_spec(config, scale.sizes) for scale in make_scales(config, dataset)]
+    check_samples(config, dataset)
+    return resolve_kernel(config, specs[-1], config.num_seeds)
+
+
+def grow(spec: NetworkSpec, params: Any, structure: Any, key: Any) -> tuple[Any, ...]:
+    """All arms of a scale for one seed, in the order of :data:`ARMS`: parameters and structure of each."""
+    from jaxnet import keys
+    from jaxnet.changes import bootstrap, random_like, shuffle_values
+    from jaxnet.nn import mlp
+
+    purposes = keys.MASK, keys.INIT, keys.OTHER_MASK, keys.OTHER_INIT, keys.SHUFFLE
+    mask, init, other_mask, other_init, shuffle = (keys.purpose(key, what) for what in purposes)
+    grown, connected = bootstrap(spec, params, structure, key_mask=mask, key_init=init)
+    topologies = [t for t in connected.weights if isinstance(t, jaxnet.Topology)]
+    # as the original compared: without the weights that the features add
+    plain = jaxnet.allocate(spec.sizes, spec.density)
+    return (
+        (grown, connected),
+        random_like(spec, connected, key_mask=other_mask, key_init=other_init),
+        (shuffle_values(grown, connected, key_shuffle=shuffle), connected),
+        (mlp.init_params(spec, topologies, key_init=init), connected),
+        random_like(spec, connected, nonzeros=plain, key_mask=other_mask, key_init=other_init),
+    )
+
+
+def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
+    """The stage of a scale: what it starts from, and what is kept of it."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnet import keys
+    from jaxnet.lab.run import count_right
+
+    config, last = run.config, run.config.protocol == "seed"
+    spec = make_spec(config, scale.sizes)
+    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    assert config.lr is not None
+    optimizer = jaxnet.dual_rate_adam(config.lr, config.lr)
+    seeds = len(run.seeds)
+
+    def ready(network: Any) -> Any:
+        return jaxnet.init_state(jaxnet.Net.of(network[0], network[1], optimizer))
+
+    def start(key: Any, before: Any) -> Any:
+        key = jax.random.fold_in(key, number)
+        if not scale.grown:
+            mask, init = (keys.purpose(key, what) for what in (keys.MASK, keys.INIT))
+            return ready(jaxnet.init(spec, key_mask=mask, key_init=init))
+        params, structure, diverged = before
+        states = []
+        for arm, network in zip(ARMS, grow(spec, params, structure, key), strict=True):
+            # what is built from a diverged network has diverged: its features are of an earlier epoch
+            inherited = diverged & (arm not in UNRELATED)
+            states.append(ready(network).replace(diverged=inherited))
+        return tuple(states)
+
+    def keep(state: Any, test: Any) -> Any:
+        first = (state.net.params if last else state.best_params, state.net.structure, state.diverged)
+
+        def right(params: Any, structure: Any) -> Any:
+            return count_right(task, params, structure, test)
+
+        layers = [entry.num_nonzeros for entry in state.net.structure.weights]
+        return {
+            "small": jax.tree.map(lambda leaf: leaf[:seeds], first),
+            "right": None if last else jax.vmap(right)(state.best_params, state.net.structure),
+            "best": state.best_accuracy,
+            "epoch": state.best_epoch,
+            "diverged": state.diverged,
+            "nonzeros": jnp.stack(layers, axis=1),
+        }
+
+    return lab.Stage(
+        scale.name,
+        scale.epochs,
+        task,
+        start,
+        keep=keep,
+        hand=lambda kept: kept["small"],
+        samples=None if last else run.split("test"),
+        arms=scale.arms,
+        order=number,
+    )
+
+
+def questions(config: Config) -> list[lab.Question]:
+    """Of every scale and pair of arms: test accuracy (judged), and how fast they learn."""
+    measures = ["accuracy", found.MEAN, *(f"after.{e}" for e in found.shown_epochs(config.epochs))]
+    return [
+        lab.Question(
+            f"{scale}: {first}",
+            f"{scale}: {second}",
+            measure,
+            f"{scale}: {first} − {second}",
+            primary=measure == "accuracy" and second not in UNRELATED,
+            where=scale,
+        )
+        for measure in measures
+        for scale in ("medium", "fine")
+        for first, second in PAIRS
+    ]
+
+
+def run_bootstrap(run: lab.Run[Config]) -> lab.Found:
+    """Trains what is still to do, and measures."""
+    import jax
+
+    scales = make_scales(run.config, run.dataset)
+    stages = [make_stage(run, scale, number) for number, scale in enumerate(scales)]
+    trained = lab.train_stages(run, stages)
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for scale in scales:
+        kept = jax.device_get({k: v for k, v in trained[scale.name].kept.items() if k != "small"})
+        entries = found.entries(run, scale, kept, trained[scale.name].rows)
+        for k, arm in enumerate(scale.arms or ("",)):
+            name = f"{scale.name}: {arm}" if arm else scale.name
+            arms[name] = entries[k * len(run.seeds) : (k + 1) * len(run.seeds)]
+    extra = {"kernel": run.config.kernel, **found.summarise(run.config, scales, arms)}
+    return lab.Found(arms, questions(run.config), extra)
+
+
+STUDY = lab.Study(
+    "optimal_bootstrap",
+    Config,
+    run_bootstrap,
+    settle=settle,
+    tables=found.tables,
+    numbers=found.numbers,
+    plots={"search.png": found.draw_search, "bootstrap.png": found.draw_scales},
+    opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, {len(c.hidden) + 1} architectures, then 3 scales",
+    document=lab.Document(
+        Path(__file__).parent / "reports" / "bootstrap.md", found.values, {"": found.draw_document}
+    ),
+)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.optimal_bootstrap", description=__doc__)
+    STUDY.command(__doc__)

@@ -9,16 +9,23 @@ seeds in one compiled program.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments._cli import flag_name, print_table, run_main
-from experiments._options import check_at_least, check_folder, check_fractions, check_seeds, option
-from experiments._shown import NOTHING, diverged_line, number, percent, span
+import jaxnet
+from experiments import _patched_found as found
+from experiments import _winner
+from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
+from jaxnet.lab import changed, option
+from jaxnet.lab.flags import check_learning_rates
+from jaxnet.lab.shown import NOTHING, number, percent, span
+
+if TYPE_CHECKING:
+    from jaxnet.data import Dataset
+    from jaxnet.nn.mlp import NetworkSpec
+    from jaxnet.patches import PatchRules
+    from jaxnet.train import Task
 
 FRESH: dict[str, Any] = {
     "density": 0.02,
@@ -31,32 +38,26 @@ FRESH: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
     """Sparse scaffold, extrema, dense patches, dual learning rates, for many seeds at once."""
 
-    dataset: str = option(
-        "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
+    density: float | None = changed(
+        lab.NetworkFlags, "density", None, "fraction of the scaffold's weights that exist; auto: 0.02"
     )
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    protocol: Literal["clean", "seed"] = option(
-        "clean",
-        "clean: extrema on training, selection on validation, test images once at the end; "
-        "seed: the original's, faults included (docs/protocols.md)",
+    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = changed(
+        lab.NetworkFlags, "allocation", None, "how the density is shared out over the layers; auto: uniform"
     )
-    sizes: tuple[int, ...] | None = option(
-        None, "units per layer; auto: features of the data,256,128,classes", none="auto"
+    activation: Literal["relu", "tanh", "sigmoid", "gelu"] | None = changed(
+        lab.NetworkFlags, "activation", None, "of the hidden layers; auto: relu"
     )
-    density: float | None = option(
-        None, "fraction of the scaffold's weights that exist; auto: 0.02", "in (0, 1]", none="auto"
+    seed: int = changed(
+        lab.SeedFlags, "seed", help="number of the first seed; a seed decides masks, weights and patches"
     )
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = option(
-        None, "how the density is shared out over the layers; auto: uniform", none="auto"
-    )
-    init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
-        None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
-    )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] | None = option(
-        None, "of the hidden layers; auto: relu", none="auto"
+    lr: float | None = changed(lab.TrainFlags, "lr", None, "Adam's learning rate before patches; auto: 0.001")
+    extrema_samples: int | None = changed(
+        lab.ExtremaFlags,
+        "extrema_samples",
+        help="samples watched; auto: all training samples, or 1000 test samples with --protocol seed",
     )
     from_checkpoint: str | None = option(
         None,
@@ -64,37 +65,30 @@ class Config:
         "what is auto comes from it, and the seeds differ in their patches only",
     )
     checkpoint_fingerprint: str | None = option(None, "of that scaffold", cli=False)
-    num_seeds: int = option(8, "networks trained at once")
-    seed: int = option(0, "number of the first seed; a seed decides masks, weights and patches")
-    data_seed: int = option(0, "decides the order of the samples, common to all seeds")
     scaffold_epochs: int | None = option(
         None, "epochs without patches; auto: 20, or 0 with --from-checkpoint", "epochs", none="auto"
     )
-    patch_epochs: int = option(30, "epochs with patches", "epochs")
-    batch_size: int = option(64, "samples per step", "samples")
-    lr: float | None = option(None, "Adam's learning rate before patches; auto: 0.001", none="auto")
+    patch_epochs: int = option(30, "epochs with patches", "epochs", least=0)
     lr_scaffold: float = option(1e-4, "of the scaffold after patches; 0 freezes it")
     lr_patch: float = option(5e-4, "of the patches; equal to --lr-scaffold it is the control")
     patience: int | None = option(
-        None, "epochs without a better accuracy before a seed stops, in each phase", "epochs", none="never"
+        None,
+        "epochs without a better accuracy before a seed stops, in each phase",
+        "epochs",
+        none="never",
+        least=1,
     )
     patch_kind: Literal["mlp", "dense"] = option(
         "mlp", "mlp: the original's small networks; dense: new direct connections"
     )
     patch_density: float = option(
-        0.5, "fraction of the layer above or below that a dense patch connects to", "in (0, 1]"
+        0.5, "fraction of the layer above or below that a dense patch connects to", "in (0, 1]", fraction=True
     )
-    max_patches: int = option(5, "patches per hidden layer and kind of extremum; 0: mere further training")
+    max_patches: int = option(
+        5, "patches per hidden layer and kind of extremum; 0: mere further training", least=0
+    )
     placement: Literal["extrema", "random", "least"] = option(
         "extrema", "where patches go: at extrema, or as many of the same at random or the least extreme units"
-    )
-    detector: Literal["original", "adaptive", "quantile"] = option("original", "thresholds for extrema")
-    detect_on: Literal["pre", "post"] = option("pre", "activations watched for extrema: before or after")
-    extrema_samples: int | None = option(
-        None,
-        "samples for the statistics; auto: all training samples, or 1000 test samples with --protocol seed",
-        "samples",
-        none="auto",
     )
     mask_mode: Literal["enforced", "scaffold-phase"] = option(
         "enforced",
@@ -102,38 +96,15 @@ class Config:
         "(the original's first version)",
     )
     redundancy: bool = option(False, "also measure how far any two patches stand in for one another (slow)")
-    kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
-    out: str = option("checkpoints/patched_density", "folder for results")
-    resume: bool = option(False, "continue the run in --out after its last finished epoch")
-    overwrite: bool = option(False, "replace the run in --out")
+    out: str = changed(lab.RunFlags, "out", "checkpoints/patched_density")
 
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range, whatever the data."""
-        check_fractions(self, "density", "patch_density")
-        check_at_least(
-            self,
-            num_seeds=1,
-            seed=0,
-            data_seed=0,
-            scaffold_epochs=1 if self.from_checkpoint is None else 0,
-            patch_epochs=0,
-            batch_size=1,
-            max_patches=0,
-            patience=1,
-            extrema_samples=2,
-        )
-        check_seeds(self)
-        for flag in ("lr", "lr_scaffold", "lr_patch"):
-            value = getattr(self, flag)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{flag_name(flag)} must be 0 or more: {value}")
-        if self.lr == 0:
-            raise InputError("--lr must be above 0: a scaffold that is not trained shows no extrema")
-        check_folder(self)
-        if self.sizes is not None and (len(self.sizes) < 3 or min(self.sizes) < 1):
-            raise InputError(
-                f"--sizes needs three or more positive sizes (input, hidden, output): {list(self.sizes)}"
-            )
+    def check(self) -> None:
+        """Raises InputError for values that do not go together."""
+        super().check()
+        least = 1 if self.from_checkpoint is None else 0
+        if self.scaffold_epochs is not None and self.scaffold_epochs < least:
+            raise InputError(f"--scaffold-epochs must be at least {least}: {self.scaffold_epochs}")
+        check_learning_rates(self, "lr_scaffold", "lr_patch")
         if self.mask_mode == "scaffold-phase" and self.patch_kind == "dense":
             raise InputError(
                 "--mask-mode scaffold-phase frees every weight, which leaves no room for new connections: "
@@ -141,83 +112,182 @@ class Config:
             )
 
 
-def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table in the terminal: a row per seed, then the aggregates.
+def make_spec(config: Config, dataset: Dataset) -> NetworkSpec:
+    """The network for a data set."""
+    from jaxnet.lab.run import init_rule, network_spec
 
-    Weights are all that exist, patches included; the density is that of the scaffold.
-    """
-    columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
-    rows: list[list[object]] = []
-    for s in summary["seeds"]:
-        rows.append(
-            [
-                s["seed"],
-                percent(s["scaffold_accuracy"]),
-                percent(s["patched_accuracy"]),
-                percent(s["gain"], "+.2f"),
-                sum(s["extrema_high"]),
-                sum(s["extrema_low"]),
-                s["num_patches"],
-                s["nonzeros"]["scaffold"] + s["patch_weights"],
-                percent(s["density"]),
-            ]
+    fields = {name: getattr(config, name) for name in ("density", "activation", "allocation")}
+    return network_spec(dataset, config.sizes, **fields, init=init_rule(config))
+
+
+def settle(config: Config, dataset: Dataset) -> Config:
+    """Settles what is ``auto``, from a winner if there is one; checks what can be checked."""
+    from jaxnet.lab.run import check_samples, resolve_kernel
+
+    if config.from_checkpoint is not None:
+        config = _winner.adopt(config, _winner.read(config.from_checkpoint), dataset)
+    config = lab.settled(config, FRESH)
+    spec = make_spec(config, dataset)
+    check_samples(config, dataset)
+    return resolve_kernel(config, spec, config.num_seeds)
+
+
+def patch_rules(config: Config) -> PatchRules:
+    """How patches are made; the original's have its faults (:mod:`jaxnet.original`)."""
+    original = config.protocol == "seed"
+    make = jaxnet.OriginalRules if original and config.patch_kind == "mlp" else jaxnet.PatchRules
+    return make(
+        "original" if make is jaxnet.OriginalRules else config.patch_kind,
+        config.max_patches,
+        "first" if original and config.placement == "extrema" else config.placement,
+        config.patch_density,
+    )
+
+
+def make_stages(run: lab.Run[Config], task: Task) -> list[lab.Stage]:
+    """A phase without patches and one with them; every switch is explained in docs/protocols.md."""
+    import jax
+
+    from jaxnet import keys
+    from jaxnet.changes import reshape, with_optimizer
+    from jaxnet.nn.params import release_masks
+
+    config = run.config
+    assert config.lr is not None and config.scaffold_epochs is not None
+    seed, winner = config.protocol == "seed", _winner.of(config)
+    spec = make_spec(config, run.dataset)
+    rules = patch_rules(config)
+    slow, fast = (jaxnet.dual_rate_adam(lr, config.lr_patch) for lr in (config.lr, config.lr_scaffold))
+
+    def scaffold(key: Any, before: Any) -> Any:
+        if winner is not None:  # trained, whatever the key
+            return jaxnet.init_state(jaxnet.Net.of(winner.params, winner.structure, slow))
+        drawn = jaxnet.init(
+            spec, key_mask=keys.purpose(key, keys.MASK), key_init=keys.purpose(key, keys.INIT)
         )
+        return jaxnet.init_state(jaxnet.Net.of(*drawn, slow))
+
+    def find(state: Any, split: Any) -> Any:
+        net, params = state.net, chosen(config, state)
+        return jaxnet.signals.find(
+            task, params, net.structure, split, config.detector, values=config.detect_on
+        )
+
+    def patched(key: Any, before: Any) -> Any:
+        state, extrema = before["state"], before["found"]
+        net = state.net.replace(params=chosen(config, state))
+
+        def with_them(params: Any) -> Any:
+            key_patch = keys.purpose(key, keys.PATCH)
+            return jaxnet.with_patches(params, net.structure, extrema, rules, key_patch=key_patch)
+
+        if seed or config.mask_mode == "scaffold-phase":  # a new optimiser
+            params, structure = with_them(net.params)
+            if config.mask_mode == "scaffold-phase":
+                params, structure = jaxnet.to_masked_network(params, structure)
+                structure = release_masks(structure)
+            net = jaxnet.Net.of(params, structure, fast)
+        else:
+            net = reshape(with_optimizer(net, fast), with_them)
+        return jaxnet.init_state(net).replace(diverged=state.diverged)
+
+    watched = config.extrema_samples or (1000 if seed else None)
+    return [
+        lab.Stage(
+            "scaffold",
+            config.scaffold_epochs,
+            task,
+            scaffold,
+            keep=lambda state, split: {"state": state, "found": jax.vmap(find, (0, None))(state, split)},
+            samples=run.split("test" if seed else "train", slice(watched)),
+            order=0,
+            patience=config.patience,
+            judged_at_start=winner is not None,
+        ),
+        # not compiled quickly: fused otherwise, the last bits of fresh moments would differ
+        lab.Stage(
+            "patch", config.patch_epochs, task, patched, order=1, patience=config.patience, quick=False
+        ),
+    ]
+
+
+def chosen(config: Config, state: Any) -> Any:
+    """The scaffold that is patched and reported: the best on validation, or the last as in the original."""
+    return state.net.params if config.protocol == "seed" else state.best_params
+
+
+def run_patched(run: lab.Run[Config], given: Any = None) -> lab.Found:
+    """Trains, patches, trains on, measures."""
+    config = run.config
+    spec = make_spec(config, run.dataset)
+    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    trained = lab.train_stages(run, make_stages(run, task), given)
+    before, after = trained["scaffold"].kept["state"], trained["patch"].kept
+    first = [row["accuracy"] for row in trained["patch"].rows if row["epoch"] == 1]
+    extra = {"sizes": list(spec.sizes), "kernel": config.kernel, "first_patch_accuracy": first}
+    seeds = found.measure(run, task, before, after, trained)
+    return lab.Found({"patched": seeds}, extra=extra, shared={"scaffold": trained["scaffold"]})
+
+
+def tables(summary: dict[str, Any]) -> list[Any]:
+    """A row per seed, then the aggregates. Weights are all that exist; the density is the scaffold's."""
+    columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
+    rows: list[list[object]] = [
+        [
+            s["seed"],
+            percent(s["scaffold_accuracy"]),
+            percent(s["patched_accuracy"]),
+            percent(s["gain"], "+.2f"),
+            sum(s["extrema_high"]),
+            sum(s["extrema_low"]),
+            s["num_patches"],
+            s["nonzeros"]["scaffold"] + s["patch_weights"],
+            percent(s["density"]),
+        ]
+        for s in summary["seeds"]
+    ]
     a = summary["aggregate"]
+    accuracies = [("scaffold_accuracy", ".2f"), ("patched_accuracy", ".2f"), ("gain", "+.2f")]
+    counts = ("extrema_high", "extrema_low", "num_patches", "weights")
     rows.append(
         [
             "mean",
-            percent(a["scaffold_accuracy"]["mean"]),
-            percent(a["patched_accuracy"]["mean"]),
-            percent(a["gain"]["mean"], "+.2f"),
-            number(a["extrema_high"]["mean"], ".1f"),
-            number(a["extrema_low"]["mean"], ".1f"),
-            number(a["num_patches"]["mean"], ".1f"),
-            number(mean_weights(summary), ".1f"),
+            *(percent(a[name]["mean"], form) for name, form in accuracies),
+            *(number(a[name]["mean"], ".1f") for name in counts),
             percent(a["density"]["mean"]),
         ]
     )
-    intervals = [
-        span(a[name]["ci95"], form)
-        for name, form in (("scaffold_accuracy", ".2f"), ("patched_accuracy", ".2f"), ("gain", "+.2f"))
-    ]
-    rows.append(["95 %", *intervals, *[NOTHING] * 5])
-    return columns, rows
+    rows.append(["95 %", *(span(a[name]["ci95"], form) for name, form in accuracies), *[NOTHING] * 5])
+    config, sizes = summary["config"], "-".join(map(str, summary["sizes"]))
+    title = f"{config['dataset']}, {sizes}, protocol {config['protocol']}, {summary['kernel']} kernel"
+    return [(title, columns, rows)]
 
 
-def mean_weights(summary: dict[str, Any]) -> float | None:
-    """Mean number of all weights, of scaffold and patches; None where every seed diverged."""
-    a = summary["aggregate"]
-    scaffold, patch = a["nonzeros.scaffold"]["mean"], a["patch_weights"]["mean"]
-    return None if scaffold is None or patch is None else scaffold + patch
+def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
+    """What is aggregated: extrema over all layers, and all weights."""
+    from jaxnet.lab.summary import numbers as plain
+
+    sums = {name: sum(entry[name]) for name in ("extrema_high", "extrema_low", "extrema_nan")}
+    return {**plain(entry), **sums, "weights": entry["nonzeros"]["scaffold"] + entry["patch_weights"]}
 
 
-def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Runs the experiment, draws the plots, prints the table."""
-    # here, not above: a wrong flag is answered at once, without JAX being loaded
-    from experiments._patched_plots import draw_all
-    from experiments._patched_run import load, open_folder, prepare, run
-    from experiments._runtime import use_compilation_cache
-
-    use_compilation_cache()
-    dataset = load(config)
-    config = prepare(config, dataset)  # before the folder is touched: wrong input leaves nothing behind
-    with open_folder(config, dataset) as folder:
-        summary = run(config, folder, dataset=dataset).summary
-        draw_all(folder)
-    columns, rows = table_rows(summary)
-    sizes = "-".join(map(str, summary["sizes"]))
-    title = f"{config.dataset}, {sizes}, protocol {config.protocol}, {summary['kernel']} kernel"
-    print_table(title, columns, rows)
-    line = diverged_line(summary["diverged"], len(summary["seeds"]))
-    if line is not None:
-        report(line)
-    timing = summary["timing"]
-    report(
-        f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-        f"results in {user_path(config.out)}"
-    )
-    return summary
-
+STUDY = lab.Study(
+    "patched_density",
+    Config,
+    run_patched,
+    settle=settle,
+    tables=tables,
+    numbers=numbers,
+    plots={
+        "accuracy.png": found.draw_accuracy,
+        "extrema.png": found.draw_extrema,
+        "contributions.png": found.draw_contributions,
+    },
+    opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, scaffolds first, then patches",
+    known=_winner.known,
+    may_differ=("from_checkpoint",),
+    unsaid=("checkpoint_fingerprint",),
+)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.patched_density", description=__doc__)
+    STUDY.command(__doc__)

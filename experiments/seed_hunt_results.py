@@ -5,79 +5,152 @@ python -m experiments.seed_hunt_results --dataset mnist --doc docs/results/seed_
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from experiments._cli import run_main
-from experiments._options import check_document, option, run_values
-from experiments._shown import number
-from experiments.seed_hunt import Config as HuntConfig
+import numpy as np
+
+from experiments import seed_hunt
+from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
+from jaxnet.files import read_json, user_path, write_bytes, write_json
+from jaxnet.lab import changed, option
+from jaxnet.lab.shown import left_out, number, span
+
+MEASURED = ("accuracy", "extrema_score", "dead", "nonzeros")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(lab.DocumentFlags, lab.RunFlags):
     """Two hunts and a reference, and the document of what came out."""
 
-    dataset: str = option("mnist", "data set by name, or path of an .npz file or a folder of IDX files")
-    data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    dataset: str = changed(lab.DataFlags, "dataset", "mnist")
+    data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(1000, "seeds of the hunt of one architecture")
-    portfolio_seeds: int = option(20, "seeds of every architecture of the portfolio")
+    portfolio_seeds: int = option(20, "seeds of every architecture of the portfolio", least=1)
     reference_seeds: int = option(
-        64, "seeds of the first hunt that are also trained as masked dense networks"
+        64, "seeds of the first hunt that are also trained as masked dense networks", least=2
     )
-    epochs: int = option(5, "passes over the training samples", "epochs")
-    kernel: str = option("auto", "sparse product: auto, dense or csr")
-    doc: str | None = option(None, "also write what was found as Markdown to this file, plots beside it")
-    out: str = option("checkpoints/seed_hunt_results", "folder for the hunts, one in a folder each")
-    resume: bool = option(False, "keep what is in --out: finished hunts are read, an unfinished one goes on")
-    overwrite: bool = option(False, "replace the hunts in --out")
+    epochs: int = option(5, "passes over the training samples", "epochs", least=1)
+    out: str = changed(lab.RunFlags, "out", "checkpoints/seed_hunt_results")
 
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range."""
-        if not 2 <= self.reference_seeds <= self.num_seeds:
-            raise InputError(
-                f"--reference-seeds must be at least 2 and at most --num-seeds: {self.reference_seeds}"
-            )
-        check_document(self.doc)
+    def check(self) -> None:
+        """Raises InputError where there are fewer seeds than those that are compared."""
+        super().check()
+        if self.reference_seeds > self.num_seeds:
+            raise InputError(f"--reference-seeds must be at most --num-seeds: {self.reference_seeds}")
 
 
-def hunt_config(config: Config, name: str, **changes: Any) -> HuntConfig:
+def hunt_config(config: Config, name: str) -> seed_hunt.Config:
     """One of the hunts."""
-    return HuntConfig(**{**run_values(config, name), "epochs": config.epochs, **changes})
+    seeds = config.portfolio_seeds if name == "portfolio" else config.num_seeds
+    more: Any = {"epochs": config.epochs, "num_seeds": seeds, "portfolio": name == "portfolio"}
+    return seed_hunt.Config(**lab.run.arm_values(config, name), **more)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Runs both hunts and the reference; writes the document."""
-    from experiments import seed_hunt
-    from experiments._hunt_document import compare, write_document
+def run(config: Config) -> dict[str, dict[str, Any]]:
+    """Runs both hunts and the reference; an arm per architecture."""
     from experiments._hunt_reference import masked_dense_accuracy
-    from experiments._hunt_table import HuntTable
-    from experiments._population import load
-    from jaxnet.files import read_json, write_json
 
-    many = hunt_config(config, "many-seeds", num_seeds=config.num_seeds)
-    portfolio = hunt_config(config, "portfolio", num_seeds=config.portfolio_seeds, portfolio=True)
-    summaries = {"many": seed_hunt.main(many), "portfolio": seed_hunt.main(portfolio)}
-    hunts = {"many": many, "portfolio": portfolio}
-    rows = {name: HuntTable(user_path(hunt.out)).read()[0] for name, hunt in hunts.items()}
+    many = hunt_config(config, "many-seeds")
+    found = {name: hunt(hunt_config(config, name)) for name in ("many-seeds", "portfolio")}
     stored = user_path(config.out) / "reference.json"
     if config.resume and stored.exists():
         accuracy = read_json(stored)["accuracy"]
     else:
-        accuracy = masked_dense_accuracy(many, load(many), config.reference_seeds)
+        accuracy = masked_dense_accuracy(many, lab.run.load(many), config.reference_seeds)
         write_json(stored, {"accuracy": accuracy})
-    by_seed = {row["seed"]: row["accuracy"] for row in rows["many"]}
-    agreement = compare([by_seed[many.seed + i] for i in range(len(accuracy))], accuracy)
-    print(
-        f"hunt against masked dense, {agreement['n']} seeds: mean difference "
-        f"{number(agreement['mean'], '+.3f')} points, largest {number(agreement['largest'])}"
-    )
-    if config.doc is not None:
-        write_document(user_path(config.doc), config, summaries, rows, agreement)
-    return {"summaries": summaries, "agreement": agreement}
+    (arm,) = found["many-seeds"]["arms"].values()
+    same = compare([seed["accuracy"] for seed in arm["seeds"][: len(accuracy)]], accuracy)
+    mean, largest = number(same["mean"], "+.3f"), number(same["largest"])
+    print(f"hunt against masked dense, {same['n']} seeds: mean difference {mean} points, largest {largest}")
+    found["many-seeds"]["agreement"] = same
+    return {"hunts": found}
 
+
+def hunt(config: seed_hunt.Config) -> dict[str, Any]:
+    """The summary of a hunt, its architectures as arms with an entry per seed, and its kernel."""
+    summary = seed_hunt.STUDY.main(config)
+    from experiments._hunt_rows import table_of
+    from jaxnet.lab.summary import arm_summary
+    from jaxnet.sweep.table import grouped
+
+    rows = table_of(user_path(config.out)).read().select(["architecture", "seed", "diverged", *MEASURED])
+    found = {
+        a: rows.take(at).drop_columns("architecture") for (a,), at in grouped(rows, "architecture").items()
+    }
+    arms = {architecture: arm_summary(seeds.to_pylist()) for architecture, seeds in found.items()}
+    return {**summary, "arms": arms, "kernel": summary["plan"][0]["programs"][0]["kernel"]}
+
+
+def compare(hunt: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
+    """Accuracies of the same seeds in the hunt and as masked dense networks, in points.
+
+    Of both a seed is left out that diverged in one.
+    """
+    from jaxnet.statistics import paired_difference
+
+    a, b = 100 * np.asarray(hunt, float), 100 * np.asarray(reference, float)
+    both = np.isfinite(a - b)
+    largest = float(np.max(np.abs(a - b)[both])) if both.any() else None
+    pairs = {"hunt": a[both].tolist(), "reference": b[both].tolist()}
+    return {**paired_difference(a, b), "largest": largest, **pairs}
+
+
+def correlation(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """The rank correlation of extrema score and accuracy over networks."""
+    from scipy.stats import spearmanr
+
+    here = lab.shown.sound(seeds)
+    scores, accuracy = ([entry[name] for entry in here] for name in ("extrema_score", "accuracy"))
+    rho = p = None  # three different values of each, or there is nothing to correlate
+    if min(len(set(scores)), len(set(accuracy))) > 2:
+        rho, p = map(float, spearmanr(scores, accuracy))
+    return f"{number(rho, '+.2f')} (p = {number(p, '.1g')}, n = {len(here)})"
+
+
+def values(config: Config, groups: Mapping[str, Any], comparisons: Any) -> dict[str, Any]:
+    """What the template has besides."""
+    many, portfolio = groups["hunts"].values()
+    ((name, arm),) = many["arms"].items()
+    every = [s for a, found in portfolio["arms"].items() if a.count("-") > 1 for s in found["seeds"]]
+    told = {"many": many, "portfolio": portfolio, "architecture": name, "span": span}
+    return {**told, "correlation": correlation(arm["seeds"]), "correlation_of_all": correlation(every)}
+
+
+def draw_seeds(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """The distribution of the accuracy, and the hunt against the masked dense networks seed by seed."""
+    plots, many = lab.plots, groups["hunts"]["many-seeds"]
+    (arm,) = many["arms"].values()
+    seeds, shown, same = arm["seeds"], lab.shown.sound(arm["seeds"]), many["agreement"]
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    left.hist([100 * seed["accuracy"] for seed in shown], bins=40, color=plots.LOW)
+    if not shown:
+        plots.say(left, plots.EVERY)
+    left.set(xlabel="validation accuracy (%)", ylabel="seeds")
+    left.set_title(f"{len(seeds)} seeds{left_out(len(seeds) - len(shown))}")
+    if ends := same["reference"]:
+        right.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.5", lw=1)
+    right.plot(same["reference"], same["hunt"], ".", color=plots.HIGH, ms=5)
+    right.set(xlabel="as a masked dense network (%)", ylabel="in the hunt (%)")
+    right.set_title(f"the same {same['n']} seeds both ways")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    plots.save_figure(figure, path)
+
+
+def copy_plot(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """A plot of the portfolio's own folder: accuracy per architecture, or against weights."""
+    name = "pareto" if path.stem.endswith("pareto") else "accuracy"
+    own = user_path(hunt_config(config, "portfolio").out) / f"{name}.png"
+    write_bytes(path, own.read_bytes())
+
+
+PLOTS = {"_seeds": draw_seeds, "_portfolio": copy_plot, "_pareto": copy_plot}
+REPORT = Path(__file__).parent / "reports" / "seed_hunt.md"
+RESULTS = lab.Controls("seed_hunt_results", Config, run, REPORT, values=values, plots=PLOTS)
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m experiments.seed_hunt_results", description=__doc__)
+    RESULTS.command(__doc__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.cliff_rescue import ARMS, Config, main
+from experiments.cliff_rescue import ARMS, STUDY, Config
 from tests.experiments.patched import compiling_once, read_json
 
 SMALL: dict[str, Any] = {
@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 def run(cache: Path, out: Path, **changes: Any) -> dict[str, Any]:
     """Runs the small configuration with ``changes``; its summary as it lies on disk."""
     with compiling_once(cache):
-        main(Config(**{**SMALL, "out": str(out), **changes}), lambda line: None)
+        STUDY.main(Config(**{**SMALL, "out": str(out), **changes}), lambda line: None)
     return read_json(out / "summary.json")
 
 

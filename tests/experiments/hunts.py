@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.seed_hunt import Config, main
-from jaxnet.checkpoint import checkpoints
+from experiments._hunt_rows import SCHEMA
+from experiments.seed_hunt import STUDY, Config
 from jaxnet.kernels import PRODUCTS
+from jaxnet.store import checkpoints
 from jaxnet.sweep import load_winner
 from tests.experiments.patched import compiling_once, read_json
 
@@ -61,7 +64,7 @@ class Hunter:
         config = Config(**{**SMALL, "out": str(folder), **changes})
         lines: list[str] = []
         with compiling_once(self.cache):
-            main(config, lines.append)
+            STUDY.main(config, lines.append)
         return Hunted(folder, config, lines)
 
 
@@ -84,6 +87,28 @@ def results(folder: Path) -> dict[str, Any]:
             for found in checkpoints(folder / "winners")
         },
     }
+
+
+def row(seed: int, accuracy: float, **more: Any) -> dict[str, Any]:
+    """A row of a table, made up."""
+    known = {
+        "architecture": "3-2",
+        "group": "g",
+        "density": 0.1,
+        "stage": "s",
+        "epochs": 1,
+        "mask": "uniform",
+    }
+    measured = dict.fromkeys(("loss", "extrema_score", "dead", "saturated"), 0.5)
+    counts = {**dict.fromkeys(("high", "low", "hidden", "biases"), 1), "nonzeros": 6}
+    scores = {"patchability": 0.5 * (1 - accuracy), "efficiency": accuracy, "split": "validation"}
+    layers = {"high_by_layer": [1], "low_by_layer": [1], "diverged": math.isnan(accuracy)}
+    return {**known, **measured, **counts, **scores, **layers, "seed": seed, "accuracy": accuracy, **more}
+
+
+def as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a hunt keeps them."""
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def as_flags(changes: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import _patched_run
-from experiments._patched_run import Outcome, Scaffolds
-from experiments.patched_density import Config, main
+from experiments.patched_density import STUDY, Config
 from jaxnet.data import Dataset
 from jaxnet.kernels import PRODUCTS
+from jaxnet.lab.run import run_study
+from jaxnet.lab.stages import Trained
 
 SMALL: dict[str, Any] = {
     "sizes": (64, 24, 16, 10),
@@ -69,7 +70,9 @@ def compiling_once(cache: Path) -> Iterator[None]:
 class Finished:
     """A finished run: what it returned and what lies in its folder."""
 
-    def __init__(self, folder: Path, config: Config, summary: dict[str, Any], scaffolds: Scaffolds) -> None:
+    def __init__(
+        self, folder: Path, config: Config, summary: dict[str, Any], scaffolds: dict[str, Trained]
+    ) -> None:
         self.folder, self.config, self.returned, self.scaffolds = folder, config, summary, scaffolds
 
     @property
@@ -99,7 +102,12 @@ class Runner:
         self.root, self.cache = root, cache
 
     def __call__(
-        self, name: str, *, images: Dataset | None = None, scaffolds: Scaffolds | None = None, **changes: Any
+        self,
+        name: str,
+        *,
+        images: Dataset | None = None,
+        scaffolds: dict[str, Trained] | None = None,
+        **changes: Any,
     ) -> Finished:
         """Runs the small configuration with ``changes`` in the folder ``name``.
 
@@ -107,20 +115,11 @@ class Runner:
         """
         folder = self.root / name
         config = Config(**{**SMALL, "out": str(folder), **changes})
-        outcomes: list[Outcome] = []
-        load, run = _patched_run.load, _patched_run.run
-
-        def watched_run(*args: Any, **more: Any) -> Outcome:
-            outcomes.append(run(*args, scaffolds=scaffolds, **more))
-            return outcomes[-1]
-
-        with (
-            compiling_once(self.cache),
-            mock.patch.object(_patched_run, "load", lambda config: images or load(config)),
-            mock.patch.object(_patched_run, "run", watched_run),
-        ):
-            summary = main(config)
-        return Finished(folder, config, summary, outcomes[0].scaffolds)
+        with compiling_once(self.cache):
+            summary, found = run_study(
+                STUDY, config, report=lambda line: None, dataset=images, given=scaffolds
+            )
+        return Finished(folder, config, summary, found.shared)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -180,3 +179,9 @@ def as_flags(changes: dict[str, Any]) -> list[str]:
         else:
             flags += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return flags
+
+
+def shown_nan(text: str) -> list[str]:
+    """Lines of a table or document that show what does not exist as NaN or None (a sentence may begin so)."""
+    lines = (line for line in text.splitlines() if not line.startswith("python -m"))
+    return [line for line in lines if re.search(r"\bnan\b|\bNone\b(?! \w)", line)]

@@ -22,11 +22,13 @@ import sys
 import tempfile
 from typing import Any
 
-import experiments._patched_plots
-import experiments._patched_run  # noqa: F401  (slow to import: once, not in every stage)
-from experiments._cli import run_main
-from experiments.patched_density import Config, main
-from jaxnet import files, records
+import jaxnet.lab.plots
+import jaxnet.lab.stages  # noqa: F401  (slow to import: once, not in every stage)
+from experiments import patched_density
+from jaxnet import files
+from jaxnet.lab import Study
+from jaxnet.lab.command import run_main
+from jaxnet.store import rows
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT}
 
@@ -63,12 +65,12 @@ def arm(how: str, moment: str, suffix: str, count: int) -> None:
         return stopping
 
     if moment == "half":
-        files.write_all = records.write_all = half_write
+        files.write_all = rows.write_all = half_write
     else:
         os.rename, os.replace = around(os.rename), around(os.replace)
 
 
-def run_stage(stage: list[Any] | None, argv: list[str]) -> tuple[int, str]:
+def run_stage(study: Study[Any], stage: list[Any] | None, argv: list[str]) -> tuple[int, str]:
     """Runs one stage in a forked process; its exit code and stderr."""
     with tempfile.TemporaryFile() as stderr:
         child = os.fork()
@@ -79,7 +81,7 @@ def run_stage(stage: list[Any] | None, argv: list[str]) -> tuple[int, str]:
             try:
                 if stage is not None:
                     arm(*stage)
-                run_main(main, Config, argv)
+                run_main(study.main, study.config, argv)
                 code = 0
             except SystemExit as leave:
                 code = int(leave.code or 0)
@@ -95,6 +97,11 @@ def run_stage(stage: list[Any] | None, argv: list[str]) -> tuple[int, str]:
         return status, stderr.read().decode()
 
 
-if __name__ == "__main__":
+def stop(study: Study[Any]) -> None:
+    """Runs the stages of the command line."""
     stages = json.loads(sys.argv[1])
-    print(json.dumps([run_stage(stage, sys.argv[2:]) for stage in stages]))
+    print(json.dumps([run_stage(study, stage, sys.argv[2:]) for stage in stages]))
+
+
+if __name__ == "__main__":
+    stop(patched_density.STUDY)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,11 +14,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments import _population, cliff_rescue, cliff_rescue_report
-from experiments._cli import run_main
+from experiments import cliff_rescue, cliff_rescue_report
+from jaxnet.lab import run_main, stages
 from jaxnet.masks import allocate
 from tests.experiments import cliff
-from tests.experiments.patched import cache_variables, compiling_once, read_rows
+from tests.experiments.patched import cache_variables, compiling_once, read_json, read_rows, shown_nan
 
 FEW: dict[str, Any] = {"arms": ("random", "static", "static-erdos-renyi"), "epochs": 4}
 """What compiles in seconds: no arm that looks for extrema."""
@@ -81,7 +84,8 @@ def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) 
             assert seed["skip_weights"] == seed["nonzeros"]["skip"], "apart from the density"
             assert seed["density"] == sum(seed["nonzeros"]["layers"]) / (64 * 12 + 12 * 8 + 8 * 10)
     assert any(s["nonzeros"]["skip"] > 0 for s in arms["skips"]["seeds"]), "skips exist"
-    assert arms["skips"]["weights"]["min"] == arms["random"]["weights"]["max"], "equal size, exactly"
+    weights = [arms[name]["aggregate"]["weights"] for name in ("skips", "random")]
+    assert weights[0]["min"] == weights[1]["max"], "equal size, exactly"
 
 
 @pytest.mark.slow
@@ -94,28 +98,31 @@ def test_seeds_are_paired_and_compared_with_static(finished: Path, arms: dict[st
     last = {arm: [r["loss"] for r in rows if r["arm"] == arm and r["epoch"] == 5] for arm in arms}
     assert len({tuple(losses) for losses in last.values()}) == 7
     static = [s["accuracy"] for s in arms["static"]["seeds"]]
+    summary = read_json(finished / "summary.json")
+    asked = {(c["first"], c["second"], c["measure"]): c for c in summary["comparisons"]}
+    assert len(asked) == 6 + 6 + 5
     for name, arm in arms.items():
         accuracy = [s["accuracy"] for s in arm["seeds"]]
         assert [s["rescued"] for s in arm["seeds"]] == [a >= 0.356 for a in accuracy]
-        if name == "static":
-            assert arm["against_static"] is None
-        else:
+        if name != "static":
             difference = np.subtract(accuracy, static).mean()
-            assert arm["against_static"]["difference"]["mean"] == pytest.approx(difference)
+            compared = asked[name, "static", "accuracy"]
+            assert compared["difference"] == pytest.approx(difference) and compared["verdict"] == "no verdict"
+            assert asked[name, "static", "rescued"]["verdict"] == "not judged"
     assert (finished / "accuracy.png").stat().st_size > 0 and (finished / "rescued.png").stat().st_size > 0
 
 
 def test_interrupted_and_continued_it_ends_the_same(few: Path, tmp_path: Path, xla_cache: Path) -> None:
-    out, append, count = tmp_path / "out", _population.save_progress, 0
+    out, save, count = tmp_path / "out", stages.save, 0
 
     def interrupt(*args: Any) -> None:
         nonlocal count
         count += 1
         if count == 3:
             raise KeyboardInterrupt
-        append(*args)
+        save(*args)
 
-    with mock.patch.object(_population, "save_progress", interrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(stages, "save", interrupt), pytest.raises(KeyboardInterrupt):
         cliff.run(xla_cache, out, **FEW)
     cliff.run(xla_cache, out, **FEW, resume=True)
     assert cliff.same(out) == cliff.same(few)
@@ -166,15 +173,18 @@ def test_the_report_of_several_data_sets(tmp_path: Path, xla_cache: Path) -> Non
     )
     with (
         compiling_once(xla_cache),
-        mock.patch.object(
-            cliff_rescue_report, "RunConfig", lambda **flags: cliff_rescue.Config(density=0.02, **flags)
-        ),
+        mock.patch.object(cliff_rescue, "Config", partial(cliff_rescue.Config, density=0.02)),
     ):
-        cliff_rescue_report.main(config)
+        cliff_rescue_report.CONTROLS.main(config)
     text = doc.read_text()
     assert "## cliff" in text and "## digits" in text and doc.with_suffix(".png").exists()
     for name in cliff.ARMS:
         assert text.count(f"| {name} |") == 3
+    numbers = read_json(doc.with_suffix(".json"))
+    assert list(numbers["arms"]) == [f"{data}: {arm}" for data in config.datasets for arm in cliff.ARMS]
+    corrected = [c["p_holm"] is not None for c in numbers["comparisons"]]
+    assert corrected == [c["primary"] for c in numbers["comparisons"]] and sum(corrected) == 2 * 11
+    assert "corrected for all 22 questions of this page" in text
 
 
 WRONG = [
@@ -191,10 +201,13 @@ WRONG = [
     (["--num-seeds", "1"], "--num-seeds must be at least 2: 1"),
     (["--grow-every", "0"], "--grow-every must be at least 1: 0"),
     (["--lr", "0"], "--lr must be above 0: 0.0"),
-    (["--sizes", "64,12,10"], "--sizes needs four or more positive sizes, for skip connections two hidden"),
+    (
+        ["--sizes", "64,12,10"],
+        "--sizes needs four or more positive sizes (skip connections need two hidden layers): ",
+    ),
     (["--sizes", "784,12,8,10"], "does not fit digits: it has 64 features and 10 classes"),
     (["--dataset", "clif"], "unknown data set 'clif' (did you mean cliff?)"),
-    (["--sparsity", "0.1"], "unknown flag --sparsity"),
+    (["--sparsity", "0.1"], "Unknown option: --sparsity"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
 ]
 
@@ -212,7 +225,7 @@ def test_wrong_input_is_one_line(
     given = {flag for flag in argv if flag.startswith("--")}
     flags = [x for k in range(0, len(base), 2) if base[k] not in given for x in base[k : k + 2]]
     with pytest.raises(SystemExit) as caught:
-        run_main(cliff_rescue.main, cliff_rescue.Config, [*flags, *argv, "--out", "out"])
+        run_main(cliff_rescue.STUDY.main, cliff_rescue.Config, [*flags, *argv, "--out", "out"])
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and len(err.splitlines()) == 1 and words in err, err
@@ -221,6 +234,49 @@ def test_wrong_input_is_one_line(
 
 def test_a_report_without_a_folder_to_go_to(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run_main(cliff_rescue_report.main, cliff_rescue_report.Config, ["--doc", "nowhere/at/all.md"])
+        run_main(
+            cliff_rescue_report.CONTROLS.main, cliff_rescue_report.Config, ["--doc", "nowhere/at/all.md"]
+        )
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: --doc: the folder nowhere/at does not exist\n"
+
+
+def test_networks_that_diverged_are_left_out(few: Path, tmp_path: Path, xla_cache: Path) -> None:
+    out, real = tmp_path / "out", cliff_rescue.measure
+    shutil.copytree(few, out)
+    gone = np.isin(np.arange(9), (0, 5))  # static, seed 0; random, seed 2
+
+    def measure(run: Any, task: Any, state: Any) -> Any:
+        return real(run, task, state.replace(diverged=gone))
+
+    with mock.patch.object(cliff_rescue, "measure", measure):
+        summary = cliff.run(xla_cache, out, **FEW, resume=True)
+    assert summary["diverged"] == [{"arm": "static", "seed": 0}, {"arm": "random", "seed": 2}]
+    random, lost = summary["arms"]["random"], summary["arms"]["random"]["seeds"][2]
+    assert lost["accuracy"] is lost["rescued"] is None and lost["weights"] == random["seeds"][0]["weights"]
+    aggregate = random["aggregate"]
+    assert [aggregate[name]["n"] for name in ("accuracy", "rescued", "weights")] == [2, 2, 2]
+    compared = {(c["first"], c["second"], c["measure"]): c for c in summary["comparisons"]}
+    for name in ("accuracy", "rescued"):
+        found = compared["random", "static", name]
+        assert (found["n"], found["not_finite"]) == (1, 2)
+
+
+@pytest.mark.slow
+def test_when_all_diverged_there_are_no_numbers(
+    skewed: str, tmp_path: Path, xla_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = {"sizes": (32, 8, 6, 5), "activation": "relu", "lr": 1e30, "epochs": 1, "num_seeds": 2}
+    summary = cliff.run(xla_cache, tmp_path / "i", dataset=skewed, arms=("static", "random"), **wild)
+    assert len(summary["diverged"]) == 4
+    assert summary["arms"]["random"]["aggregate"]["accuracy"]["mean"] is None
+    assert "static  -           -     0/0      -" in capsys.readouterr().out
+    document = dataclasses.replace(
+        cliff_rescue_report.CONTROLS,
+        run=lambda config: {"data sets": {"i": summary}},
+        questions=cliff_rescue.questions(("static", "random"), "i"),
+    )
+    doc = tmp_path / "doc.md"
+    document.main(cliff_rescue_report.Config(datasets=("i",), out=str(tmp_path), doc=str(doc)))
+    text = doc.read_text()
+    assert shown_nan(text) == [] and "Diverged: 4 of 4 networks (static, seed 0; " in text

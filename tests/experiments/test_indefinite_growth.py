@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -12,13 +13,19 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from experiments._cli import run_main
-from experiments.indefinite_growth import Config, main
-from experiments.indefinite_growth_controls import ARMS
-from experiments.indefinite_growth_controls import Config as ControlsConfig
-from experiments.indefinite_growth_controls import main as controls
+from experiments import indefinite_growth_controls as controls
+from experiments.indefinite_growth import STUDY, Config
 from jaxnet.kernels import PRODUCTS
-from tests.experiments.patched import arrays, cache_variables, compiling_once, contents, read_json, results
+from jaxnet.lab import run_main
+from tests.experiments.patched import (
+    arrays,
+    cache_variables,
+    compiling_once,
+    contents,
+    read_json,
+    results,
+    shown_nan,
+)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,7 +59,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> tuple[Pa
     folder = tmp_path_factory.mktemp("grown") / "out"
     lines: list[str] = []
     with compiling_once(xla_cache):
-        main(Config(**SMALL, out=str(folder)), lines.append)
+        STUDY.main(Config(**SMALL, out=str(folder)), lines.append)
     return folder, lines
 
 
@@ -138,7 +145,7 @@ def test_lean_is_judged_once_on_the_test_samples(tmp_path: Path, xla_cache: Path
         "size": 4,
     }
     with compiling_once(xla_cache):
-        summary = main(
+        summary = STUDY.main(
             Config(
                 **lean, epochs=2, iterations=3, num_seeds=2, kernel=SMALL["kernel"], out=str(tmp_path / "out")
             )
@@ -147,6 +154,8 @@ def test_lean_is_judged_once_on_the_test_samples(tmp_path: Path, xla_cache: Path
         start = int(0.2 * (64 * 12 + 12 * 8 + 8 * 10))
         assert [h["nonzeros"]["scaffold"] for h in s["history"]] == [start, start + 40, start + 80]
         assert s["accuracy"] != s["history"][-1]["accuracy"]
+        even, odd = s["accuracy_halves"]
+        assert s["accuracy"] == pytest.approx((180 * even + 179 * odd) / 359), "of 359 test samples"
 
 
 WRONG = [
@@ -167,14 +176,14 @@ WRONG = [
     (["--operator", "preserve", "--activation", "tanh"], "--operator redraw"),
     (["--place", "middle"], "'middle' is not one of worst, share, least, random, last"),
     (["--resume", "--overwrite"], "exclude each other"),
-    (["--grow"], "unknown flag --grow"),
+    (["--grow"], "Unknown option: --grow"),
 ]
 
 
 @pytest.mark.parametrize(("argv", "words"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
 def test_wrong_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        run_main(main, Config, [*argv, "--out", str(tmp_path / "out")])
+        run_main(STUDY.main, Config, [*argv, "--out", str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and len(err.splitlines()) == 1 and words in err, err
@@ -187,7 +196,7 @@ def test_a_checkpoint_of_another_architecture(
 ) -> None:
     before = contents(grown[0])
     with pytest.raises(SystemExit) as caught:
-        run_main(main, Config, [*as_flags({**SMALL, **changes}), "--out", str(grown[0]), "--resume"])
+        run_main(STUDY.main, Config, [*as_flags({**SMALL, **changes}), "--out", str(grown[0]), "--resume"])
     err = capsys.readouterr().err
     assert caught.value.code == 2 and len(err.splitlines()) == 1 and next(iter(changes)) in err, err
     assert contents(grown[0]) == before
@@ -206,13 +215,52 @@ def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> N
         "epochs": 2,
     }
     with compiling_once(xla_cache):
-        controls(ControlsConfig(**small, doc=str(doc), out=str(tmp_path / "out")))
+        controls.CONTROLS.main(controls.Config(**small, doc=str(doc), out=str(tmp_path / "out")))
     start = int(0.2 * (64 * 16 + 16 * 16 + 160))
     for folder in (tmp_path / "out").iterdir():
         for s in read_json(folder / "summary.json")["seeds"]:
             wanted = start if "train-longer" in folder.name else start + 80
             assert s["nonzeros"]["scaffold"] == wanted, folder
     text = doc.read_text()
-    assert all(f"| {name} |" in text for name in ARMS) and "## Verdict" in text
+    assert all(f"| {name} |" in text for name in controls.ARMS) and "## Verdict" in text
     assert "| last layer | layer 2: 4 |" in text, "two seeds, two changes"
     assert doc.with_suffix(".png").exists()
+    numbers = read_json(doc.with_suffix(".json"))
+    assert list(numbers["arms"]) == list(controls.ARMS) and len(numbers["comparisons"]) == 11
+    assert all(c["verdict"] == "no verdict" and c["p_holm"] >= c["p"] for c in numbers["comparisons"])
+
+
+def test_networks_that_diverged(
+    skewed: str, tmp_path: Path, xla_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[str] = []
+    wild: dict[str, Any] = {"dataset": skewed, "sizes": (32, 8, 5), "density": 0.3, "epochs": 1, "lr": 1e30}
+    flags: dict[str, Any] = {
+        "num_seeds": 2,
+        "kernel": "dense",
+        "protocol": "seed",
+        "out": str(tmp_path / "out"),
+    }
+    with compiling_once(xla_cache):
+        STUDY.main(Config(**wild, **flags), lines.append)
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert summary["diverged"] == [0, 1]
+    for seed in summary["seeds"]:
+        assert seed["stop_reason"] == "diverged" and seed["accuracy"] is None
+        assert seed["history"][-1]["accuracy"] is None and seed["density"] == (76 + 12) / (32 * 8 + 8 * 5)
+    assert all(numbers["mean"] is None for numbers in summary["aggregate"].values())
+    assert any("iteration 1: 32-8-5, diverged, extrema" in line for line in lines)
+    assert any(line.startswith("diverged: 2 of 2 networks (seeds 0, 1)") for line in lines)
+    assert "0 of 2 reached" in capsys.readouterr().out
+    judged = {
+        **summary,
+        "arms": {"grown": {**summary["arms"]["grown"], "halves": {"accuracy": {"correlation": None}}}},
+    }
+    groups = {
+        "arms": dict.fromkeys(controls.ARMS, judged),
+        "headline": dict.fromkeys(controls.HEADLINE, summary),
+    }
+    document = dataclasses.replace(controls.CONTROLS, run=lambda config: groups)
+    document.main(controls.Config(doc=str(tmp_path / "doc.md")))
+    text = (tmp_path / "doc.md").read_text()
+    assert shown_nan(text) == [] and "Diverged: 20 of 20 networks (extrema, seed 0; " in text

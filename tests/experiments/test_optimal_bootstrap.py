@@ -8,14 +8,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments._bootstrap_run import ARMS, Result, Stage
-from experiments._bootstrap_summary import QUESTIONS, summarise
-from experiments._cli import run_main
-from experiments.optimal_bootstrap import Config, main
+from experiments._bootstrap_found import MEAN, numbers, summarise
+from experiments.optimal_bootstrap import (
+    ARMS,
+    PAIRS,
+    STUDY,
+    Config,
+    Scale,
+    make_scales,
+    make_stage,
+    questions,
+)
+from jaxnet import lab
+from jaxnet.files import json_safe
 from jaxnet.kernels import PRODUCTS
+from jaxnet.lab import run_main
+from jaxnet.lab.report import write_document
+from jaxnet.lab.run import load
+from jaxnet.lab.summary import arm_summary
+from jaxnet.lab.summary import summarise as study_summary
 from jaxnet.masks import allocate
 from jaxnet.statistics import paired_difference
 from tests.experiments.patched import (
@@ -25,6 +41,7 @@ from tests.experiments.patched import (
     contents,
     read_json,
     read_rows,
+    shown_nan,
 )
 
 SMALL: dict[str, Any] = {
@@ -53,7 +70,7 @@ def results(folder: Path) -> dict[str, Any]:
     return {
         "rows": (folder / "metrics.jsonl").read_bytes(),
         "arrays": {path: array.tobytes() for path, array in arrays(folder).items()},
-        **{name: summary[name] for name in ("architectures", "smallest", "scales", "comparisons", "seeds")},
+        **{name: summary[name] for name in ("arms", "architectures", "smallest", "scales", "comparisons")},
     }
 
 
@@ -63,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("bootstrap")
     config = Config(**SMALL, out=str(folder / "run"), doc=str(folder / "doc.md"))
     with compiling_once(xla_cache):
-        main(config, lambda line: None)
+        STUDY.main(config, lambda line: None)
     return folder / "run"
 
 
@@ -72,11 +89,9 @@ def test_arms_have_equal_sizes_and_the_summary_follows_from_the_rows(finished: P
     summary, rows = read_json(finished / "summary.json"), read_rows(finished)
     assert {p.name for p in finished.iterdir()} >= {"search.png", "bootstrap.png", "provenance.json"}
     sizes = {"medium": (64, 6, 10), "fine": (64, 12, 6, 10)}
-    for seed in summary["seeds"]:
-        for scale, arms in seed["scales"].items():
-            if scale == "seed":
-                continue
-            assert list(arms) == list(ARMS)
+    for i in range(SMALL["num_seeds"]):
+        for scale in ("medium", "fine"):
+            arms = {arm: summary["arms"][f"{scale}: {arm}"]["seeds"][i] for arm in ARMS}
             counts = {arm: tuple(values["nonzeros"]) for arm, values in arms.items()}
             plain = allocate(sizes[scale], SMALL["density"])
             unequal = counts.pop("random, unequal")
@@ -85,30 +100,29 @@ def test_arms_have_equal_sizes_and_the_summary_follows_from_the_rows(finished: P
                 a > b for a, b in zip(counts["random"][:2], plain[:2], strict=True)
             )
             for arm, values in arms.items():
-                mine = [
-                    row["accuracy"]
-                    for row in rows
-                    if (row["phase"], row.get("arm"), row["seed"]) == (scale, arm, seed["seed"])
-                ]
+                mine = curve(rows, scale, arm, i)
                 assert len(mine) == SMALL["epochs"]
-                assert [values["watched"][f"after epoch {e}"] for e in (1, 2)] == mine
+                assert [values["after"][str(e)] for e in (1, 2)] == mine
                 assert values["epoch"] == 1 + int(np.argmax(mine))
-        best = max(row["accuracy"] for row in rows if row["phase"] == "search-64-10" and _is(row, seed))
+                assert values["accuracy"] == pytest.approx(np.mean(values["accuracy_halves"]), abs=1 / 360)
+        best = max(curve(rows, "search-64-10", None, i))
+        seed = summary["seeds"][i]
         assert seed["searched"] == {"64-10": best}
         assert seed["smallest"] == ([64, 10] if best > 0.15 else None)
     for c in summary["comparisons"]:
-        assert (c["first"], c["second"]) in QUESTIONS
-        if c["measure"] == "test accuracy":
+        first, second = (c[side].removeprefix(f"{c['where']}: ") for side in ("first", "second"))
+        assert (first, second) in PAIRS and c["verdict"] in ("no verdict", "not judged"), "two seeds"
+        if c["measure"] == "accuracy":
             a, b = (
-                [s["scales"][c["scale"]][c[side]]["accuracy"] for s in summary["seeds"]]
-                for side in ("first", "second")
+                [s["accuracy"] for s in summary["arms"][c[side]]["seeds"]] for side in ("first", "second")
             )
             expected = paired_difference(a, b)
-            assert {name: c[name] for name in expected} == expected
+            assert (c["difference"], c["p"], c["n"]) == (expected["mean"], expected["p"], expected["n"])
 
 
-def _is(row: dict[str, Any], seed: dict[str, Any]) -> bool:
-    return bool(row["seed"] == seed["seed"])
+def curve(rows: list[dict[str, Any]], stage: str, arm: str | None, seed: int) -> list[float]:
+    """Accuracy of a network over its epochs."""
+    return [r["accuracy"] for r in rows if (r["phase"], r.get("arm"), r["seed"]) == (stage, arm, seed)]
 
 
 @pytest.mark.slow
@@ -119,8 +133,11 @@ def test_the_document_names_its_command_and_its_numbers(finished: Path) -> None:
         assert flag in command
     assert (finished.parent / "doc.png").stat().st_size > 0
     for scale in ("medium", "fine"):
-        for values in summary["scales"][scale]["arms"].values():
-            assert f"{100 * values['accuracy']['mean']:.2f} (" in text
+        for arm in ARMS:
+            accuracy = summary["arms"][f"{scale}: {arm}"]["aggregate"]["accuracy"]
+            assert f"{100 * accuracy['mean']:.2f} (" in text
+    beside = read_json(finished.parent / "doc.json")
+    assert beside["comparisons"] == summary["comparisons"] and set(beside["arms"]) >= {"medium: random"}
 
 
 @pytest.mark.slow
@@ -151,42 +168,25 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
 def test_the_search_and_the_differences_by_hand() -> None:
     """Three seeds: one learns in both architectures, one in the larger only, one in none."""
 
-    def result(watched: list[float], nonzeros: list[int], arms: int = 1) -> Result:
-        accuracy = np.array(watched * arms, np.float32)
-        layers = np.tile(np.array(nonzeros, np.int32), (3 * arms, 1))
-        return Result(accuracy, accuracy, np.ones(3 * arms, np.int32), layers)  # type: ignore[arg-type]
+    def entries(watched: list[float], weights: int) -> list[dict[str, Any]]:
+        return [{"seed": i, "watched": w, "accuracy": w, "weights": weights} for i, w in enumerate(watched)]
 
-    stages = (
-        Stage("search-64-8-10", (64, 8, 10), 1),
-        Stage("search-64-10", (64, 10), 1),
-        Stage("medium", (64, 6, 10), 1, grown=True),
+    scales = (
+        Scale("search-64-8-10", (64, 8, 10), 1),
+        Scale("search-64-10", (64, 10), 1),
+        Scale("medium", (64, 6, 10), 1, grown=True),
     )
-    results = {
-        "search-64-8-10": result([0.5, 0.2, 0.15], [51, 8]),
-        "search-64-10": result([0.3, 0.1, 0.1], [64]),
-        "medium": result([0.5, 0.5, 0.5], [80, 9], len(ARMS)),
+    arms = {
+        "search-64-8-10": entries([0.5, 0.2, 0.15], 59),
+        "search-64-10": entries([0.3, 0.1, 0.1], 64),
     }
-    arms = {arm: 0.1 * k for k, arm in enumerate(ARMS)}
-    results["medium"] = results["medium"].replace(accuracy=np.repeat(list(arms.values()), 3))
-    rows = [
-        {"phase": "medium", "arm": arm, "seed": seed, "epoch": 1, "accuracy": 0.25 * seed}
-        for arm in ARMS
-        for seed in range(3)
-    ]
-    rows += [
-        {"phase": stage.name, "seed": seed, "epoch": 1, "accuracy": 0.5}
-        for stage in stages[:2]
-        for seed in range(3)
-    ]
-    summary = summarise(Config(num_seeds=3, epochs=1), stages, results, rows)
+    summary = summarise(Config(num_seeds=3, epochs=1), scales, arms)
     # 51 + 8 weights are fewer than 64; exactly 15 % is not above 15 %
     assert [a["learns"] for a in summary["architectures"]] == [2, 1]
     assert [a["smallest"] for a in summary["architectures"]] == [2, 0]
     assert summary["smallest"] == [64, 8, 10]
     assert [s["smallest"] for s in summary["seeds"]] == [[64, 8, 10], [64, 8, 10], None]
-    for c in summary["comparisons"]:
-        expected = arms[c["first"]] - arms[c["second"]] if c["measure"] == "test accuracy" else 0.0
-        assert c["mean"] == pytest.approx(expected) and c["n"] == 3
+    assert summary["scales"] == {"medium": {"sizes": [64, 6, 10], "arms": list(ARMS)}}
 
 
 WRONG = [
@@ -206,14 +206,14 @@ WRONG = [
     (["--doc", "doc.md", "--num-seeds", "1"], "--doc needs at least 2 seeds"),
     (["--resume", "--overwrite"], "exclude each other"),
     (["--kernel", "fast"], "'fast' is not one of auto, dense, csr"),
-    (["--sparsity", "0.02"], "unknown flag --sparsity"),
+    (["--sparsity", "0.02"], "Unknown option: --sparsity"),
     (["--dataset", "digit"], "unknown data set 'digit' (did you mean digits?)"),
 ]
 
 
 def error_line(capsys: pytest.CaptureFixture[str], argv: list[str], cache: Path) -> str:
     with compiling_once(cache), pytest.raises(SystemExit) as caught:
-        run_main(main, Config, argv)
+        run_main(STUDY.main, Config, argv)
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.endswith("\n") and len(err.splitlines()) == 1, err
@@ -257,15 +257,91 @@ def test_protocol_seed_watches_the_test_set(tmp_path: Path, xla_cache: Path) -> 
     out = tmp_path / "out"
     with compiling_once(xla_cache):
         changes = {**SMALL, "hidden": (4,)}
-        summary = main(Config(**changes, protocol="seed", out=str(out)), lambda line: None)
+        summary = STUDY.main(Config(**changes, protocol="seed", out=str(out)), lambda line: None)
     rows = read_rows(out)
     assert {row["split"] for row in rows} == {"test"}
     assert [a["sizes"] for a in summary["architectures"]] == [[64, 4, 10], [64, 10]]
-    for seed in summary["seeds"]:
-        for arm, values in seed["scales"]["fine"].items():
-            mine = [
-                r["accuracy"]
-                for r in rows
-                if (r["phase"], r.get("arm"), r["seed"]) == ("fine", arm, seed["seed"])
+    for arm in ARMS:
+        for entry in summary["arms"][f"fine: {arm}"]["seeds"]:
+            best = max(curve(rows, "fine", arm, entry["seed"]))
+            assert entry["accuracy"] == pytest.approx(best, abs=1e-6), "the best of all test readings"
+
+
+def told(gone: set[tuple[str, int]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A summary of two seeds, of which the networks named diverged, and its rows."""
+    config = Config(num_seeds=2, epochs=1)
+    scales = (
+        Scale("search-64-10", (64, 10), 1),
+        Scale("medium", (64, 6, 10), 1, grown=True),
+        Scale("fine", (64, 8, 6, 10), 1, grown=True),
+    )
+    arms, rows = {}, []
+    for scale in scales:
+        for arm in scale.arms or ("",):
+            name = f"{scale.name}: {arm}" if arm else scale.name
+            lost = [(name, seed) in gone for seed in range(2)]
+            arms[name] = [
+                {
+                    "seed": seed,
+                    "diverged": lost[seed],
+                    "accuracy": np.nan if lost[seed] else 0.5 + 0.1 * seed,
+                    "watched": np.nan if lost[seed] else 0.5 + 0.1 * seed,
+                    "epoch": 1,
+                    "weights": 3,
+                    "nonzeros": list(range(1, len(scale.sizes))),
+                    MEAN: 0.4,
+                    "after": {"1": 0.4},
+                }
+                for seed in range(2)
             ]
-            assert values["accuracy"] == max(mine), "the best of all test readings, as in the original"
+            # what an epoch before it diverged gave
+            rows += [
+                {"phase": scale.name, "arm": arm, "seed": s, "epoch": 1, "accuracy": 0.4} for s in range(2)
+            ]
+    summaries = {name: arm_summary(seeds, numbers) for name, seeds in arms.items()}
+    answers = lab.compare(summaries, questions(config))
+    facts = {"dataset": "digits", "data_fingerprint": "x", "device": {"platform": "cpu"}, "time_utc": ""}
+    settings = {"threshold": 0.15, "protocol": "clean", "search_epochs": 1}
+    extra = {"kernel": "dense", **summarise(config, scales, arms)}
+    known, timing = {**facts, "versions": {}}, {"compile_seconds": 0.0, "run_seconds": 0.0}
+    whole = study_summary("optimal_bootstrap", settings, known, summaries, answers, timing, extra)
+    return {**json_safe(whole), "answers": answers}, rows
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_those_that_diverged_are_left_out(every: bool, tmp_path: Path) -> None:
+    gone = {("medium: random", 1), ("search-64-10", 0)}
+    if every:
+        names = ["search-64-10", *(f"{scale}: {arm}" for scale in ("medium", "fine") for arm in ARMS)]
+        gone = {(name, seed) for name in names for seed in range(2)}
+    summary, rows = told(gone)
+    answers = summary.pop("answers")
+    assert {(d["arm"], d["seed"]) for d in summary["diverged"]} == gone
+    arm, (searched,) = summary["arms"]["medium: random"]["aggregate"], summary["architectures"]
+    left = 0 if every else 1
+    assert (arm["accuracy"]["n"], arm["weights"]["n"], arm["after.1"]["n"]) == (left,) * 3
+    assert (searched["learns"], searched["n"]) == (left, left)
+    pairs = [c for c in summary["comparisons"] if "medium: random" in (c["first"], c["second"])]
+    assert pairs and all(c["n"] == left for c in pairs)
+    shown = str([[row[1:] for row in rows] for _, _, rows in STUDY.tables(summary)])
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, draw in STUDY.plots.items():
+        draw(tmp_path / name, summary, rows)
+    config = Config(num_seeds=2, epochs=1, out=str(tmp_path), doc=str(tmp_path / "doc.md"))
+    assert STUDY.document is not None
+    write_document(STUDY.name, STUDY.document, config, {"run": {"": summary}}, answers)
+    assert shown_nan((tmp_path / "doc.md").read_text() + shown) == []
+
+
+def test_what_is_built_from_a_diverged_network_has_diverged() -> None:
+    config = Config(hidden=(), widths=(6, 8), density=0.1, num_seeds=2, kernel="dense")
+    run = lab.Run(config, load(config), None)  # type: ignore[arg-type]  # nothing is written
+    scales = make_scales(config, run.dataset)
+    stages = {scale.name: make_stage(run, scale, number) for number, scale in enumerate(scales)}
+    seed = jax.jit(stages["seed"].starts)(run.keys, None)
+    seed = seed.replace(diverged=jnp.array([False, True]))
+    small = seed.best_params, seed.net.structure, seed.diverged
+    grown = jax.jit(lambda *args: stages["medium"].starts(*args).diverged)(run.keys, small)
+    inherited = dict(zip(ARMS, np.asarray(grown).reshape(-1, 2).tolist(), strict=True))
+    assert inherited.pop("random, unequal") == [False, False], "it takes nothing from the smaller network"
+    assert all(found == [False, True] for found in inherited.values())

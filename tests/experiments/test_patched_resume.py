@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._cli import run_main
-from experiments.patched_density import Config, main
+from experiments.patched_density import STUDY, Config
 from jaxnet import data
 from jaxnet.errors import InputError
+from jaxnet.lab import run_main
 from tests.experiments.patched import (
     SMALL,
     Finished,
@@ -143,14 +143,15 @@ def test_ctrl_c_in_the_middle_and_one_folder_for_one_process(
             time.sleep(0.05)
         config = Config(**{**SMALL, "patch_epochs": 1_000_000, "out": str(out), "resume": True})
         with pytest.raises(InputError, match="another process is working in this folder"):
-            main(config)
+            STUDY.main(config)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert (stdout, stderr) == ("", "interrupted: the same command with --resume continues\n")
+    assert stdout == "digits: 3 seeds, scaffolds first, then patches\n"
+    assert stderr == "interrupted: the same command with --resume continues\n"
     assert not (out / "summary.json").exists()
     # what was reported is what an undisturbed run reports, as far as it came
     expected = (base.folder / "metrics.jsonl").read_text().splitlines()
@@ -232,6 +233,7 @@ def own_data(path: Path, seed: int = 0) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_own_data_may_lie_elsewhere_when_a_run_is_continued(
     patched: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +253,7 @@ def test_own_data_may_lie_elsewhere_when_a_run_is_continued(
     assert config["dataset"] == "data/i.npz", "as the run began"
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_path_are_not_continued(patched: Runner, tmp_path: Path) -> None:
     path = own_data(tmp_path / "i.npz")
     folder = patched("exchanged", **OWN, dataset=str(path)).folder
@@ -265,6 +268,7 @@ def test_other_data_under_the_same_path_are_not_continued(patched: Runner, tmp_p
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_every_path_of_the_command_line_may_begin_with_a_home_folder(
     patched: Runner, tmp_path: Path, xla_cache: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -274,14 +278,16 @@ def test_every_path_of_the_command_line_may_begin_with_a_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     flags = ["--dataset=~/i.npz", "--data-dir=~/tfds", "--out=~/runs/a", *as_flags(OWN)]
     with compiling_once(xla_cache):
-        run_main(main, Config, flags)
-        run_main(main, Config, [*flags, "--resume"])
+        run_main(STUDY.main, Config, flags)
+        run_main(STUDY.main, Config, [*flags, "--resume"])
     assert f"results in {tmp_path}/home/runs/a" in capsys.readouterr().out
     assert (tmp_path / "home" / "runs" / "a" / "summary.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     for wrong in ("--out=~nobody-here/a", "--dataset=~nobody-here/i.npz", "--from-checkpoint=~nobody-here/w"):
         with pytest.raises(SystemExit) as caught:
-            run_main(main, Config, ["--out", "new", "--num-seeds", "1", wrong][2 * ("--out" in wrong) :])
+            run_main(
+                STUDY.main, Config, ["--out", "new", "--num-seeds", "1", wrong][2 * ("--out" in wrong) :]
+            )
         out, err = capsys.readouterr()
         assert (caught.value.code, out) == (2, "") and len(err.splitlines()) == 1
         assert "there is no home folder ~nobody-here" in err
@@ -342,5 +348,5 @@ def test_rows_changed_from_outside_are_not_continued(copy_of_base: Path, patched
 def test_folder_is_free_after_an_error(base: Finished, patched: Runner, xla_cache: Path) -> None:
     """An error leaves no lock behind: the same process may go on in the folder."""
     with compiling_once(xla_cache), pytest.raises(InputError):
-        main(Config(**{**SMALL, "out": str(base.folder), "num_seeds": 2, "resume": True}))
+        STUDY.main(Config(**{**SMALL, "out": str(base.folder), "num_seeds": 2, "resume": True}))
     patched("base", resume=True)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._patched_run import prepare
-from experiments.patched_density import Config
+from experiments.patched_density import Config, settle
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.sweep import load_winner, save_winner, winner_meta
@@ -81,7 +80,7 @@ def test_seeds_differ_in_their_patches_and_start_from_the_same_values(
     hunted: Hunted, from_winner: Finished
 ) -> None:
     _, params, structure = load_winner(winners(hunted)[0])
-    state = from_winner.scaffolds.state
+    state = from_winner.scaffolds["scaffold"].kept["state"]
     for ours, theirs in zip(state.net.params.scaffold, params.scaffold, strict=True):
         for seed in range(2):
             assert np.array_equal(ours.weight[seed], theirs.weight)
@@ -167,7 +166,7 @@ def test_what_agrees_may_be_said(hunted: Hunted) -> None:
     }
     how: dict[str, Any] = {"from_checkpoint": str(winners(hunted)[0]), "kernel": "dense"}
     digits = data.load("digits")
-    assert prepare(Config(**how), digits) == prepare(Config(**how, **said, scaffold_epochs=0), digits)
+    assert settle(Config(**how), digits) == settle(Config(**how, **said, scaffold_epochs=0), digits)
 
 
 @pytest.mark.parametrize("damage", ["manifest", "array", "missing"])
@@ -212,6 +211,6 @@ def test_other_data_and_more_outputs(hunted: Hunted, patched: Runner, tmp_path: 
     refused("under --protocol seed, .*: give --protocol seed", data_fingerprint="00", row=seed_row)
     shallow = (
         params.replace(scaffold=params.scaffold[:1]),
-        structure.replace(connectivity=structure.weights[:1]),
+        structure.replace(scaffold=structure.scaffold[:1]),
     )
     refused("24 outputs for the 10 classes of digits", shallow)

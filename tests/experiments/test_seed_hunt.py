@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import jaxnet
 from experiments import seed_hunt
-from experiments._hunt_run import PLAN
+from experiments._hunt_plan import PLAN
+from experiments._hunt_rows import table_of
 from experiments.seed_hunt import ReplayConfig, command, replay_main
 from jaxnet import data, files
 from jaxnet.errors import InputError
@@ -40,6 +42,7 @@ def test_a_row_for_every_network_with_exact_counts(hunted: Hunted) -> None:
         assert row["dead"] * 24 == pytest.approx(round(row["dead"] * 24), abs=1e-9)
         score = (row["high"] + row["low"]) / 24
         assert row["extrema_score"] == score
+        assert (row["high_by_layer"], row["low_by_layer"]) == ([row["high"]], [row["low"]])
         assert row["patchability"] == score * (1 - row["accuracy"])
         assert row["efficiency"] == 1000 * row["accuracy"] / row["nonzeros"]
         assert 0 < row["loss"] < 3
@@ -152,13 +155,10 @@ def test_replay_of_what_is_not_there(
 
 
 def test_replay_notices_a_row_that_was_changed(copy_of_hunted: Path, xla_cache: Path) -> None:
-    from experiments._hunt_table import HuntTable
-
-    hunt = HuntTable(copy_of_hunted)
-    rows, _ = hunt.read()
-    first = [row for row in rows if row["seed"] in (0, 1)]
+    hunt = table_of(copy_of_hunted)
+    first = [row for row in hunt.read().to_pylist() if row["seed"] in (0, 1)]
     first[0] = {**first[0], "accuracy": first[0]["accuracy"] - 0.2}
-    hunt.write(hunt.part(0, 0, 0), first, {"compile": 0.0, "run": 0.0})
+    hunt.write(hunt.part(0, 0, 0), pa.Table.from_pylist(first, hunt.schema), {"compile": 0.0, "run": 0.0})
     with pytest.raises(InputError, match="does not give its row: different in accuracy"):
         replayed(copy_of_hunted, xla_cache, seed=0, density=first[0]["density"])
 

@@ -30,7 +30,7 @@ WRONG = [
     (["--budget", "0s"], "--budget must be a number above 0 with its unit, seconds or whole seeds"),
     (["--budget", "5m"], "for instance 300s or 500seeds: '5m'"),
     (["--budget", "1.5seeds"], "seconds or whole seeds, for instance 300s or 500seeds: '1.5seeds'"),
-    (["--halving", "1"], "--halving must be a factor of at least 2, or off: 1"),
+    (["--halving", "1"], "--halving must be at least 2: 1"),
     (
         ["--halving", "3", "--epochs", "2"],
         "--halving 3 needs --epochs 3 or more, for a first rung of one epoch",
@@ -42,10 +42,16 @@ WRONG = [
     (["--sizes", "64,128,9"], "does not fit digits"),
     (["--sizes", "64"], "--sizes needs two or more positive sizes"),
     (["--sizes", "64,0,10"], "--sizes needs two or more positive sizes"),
-    (["--sparsity", "0.1"], "unknown flag --sparsity"),
+    (["--sparsity", "0.1"], "--sparsity"),
     (["--kernel", "fast"], "'fast' is not one of auto, dense, csr"),
     (["--precision", "f16"], "'f16' is not one of f32, tf32, bf16"),
-    (["--process-id", "0"], "--coordinator, --num-processes and --process-id go together: give all three"),
+    (["--workers", "4"], "--workers must be none, local:N, tcp://HOST:PORT or tls://HOST:PORT: '4'"),
+    (
+        ["--allocation", "dense-output", "--densities", "0.05"],
+        "density 0.05 leaves a layer of 64-24-10 without",
+    ),
+    (["--allocation", "erdos-renyi", "--protocol", "seed"], "--allocation erdos-renyi has no meaning with"),
+    (["--method", "rigl", "--halving", "2"], "--method and --halving exclude each other"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     (["--dataset", "digit"], "unknown data set 'digit' (did you mean digits?)"),
     (["replay"], "there is no hunt here: give the folder that --out named"),
@@ -75,6 +81,7 @@ def test_wrong_input_is_one_line(
     assert left == [], "nothing is written"
 
 
+@pytest.mark.slow
 def test_a_budget_of_memory_that_no_network_fits(hunter: Hunter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"single/sizes: .* bytes, more than the budget of 1048576"):
         hunter("memory", out=tmp_path / "out", sizes=(64, 3000, 10), memory_budget=1)

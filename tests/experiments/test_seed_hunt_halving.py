@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._hunt_halving import best_before, rank_correlation
-from experiments._hunt_plan import Group, Job, Stage, make_jobs, rung_epochs, survivors
-from experiments._hunt_states import States
-from experiments.seed_hunt import ReplayConfig, replay_main
+from experiments._hunt_plan import Stage, make_jobs
+from experiments._hunt_rows import numbers_in, rung, surviving
+from experiments.seed_hunt import Config, ReplayConfig, replay_main
 from jaxnet import files
-from tests.experiments.hunts import Hunted, Hunter, as_flags, results, table
+from jaxnet.store import States
+from jaxnet.sweep.halving import place_of_best, rank_correlation, rung_epochs
+from tests.experiments.hunts import Hunted, Hunter, as_flags, as_table, results, row, table
 from tests.experiments.patched import cache_variables, compiling_once, contents
 
 HALVING: dict[str, Any] = {"halving": 2, "epochs": 2}
@@ -27,57 +28,50 @@ def halved(hunter: Hunter) -> Hunted:
     return hunter("halved", **HALVING)
 
 
-def row(seed: int, accuracy: float, density: float = 0.1, **more: Any) -> dict[str, Any]:
-    told = {"seed": seed, "accuracy": accuracy, "density": density, "diverged": False}
-    return {**told, "architecture": "3-2", **more}
-
-
 def test_rungs_divide_the_epochs_by_the_factor() -> None:
-    assert rung_epochs(9, 3) == (1, 3, 9)
-    assert rung_epochs(20, 3) == (2, 6, 20)
-    assert rung_epochs(5, 2) == (1, 2, 5)
-    assert rung_epochs(3, 3) == (1, 3)
+    assert rung_epochs(9, 3) == [1, 3, 9]
+    assert rung_epochs(20, 3) == [2, 6, 20]
+    assert rung_epochs(5, 2) == [1, 2, 5]
+    assert rung_epochs(3, 3) == [1, 3]
     rungs = Stage("dense", 3, 9, (0.1,)).rungs(3)
     assert [(r.name, r.number, r.start, r.epochs, r.last) for r in rungs] == [
         ("dense", 3, 0, 1, False),
         ("dense", 4, 1, 3, False),
         ("dense", 5, 3, 9, True),
     ]
-    assert Stage("dense", 3, 9, (0.1,)).rungs(None) == (Stage("dense", 3, 9, (0.1,)),)
+    assert Stage("dense", 3, 9, (0.1,)).rungs(None) == [Stage("dense", 3, 9, (0.1,))]
 
 
 def test_the_best_of_each_architecture_and_density_go_on() -> None:
     """By hand: 3 of 7 at 0.1, equal ones by seed; 1 of 2 at 0.2, though it is worse than all at 0.1."""
     rows = [row(s, a) for s, a in enumerate((0.3, 0.5, 0.9, 0.5, 0.5, 0.1, 0.7))]
-    rows += [row(0, 0.01, 0.2), row(1, 0.02, 0.2)]
-    assert [(r["density"], r["seed"]) for r in survivors(rows, 3)] == [
-        (0.1, 2),
-        (0.1, 6),
-        (0.1, 1),
-        (0.2, 1),
-    ]
-    (job,), _ = make_jobs(Stage("s", 0, 3, (0.1, 0.2)), [Group("g", ((20, 20),))], range(5, 9), "uniform")
-    left = job.narrowed([row(7, 0.0, 0.2, architecture="20-20"), row(5, 0.0, architecture="20-20")])
-    assert isinstance(left, Job) and left.size == 2
-    assert [left.network(i) for i in range(2)] == [((20, 20), 0.1, 5), ((20, 20), 0.2, 7)]
-    assert left.find(row(7, 0.0, 0.2, architecture="20-20")) == 1
-    assert [left.grid(i) for i in range(2)] == [0, 5]
+    table = as_table([*rows, row(0, 0.01, density=0.2), row(1, 0.02, density=0.2)])
+    best = [(r["density"], r["seed"]) for r in table.take(surviving(table, 3)).to_pylist()]
+    assert best == [(0.1, 2), (0.1, 6), (0.1, 1), (0.2, 1)]
+    groups: dict[str, tuple[tuple[int, ...], ...]] = {"g": ((20, 20),)}
+    config = Config()
+    (job,), _ = make_jobs(Stage("s", 0, 3, (0.1, 0.2)), groups, range(5, 9), config)
+    there = [row(7, 0.0, density=0.2, architecture="20-20"), row(5, 0.0, architecture="20-20")]
+    left = job._replace(chosen=numbers_in(job, as_table(there)))
+    assert list(left.numbers) == [0, 5]
+    assert [left.grid.network(n) for n in left.numbers] == [((20, 20), 0.1, 5), ((20, 20), 0.2, 7)]
+    assert left.find(there[0]) == 5
 
 
 def test_agreement_of_rungs_by_hand() -> None:
-    early = [row(s, a, stage="s") for s, a in enumerate((0.1, 0.2, 0.3, 0.4))]
-    late = [row(s, a, stage="s") for s, a in enumerate((0.7, 0.9, 0.8)) if s > -1]
-    assert rank_correlation(early, late) == pytest.approx(0.5)  # ranks 1 2 3 and 1 3 2
-    assert rank_correlation(early, late[:2]) is None, "two networks say nothing"
-    assert best_before(early, late) == {"median_place": 3.0, "worst_place": 3}
-    assert best_before(early, []) is None
+    early = rung(as_table([row(s, a) for s, a in enumerate((0.1, 0.2, 0.3, 0.4))]))
+    late = as_table([row(s, a) for s, a in enumerate((0.7, 0.9, 0.8))])
+    assert rank_correlation(early, rung(late)) == pytest.approx(0.5)  # ranks 1 2 3 and 1 3 2
+    assert rank_correlation(early, rung(late.slice(0, 2))) is None, "two networks say nothing"
+    assert place_of_best(early, rung(late)) == {"median_place": 3.0, "worst_place": 3}
+    assert place_of_best(early, rung(late.slice(0, 0))) is None
 
 
 def test_states_lost_or_damaged_are_not_found(tmp_path: Path) -> None:
     states = States(tmp_path)
     carried = [np.arange(6.0).reshape(3, 2), np.arange(3)]
-    states.save(0, 1, 0, [4, 9, 2], carried)
-    states.save(0, 1, 3, [7, 8, 5], carried)
+    states.save(states.part(0, 1, 0), [4, 9, 2], carried)
+    states.save(states.part(0, 1, 3), [7, 8, 5], carried)
     found = states.load(0, 1, [9, 5, 6])
     assert {g: [leaf.tolist() for leaf in leaves] for g, leaves in found.items()} == {
         9: [[2.0, 3.0], 1],
@@ -94,7 +88,7 @@ def test_states_lost_or_damaged_are_not_found(tmp_path: Path) -> None:
 def test_survivors_have_the_rows_of_a_plain_hunt(halved: Hunted, hunted: Hunted) -> None:
     first, second = ([r for r in halved.table if r["epochs"] == epochs] for epochs in (1, 2))
     assert len(first) == 14 and len(second) == 8
-    best = survivors(first, 2)
+    best = as_table(first).take(surviving(as_table(first), 2)).to_pylist()
     assert {(r["density"], r["seed"]) for r in best} == {(r["density"], r["seed"]) for r in second}
     plain = {(r["density"], r["seed"]): r for r in hunted.table}
     for found in second:
@@ -167,6 +161,7 @@ def test_killed_between_rungs_and_states_lost(
     assert results(out) == halved.results()
 
 
+@pytest.mark.slow
 def test_a_budget_within_the_first_rung_ranks_nobody(halved: Hunted, hunter: Hunter, tmp_path: Path) -> None:
     short = hunter("short", out=tmp_path / "out", budget="8seeds", **HALVING)
     assert short.summary["winners"] == [] and not short.summary["complete"]

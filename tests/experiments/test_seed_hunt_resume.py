@@ -15,11 +15,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments._hunt_run import PLAN
+from experiments._hunt_plan import PLAN
 from experiments.seed_hunt import ReplayConfig, replay_main
 from jaxnet import data, files
 from jaxnet.errors import InputError
-from jaxnet.records import RunFolder
+from jaxnet.store import RunFolder
 from tests.experiments.hunts import Hunted, Hunter, as_flags, results
 from tests.experiments.patched import cache_variables, compiling_once, contents
 
@@ -29,7 +29,7 @@ from tests.experiments.patched import cache_variables, compiling_once, contents
     [
         [
             ["kill", "half", ".parquet.partial", 1],
-            ["kill", "after", "kept.npz", 2],
+            ["kill", "after", ".npz", 2],
             None,
         ],
         pytest.param(
@@ -60,7 +60,7 @@ def test_killed_again_and_again_the_table_is_the_same(
     assert results(out) == hunted.results()
 
 
-@pytest.mark.parametrize("suffix", [".parquet", "kept.npz"])
+@pytest.mark.parametrize("suffix", [".parquet", pytest.param(".npz", marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_rows_intact(
     suffix: str, hunted: Hunted, hunter: Hunter, tmp_path: Path
 ) -> None:
@@ -84,7 +84,9 @@ def test_a_full_disk_leaves_the_rows_intact(
     assert results(out) == hunted.results()
 
 
-@pytest.mark.parametrize(("budget", "trained"), [("0.001s", 4), ("9seeds", 8)])
+@pytest.mark.parametrize(
+    ("budget", "trained"), [("0.001s", 4), pytest.param("9seeds", 8, marks=pytest.mark.slow)]
+)
 def test_a_budget_stops_and_resume_continues(
     budget: str, trained: int, hunted: Hunted, hunter: Hunter, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_budget_stops_and_resume_continues(
     assert results(out) == hunted.results()
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_begun_on_two_devices_and_continued_on_three_it_is_that_of_one(
     tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
@@ -156,7 +159,7 @@ def test_own_data_may_lie_elsewhere(hunter: Hunter, tmp_path: Path, xla_cache: P
 
 
 def test_lost_networks_are_trained_again(hunted: Hunted, hunter: Hunter, copy_of_hunted: Path) -> None:
-    (copy_of_hunted / "kept.npz").unlink()
+    shutil.rmtree(copy_of_hunted / "kept")
     shutil.rmtree(copy_of_hunted / "winners")
     hunter("lost", out=copy_of_hunted, resume=True)
     assert results(copy_of_hunted) == hunted.results()
@@ -190,8 +193,10 @@ def test_a_second_hunt_into_the_folder_is_refused(hunted: Hunted, hunter: Hunter
 
 
 def test_overwrite_leaves_nothing_of_the_old_hunt(hunter: Hunter, copy_of_hunted: Path) -> None:
-    (copy_of_hunted / "notes.txt").write_text("mine")
+    mine = [copy_of_hunted / name for name in ("notes.txt", "kept_mine.npz", "kept/mine.npz")]
+    for path in mine:
+        path.write_text("mine")
     new = hunter("new", out=copy_of_hunted, overwrite=True, num_seeds=4, densities=(0.3,))
     assert {(r["seed"], r["density"]) for r in new.table} == {(s, 0.3) for s in range(4)}
     assert len(list((copy_of_hunted / "winners").iterdir())) == len(new.summary["winners"]) <= 4
-    assert (copy_of_hunted / "notes.txt").read_text() == "mine"
+    assert [path.read_text() for path in mine] == ["mine"] * 3

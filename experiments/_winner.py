@@ -1,25 +1,24 @@
-"""The winner of a hunt as the scaffold of ``experiments.patched_density`` (``--from-checkpoint``)."""
+"""The winner of a hunt as the network that a study starts from (``--from-checkpoint``)."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
 import numpy as np
 
-from experiments._cli import flag_name
-from jaxnet.data import Dataset
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
-from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.nn.params import Params, Structure
-from jaxnet.sweep import load_winner, winner_meta
+from jaxnet.lab import flag_name
 
 if TYPE_CHECKING:
-    from experiments.patched_density import Config
+    from jaxnet.data import Dataset
+    from jaxnet.nn.mlp import NetworkSpec
+    from jaxnet.nn.params import Params, Structure
+
+C = TypeVar("C")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,79 +41,88 @@ class Winner:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits, a hash of the network: the same wherever the same network lies."""
+        import jax
+
         digest = hashlib.sha256(repr(self.spec).encode())
         for leaf in jax.tree.leaves((self.params, self.structure)):
             array = np.ascontiguousarray(leaf)
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         return digest.hexdigest()[:16]
 
-    def facts(self) -> dict[str, Any]:
-        """For provenance: which network this is, and what the hunt read of it."""
-        known = {name: self.meta.get(name) for name in ("row", "test_accuracy", "sorted")}
-        return {"path": str(self.path), "fingerprint": self.fingerprint(), **known}
 
-
-def read_winner(path: str) -> Winner:
+def read(path: str) -> Winner:
     """Reads a winner.
 
     Raises:
       InputError: there is none at ``path``, or it is damaged.
     """
+    from jaxnet.sweep import load_winner, winner_meta
+
     if not path.strip():
         raise InputError("--from-checkpoint must name a folder: it is empty")
     meta = winner_meta(path)
     return Winner(user_path(path), *load_winner(path), meta)
 
 
-def adopt(config: Config, winner: Winner, dataset: Dataset) -> Config:
-    """The configuration of a run that patches ``winner``: what is not given comes from it.
+def of(config: Any) -> Winner | None:
+    """The winner that a configuration names, if any."""
+    return None if config.from_checkpoint is None else read(config.from_checkpoint)
+
+
+def known(config: Any) -> dict[str, Any]:
+    """For provenance: which network this is, and what the hunt read of it."""
+    winner = of(config)
+    if winner is None:
+        return {}
+    facts = {name: winner.meta.get(name) for name in ("row", "test_accuracy", "sorted")}
+    return {"checkpoint": {"path": str(winner.path), "fingerprint": winner.fingerprint(), **facts}}
+
+
+def adopt(config: C, winner: Winner, dataset: Dataset) -> C:
+    """The configuration of a run that starts from ``winner``: what is not given comes from it.
 
     Raises:
       InputError: a flag contradicts the winner or has no meaning with it, or it
         was trained on other samples.
     """
-    _check_data(config, winner, dataset)
+    flags: Any = config
+    _check_data(flags, winner, dataset)
     spec = winner.spec
     if len(spec.sizes) < 3:
         raise InputError(f"{winner.path}: a network without hidden layers has no extrema to patch")
     asked = winner.meta["density"]  # the spec's may be above it: see load_winner
-    for flag, theirs in (
-        ("sizes", spec.sizes),
-        ("density", asked),
-        ("allocation", spec.allocation),
-        ("init", spec.init),
-        ("activation", spec.activation),
-    ):
-        ours = getattr(config, flag)
-        if ours is not None and ours != theirs:
-            shown = [",".join(map(str, v)) if isinstance(v, tuple) else v for v in (ours, theirs)]
+    theirs = {"sizes": spec.sizes, "density": asked, "allocation": spec.allocation, "init": spec.init}
+    for flag, its in {**theirs, "activation": spec.activation}.items():
+        ours = getattr(flags, flag)
+        if ours is not None and ours != its:
+            shown = [",".join(map(str, v)) if isinstance(v, tuple) else v for v in (ours, its)]
             raise InputError(
                 f"--{flag} {shown[0]} contradicts the checkpoint {winner.path}, which has {shown[1]}: "
                 f"leave --{flag} out"
             )
     for flag in ("scaffold_epochs", "lr"):
-        if getattr(config, flag):  # 0 epochs are what is done
+        if getattr(flags, flag):  # 0 epochs are what is done
             raise InputError(
                 f"{flag_name(flag)} has no meaning with --from-checkpoint: its scaffold is trained; "
                 "leave it out"
             )
-    if config.max_patches == 0 and config.num_seeds > 1:
+    if flags.max_patches == 0 and flags.num_seeds > 1:
         raise InputError(
             "--max-patches 0 leaves nothing to draw, so all seeds would be one network: give --num-seeds 1"
         )
     return dataclasses.replace(
-        config,
+        flags,
         checkpoint_fingerprint=winner.fingerprint(),
         sizes=spec.sizes,
         density=spec.density,
-        allocation=spec.allocation,  # type: ignore[arg-type]
-        init=spec.init,  # type: ignore[arg-type]
-        activation=spec.activation,  # type: ignore[arg-type]
+        allocation=spec.allocation,
+        init=spec.init,
+        activation=spec.activation,
         scaffold_epochs=0,
     )
 
 
-def _check_data(config: Config, winner: Winner, dataset: Dataset) -> None:
+def _check_data(config: Any, winner: Winner, dataset: Dataset) -> None:
     """The fingerprint tells images, labels and which of them are validation samples."""
     meta = winner.meta
     if meta.get("data_fingerprint") == dataset.fingerprint:
