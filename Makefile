@@ -17,11 +17,14 @@ RUN_STAMP := $(VENV)/.jaxnet-run
 DEV_STAMP := $(VENV)/.jaxnet-dev
 BENCH_STAMP := $(VENV)/.jaxnet-bench
 GPU_STAMP := $(VENV)/.jaxnet-gpu
+DOCS_STAMP := $(VENV)/.jaxnet-docs
+WHEEL_STAMP := $(VENV)/.jaxnet-wheel
 # A change in any of these means installing again (Python sources are used in place).
 INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test test-slow test-gpu check lint types imports format setup bench bench-gpu asan results clean distclean
+.PHONY: help demo test test-slow test-gpu check lint types imports format setup docs wheel bench bench-gpu asan \
+	results clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -60,6 +63,24 @@ format: $(DEV_STAMP)  ## Rewrite the sources in the project's style
 
 setup: $(DEV_STAMP)  ## Install everything for development into .venv
 
+docs: $(DOCS_STAMP)  ## The documentation site, in docs/_build; runs the examples, needs no network
+	rm -rf docs/_build docs/_api
+	$(PY) -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build
+	$(PY) docs/check_site.py docs/_build
+	@echo "open docs/_build/index.html"
+
+# An empty environment shows that the wheel works where there is no compiler; it runs elsewhere, so that the checkout is
+# not in its way.
+WHEEL_ENV := build/wheel-env
+wheel: $(WHEEL_STAMP)  ## A wheel with the compiled kernel, in dist; installed and tried in an empty environment
+	rm -rf dist build $(WHEEL_ENV)
+	$(PY) -m build --wheel --no-isolation --outdir build/plain
+	PATH="$(abspath $(VENV)/bin):$$PATH" auditwheel repair --wheel-dir dist build/plain/*.whl
+	$(PY) -m venv $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(WHEEL_ENV) && env -i PATH=/nowhere HOME="$$PWD" bin/python -I $(CURDIR)/tests/installed.py
+	@rm -rf $(WHEEL_ENV); ls -l dist
+
 BENCHMARKS ?= kernels patched_density seed_sweep large_network seed_scaling growth
 bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
@@ -91,10 +112,10 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build docs/_api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find jaxnet experiments benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find jaxnet -name '*.so' -delete
-	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP) $(GPU_STAMP)
+	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP) $(GPU_STAMP) $(DOCS_STAMP) $(WHEEL_STAMP)
 
 distclean: clean  ## Remove .venv too
 	rm -rf $(VENV)
@@ -119,6 +140,14 @@ $(BENCH_STAMP): $(DEV_STAMP)
 
 $(GPU_STAMP): $(RUN_STAMP)
 	$(PIP_INSTALL) --no-build-isolation --editable '.[cuda12]'
+	@touch $@
+
+$(DOCS_STAMP): $(DEV_STAMP)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,docs]'
+	@touch $@
+
+$(WHEEL_STAMP): $(DEV_STAMP)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,wheel]'
 	@touch $@
 
 $(PY):

@@ -6,6 +6,7 @@ the kernel; ``python -m jaxnet.info`` then says so and jaxnet uses dense product
 
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,6 +31,11 @@ class BuildKernels(build_ext):
             import jaxlib
         except ImportError as error:
             raise CompileError(f"jaxlib has the headers and is not there: {error}") from error
+        # One left by another version of Python would be found first.
+        built = Path(self.get_ext_fullpath(ext.name))
+        for old in built.parent.glob("_csr.*.so"):
+            if old.name != built.name:
+                old.unlink()
         # As system headers, so that they are not our warnings.
         ext.extra_compile_args += ["-isystem", f"{jaxlib.__path__[0]}/include"]
         # On macOS one call may compile for two architectures: keep to what every machine has.
@@ -60,7 +66,9 @@ setup(
             extra_compile_args=COMMON,
             language="c++",
             optional=True,
+            py_limited_api=True,  # loaded by ctypes, it knows nothing of Python: one file for all versions
         )
     ],
     cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

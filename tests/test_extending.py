@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import methods, signals
+from jaxnet import methods, patches, signals
 from jaxnet.data.batches import Split
 from jaxnet.nn.mlp import MLP, NetworkSpec, init
 from jaxnet.structure import count
@@ -24,16 +24,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 @pytest.fixture(scope="module")
 def parts():
     """What the page defines; the registries are as before afterwards."""
-    before = dict(methods.METHODS), dict(signals.SIGNALS)
+    registries: list[dict] = [methods.METHODS, signals.SIGNALS, patches.KINDS]
+    before = [dict(registry) for registry in registries]
     defined: dict = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S):
         assert len(block.splitlines()) < 30
         exec(compile(block, str(PAGE), "exec"), defined)
     yield defined
-    methods.METHODS.clear()
-    signals.SIGNALS.clear()
-    methods.METHODS.update(before[0])
-    signals.SIGNALS.update(before[1])
+    for registry, old in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(old)
 
 
 def test_the_parts_work_together(parts, key):

@@ -71,7 +71,7 @@ def test_old_patches_keep_their_places_and_values(kind):
     assert int(counts[1]["scaffold"]) == int(counts[0]["scaffold"])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "dense"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("dense", marks=pytest.mark.slow)])
 def test_silent_patches_change_nothing_and_take_gradients(kind):
     spec, before, (params, structure), logits, _ = extended(kind, True)
     np.testing.assert_allclose(logits[1], logits[0], rtol=1e-6, atol=1e-6)
@@ -108,6 +108,7 @@ def test_dense_patches_of_two_additions_share_no_position_and_can_be_merged():
     np.testing.assert_allclose(merged, logits[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_removing_all_new_patches_gives_the_old_function():
     for kind in ("mlp", "dense"):
         spec, before, (params, structure), logits, _ = extended(kind, False)

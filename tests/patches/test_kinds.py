@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,48 +16,41 @@ import pytest
 from jaxnet import changes, patches
 from jaxnet.nn import mlp as mlp_
 from jaxnet.patches import KINDS, Kind, LayerPatches, PatchRules, SlotParams
-from jaxnet.patches.places import first_by_rank
 from tests import networks
 
 SPEC = mlp_.NetworkSpec(networks.SIZES, 0.4)
 X = networks.samples().x.T
 
 
-class Linear(Kind[LayerPatches]):
-    """One gain from each extremum to each of its targets, and from each of its sources to it."""
-
-    def make(self, placed, taken, rules, *, key_patch, there=None):
-        ranks = [jax.random.uniform(key_patch, shape) for shape in self.lines(placed, taken.shape)]
-        width = min(rules.max_targets, *taken.shape)
-        targets, sources = (first_by_rank(r, width)[0] if r.shape[0] else None for r in ranks)
-        gains = [None if i is None else 1 + i.astype(jnp.float32) for i in (targets, sources)]
-        placed = placed.replace(targets=targets, sources=sources)
-        return placed, self.remove(SlotParams(*gains), placed)
-
-    def lines(self, placed, shape):
-        return (placed.num_high, shape[0]), (placed.unit.shape[0] - placed.num_high, shape[1])
-
-    def apply(self, values, patches, rules, pre, post, num_out, product):
-        values, n = self.remove(values, patches), patches.num_high
-        out = jnp.zeros((num_out, post.shape[1]))
-        if values.high is not None:
-            out = out.at[patches.targets].add(values.high[..., None] * post[patches.unit[:n], None])
-        if values.low is not None:
-            low = jnp.sum(values.low[..., None] * post[patches.sources], axis=1)
-            out = out.at[patches.unit[n:]].add(low)
-        return out
+@functools.cache
+def third() -> Kind[Any]:
+    """The kind of docs/extending.md, as it stands there."""
+    page = Path(__file__).parents[2] / "docs" / "extending.md"
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S) if "Kind)" in b)
+    defined: dict[str, Any] = {"jax": jax}
+    with mock.patch.dict(KINDS):
+        exec(compile(block, str(page), "exec"), defined)
+    kind: Kind[Any] = defined["Linear"]()
+    return kind
 
 
-@pytest.fixture(params=[*KINDS, "linear"])
+# the original is the small network with faults wrapped around it; dense patches have tests of their own
+KIND_PARAMS = [
+    *(pytest.param(kind, marks=[pytest.mark.slow] * (kind != "mlp")) for kind in KINDS),
+    "linear",
+]
+
+
+@pytest.fixture(params=KIND_PARAMS)
 def rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PatchRules:
     """Rules of every kind, the one made here among them."""
-    monkeypatch.setitem(KINDS, "linear", Linear())
+    monkeypatch.setitem(KINDS, "linear", third())
     return rules_of(request.param)
 
 
 @pytest.fixture
 def linear(monkeypatch: pytest.MonkeyPatch) -> PatchRules:
-    monkeypatch.setitem(KINDS, "linear", Linear())
+    monkeypatch.setitem(KINDS, "linear", third())
     return rules_of("linear")
 
 

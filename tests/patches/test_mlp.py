@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -26,9 +25,11 @@ def make(unit: list[int], num_high: int, shape: tuple[int, int], rules: PatchRul
     return networks.quick(lambda k: MLP.make(placed, taken, rules, key_patch=k))(key)
 
 
-@functools.partial(networks.quick, static_argnums=2)
-def applied(values, placed, rules, pre, post):
+def output(values, placed, rules, pre, post):
     return MLP.apply(values, placed, rules, pre, post, placed.topology.shape[0], dense_product)
+
+
+applied = networks.quick(output, static_argnums=2)
 
 
 def one_high_one_low(active: tuple[bool, bool] = (True, True)):
@@ -126,7 +127,7 @@ def test_widths_shrink_with_the_layer(key):
 
 def test_gradient_into_the_extremum():
     placed, values = one_high_one_low()
-    grad = networks.quick(jax.grad(lambda pre: jnp.sum(applied(values, placed, RULES, pre, POST))))(PRE)
+    grad = jax.grad(lambda pre: jnp.sum(output(values, placed, RULES, pre, POST)))(PRE)
     # d/ds of 0.3 * (2 + 4) * relu(1 - s) at s = -3
     assert np.asarray(grad)[:, 0].tolist() == pytest.approx([0.0, -0.3 * 6, 0.0])
 
