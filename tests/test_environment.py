@@ -68,7 +68,7 @@ def test_experiments_see_a_device_per_processor_unless_told_otherwise(run_python
 import os
 if os.environ["JAX_NUM_CPU_DEVICES"] == "1":
     del os.environ["JAX_NUM_CPU_DEVICES"]
-from experiments._runtime import use_all_processors
+from jaxnet.lab.run import use_all_processors
 from jaxnet.provenance import processors
 use_all_processors()
 import jax

@@ -105,10 +105,11 @@ def test_ordered_draws_are_all_equally_likely():
 
 
 def test_no_gradient_into_the_extremum(key):
-    x = jnp.linspace(-1.0, 1.0, 9)[:, None]
+    x = jnp.linspace(0.5, 1.5, 9)[:, None]
 
     def gradient(rules: PatchRules) -> Any:
         placed, values = made("original", rules, [2, 0, 1], 3, key)
+        values = jax.tree.map(jnp.abs, values)  # no hidden unit is off
         apply = functools.partial(KINDS["original"].apply, values, placed, rules)
         return networks.quick(jax.grad(lambda pre: jnp.sum(apply(pre, x, 4, dense_product) ** 2)))(x)
 
@@ -144,7 +145,7 @@ def as_the_original(params: Any, structure: Any, x: np.ndarray) -> np.ndarray:
     return pre[-1]
 
 
-@pytest.mark.parametrize("size", [7, 2])
+@pytest.mark.parametrize("size", [7, pytest.param(2, marks=pytest.mark.slow)])
 def test_patches_that_keep_their_level_act_between_other_layers(size):
     """As in the original, whose patches name a layer by its index; a wide or a narrow one comes first."""
     spec, params, structure = networks.small("mlp")

@@ -49,7 +49,8 @@ print(processors() >= 1, available_memory(Path(sys.argv[1])) == 2**32)
 
 def test_without_any_locks_a_run_is_refused_in_one_line(run_python: Run, tmp_path: Path) -> None:
     code = (
-        "from experiments.patched_density import Config, main, run_main\nrun_main(main, Config, sys.argv[1:])"
+        "from experiments.patched_density import STUDY\nfrom jaxnet.lab import run_main\n"
+        "run_main(STUDY.main, STUDY.config, sys.argv[1:])"
     )
     out = tmp_path / "out"
     flags = ["--num-seeds", "1", "--kernel", "dense", "--sizes", "64,8,10", "--out", str(out)]
@@ -63,9 +64,8 @@ def test_without_any_locks_a_run_is_refused_in_one_line(run_python: Run, tmp_pat
 def test_a_run_with_the_locks_of_windows(run_python: Run, tmp_path: Path) -> None:
     code = """
 import numpy as np
-from jaxnet import checkpoint
 from jaxnet.errors import InputError
-from jaxnet.records import RunFolder
+from jaxnet.store import RunFolder, checkpoint
 if sys.argv[2:]:
     try:
         RunFolder.open(sys.argv[1], {"a": 1}, resume=True).close()
@@ -78,8 +78,6 @@ def other():
 with RunFolder.open(sys.argv[1], {"a": 1}) as run:
     run.append_rows([{"line": "one\\n"}])
     checkpoint.save(run.checkpoints, "x", {"w": np.arange(3)})
-    token = run.share()
-    RunFolder.join(run.path, {"a": 1}, token)
     print(other(), end="")
     print(run.read_rows(), checkpoint.restore(run.checkpoints, "x", {"w": np.zeros(3, int)})[0])
     run.close()

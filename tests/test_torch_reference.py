@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what PyTorch warns of while it loads is not ours
     if not TYPE_CHECKING:
-        torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jaxnet[bench]'")
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[bench]'")
     from benchmarks import torch_reference as reference
 
 SPEC = NetworkSpec((40, 32, 24, 10), density=0.2, init="dense-fan-in")

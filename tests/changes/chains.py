@@ -23,11 +23,11 @@ OPTIMIZER = optim.dual_rate_adam(*RATES)
 # widths of small networks below every layer's, so that all additions are alike
 RULES = {kind: PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4) for kind in ("mlp", "dense")}
 # every kind of patch and every rule in the default run, all pairs of them in the slow one
+OTHERS = [("dense", "preserve"), ("mlp", "preserve"), ("dense", "redraw")]
 CASES = [
     ("mlp", "redraw"),
     ("dense", "preserve"),
-    pytest.param("mlp", "preserve", marks=pytest.mark.slow),
-    pytest.param("dense", "redraw", marks=pytest.mark.slow),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS[1:]),
 ]
 
 # patches that span a layer, others beside them, and a source of both that gets wider

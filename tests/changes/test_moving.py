@@ -62,7 +62,10 @@ def flat_patches(moments: Any, structure: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize(("kind", "rule"), chains.CASES)
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [("mlp", "redraw"), *(pytest.param(*c, marks=pytest.mark.slow) for c in chains.OTHERS)],
+)
 def test_moments_stay_with_their_weights_and_new_ones_are_zero(kind, rule):
     stages = chains.example(kind, rule)
     for step, before, after in zip(chains.CHAIN, stages[:-1], stages[1:], strict=True):

@@ -11,6 +11,7 @@ import pytest
 
 from jaxnet import changes
 from jaxnet import topology as topologies
+from jaxnet.nn import mlp
 from jaxnet.nn.params import to_masked_network
 from jaxnet.topology import Topology
 from jaxnet.train import Net
@@ -197,3 +198,17 @@ def test_masked_networks_are_refused_where_slots_are_looked_at():
     ):
         with pytest.raises(TypeError, match="sparse representation"):
             change()
+
+
+def test_nets_of_unequal_numbers_of_weights_are_given_equal_room(key):
+    specs = [mlp.NetworkSpec((6, 8, 3), 0.5, allocation=name) for name in ("uniform", "erdos-renyi")]
+
+    def make(key):
+        unequal = [Net.of(*mlp.init(s, key_mask=key, key_init=key), nets.OPTIMIZER) for s in specs]
+        return unequal, changes.with_equal_room(*unequal)
+
+    unequal, padded = networks.quick(make)(key)
+    first, second = (jax.tree.map(jnp.shape, net) for net in padded)
+    assert first == second != jax.tree.map(jnp.shape, unequal[0])
+    for net, old in zip(padded, unequal, strict=True):
+        assert by_position(kept(net), net.structure) == by_position(kept(old), old.structure)

@@ -258,7 +258,8 @@ def outputs(kind: str) -> Any:
 X = jnp.asarray(np.random.default_rng(3).normal(size=(10, 9)), jnp.float32)
 
 
-@pytest.mark.parametrize("kind", chains.RULES)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("dense", marks=pytest.mark.slow)])
 @given(seed=st.integers(0, 2**31 - 1))
 @settings(max_examples=8)
 def test_networks_compute_the_same_while_they_grow(kind, seed):

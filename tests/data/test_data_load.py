@@ -103,7 +103,7 @@ def test_a_fraction_that_leaves_a_class_none_is_refused(tmp_path):
     [
         ("digits", "f099fcb115e3d50b", "538a22a73bc375e5"),
         ("cliff", "4675032991486c63", "f0e14069cfbba485"),
-        ("mnist", "5280ce90a6d39e51", "5e774a9defbceb11"),
+        pytest.param("mnist", "5280ce90a6d39e51", "5e774a9defbceb11", marks=pytest.mark.slow),
     ],
 )
 def test_splits_are_the_same_for_ever(name, whole, carved, request):

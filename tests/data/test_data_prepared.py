@@ -24,6 +24,7 @@ def load(tmp_path):
     return from_tmp
 
 
+@pytest.mark.slow
 def test_mnist(mnist_dir, tmp_path, run_python):
     # Read by two fresh processes, the first of which would meet a TensorFlow if it asked for one.
     trap = tmp_path / "trap" / "tensorflow"
@@ -171,7 +172,7 @@ def test_missing_data_set_shows_three_ways_out(name, load):
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         load(name)
     message = str(caught.value)
-    for way in ("jaxnet[prepare]", f"tfds.builder({name!r}, ", "JAXNET_DATA_DIR", "--dataset digits"):
+    for way in ("tensorflow>=2.20", f"tfds.builder({name!r}, ", "JAXNET_DATA_DIR", "--dataset digits"):
         assert way in message
 
 

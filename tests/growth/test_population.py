@@ -80,6 +80,7 @@ def test_a_network_grown_alone_equals_its_row() -> None:
     assert alone.history == members[1].history and alone.stop == members[1].stop
 
 
+@pytest.mark.slow
 def test_what_a_method_draws_is_each_members_own() -> None:
     """Members alike in all but their number get other weights from SET."""
     plan = dataclasses.replace(PLAN, method=SET(fraction=0.5, every=1))

@@ -24,10 +24,10 @@ RATES = (0.01, 0.05)
 CASES = [
     *((None, name, False) for name in ACTIVATIONS),
     ("mlp", "relu", False),
-    ("mlp", "sigmoid", False),
+    pytest.param("mlp", "sigmoid", False, marks=pytest.mark.slow),
     ("mlp", "tanh", True),
     ("dense", "relu", False),
-    ("dense", "gelu", False),
+    pytest.param("dense", "gelu", False, marks=pytest.mark.slow),
 ]
 STEPS = 3
 
@@ -150,7 +150,8 @@ def test_apply_is_forward_turned(kind):
         assert np.array_equal(np.maximum(np.asarray(pre), 0), post)
 
 
-@pytest.mark.parametrize("kind", ["mlp", pytest.param("dense", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mlp", "dense"])
 def test_many_networks_equal_one_by_one(kind, key):
     spec = NetworkSpec(networks.SIZES, 0.4)
     rules = PatchRules(kind, 2, hidden=3, max_targets=2, max_inputs=4)
