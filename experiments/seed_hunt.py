@@ -169,7 +169,7 @@ class ReplayConfig:
 
 def settle(config: Config, dataset: Dataset) -> Config:
     """Checks what can be checked before anything is written."""
-    from jaxnet import environment
+    from jaxnet import environment, methods
     from jaxnet.kernels import product
     from jaxnet.lab.run import use_all_processors
 
@@ -177,12 +177,20 @@ def settle(config: Config, dataset: Dataset) -> Config:
     rules = plans.rules_of(config)
     if not len(dataset.y_test if rules.split == "test" else dataset.y_val):
         raise InputError(f"{dataset.name} has no {rules.split} samples")
-    stage = plans.Stage("first", 0, 1, plans.first_densities(config))
+    epochs = plans.epochs_of(config, "coarse")
+    stage = plans.Stage("first", 0, epochs, plans.first_densities(config))
     jobs, left_out = plans.make_jobs(stage, plans.make_groups(config, dataset), range(1), config)
     if not jobs or (left_out and not config.portfolio and config.mode == "single"):
         architecture, density = left_out[0]
         raise InputError(
             f"density {density} leaves a layer of {architecture} without any weight: raise --densities"
+        )
+    steps = stage.epochs * -(-len(dataset.y_train) // config.batch_size)
+    method: Any = config.method and methods.make(config.method)
+    if method and steps < method.every:
+        raise InputError(
+            f"--method {config.method} changes weights every {method.every} steps, and {epochs} epochs have "
+            f"{steps}: train longer, or leave it out"
         )
     environment.check()
     if config.kernel != "auto":

@@ -143,6 +143,8 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
 
     def read(_: Any, tokens: Sequence[Any]) -> Any:
+        if len(tokens) > 1:
+            raise ValueError("given more than once")
         return _value(hint, tokens[0].value, none)
 
     # a value may begin with a hyphen: -1e-3

@@ -52,6 +52,8 @@ WRONG = [
     ),
     (["--allocation", "erdos-renyi", "--protocol", "seed"], "--allocation erdos-renyi has no meaning with"),
     (["--method", "rigl", "--halving", "2"], "--method and --halving exclude each other"),
+    (["--method", "set"], "--method set changes weights every 100 steps, and 5 epochs have 95: train longer"),
+    (["--densities", "0.1", "--densities", "0.2"], "more than once"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     (["--dataset", "digit"], "unknown data set 'digit' (did you mean digits?)"),
     (["replay"], "there is no hunt here: give the folder that --out named"),

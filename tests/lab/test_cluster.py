@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,23 +90,36 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("where", ["checkout", "elsewhere"])
-def test_the_loss_of_the_scheduler_is_one_line(where: str, tmp_path: Path) -> None:
-    """Elsewhere it cannot even load the task."""
-    (tmp_path / "scheduler.py").write_text(SCHEDULER)
-    env = {**os.environ, "PYTHONPATH": str(ROOT) if where == "checkout" else str(tmp_path)}
-    gone = r"^the Dask scheduler \S+ is gone: .* --resume$"
-    words = gone if where == "checkout" else r"^the scheduler or a worker cannot load what it is to run"
-    command = [sys.executable, str(tmp_path / "scheduler.py")]
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+@contextlib.contextmanager
+def scheduler(folder: Path, path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Address and process of a scheduler with one worker, with ``path`` to import from."""
+    (folder / "scheduler.py").write_text(SCHEDULER)
+    command, env = [sys.executable, str(folder / "scheduler.py")], {**os.environ, "PYTHONPATH": str(path)}
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        address = process.stdout.readline().strip()
         try:
-            with pytest.raises(InputError, match=words), executor(address) as workers:
-                for _ in workers.run(time.sleep, [0.1, 60]):
-                    process.kill()
+            yield process.stdout.readline().strip(), process
         finally:
             process.kill()
+
+
+def test_the_loss_of_the_scheduler_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"^the Dask scheduler \S+ is gone: .* --resume$"),
+        scheduler(tmp_path, ROOT) as (address, process),
+        executor(address) as workers,
+    ):
+        for _ in workers.run(time.sleep, [0.1, 60]):
+            process.kill()
+
+
+def test_a_scheduler_that_cannot_load_the_task_is_told_in_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"^the scheduler or a worker cannot load what it is to run"),
+        scheduler(tmp_path, tmp_path) as (address, _),
+        executor(address) as workers,
+    ):
+        list(workers.run(double, [1]))
 
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
