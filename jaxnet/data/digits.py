@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from jaxnet.data.arrays import Arrays, make_arrays
@@ -24,10 +27,21 @@ def load_digits() -> Arrays:
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten
     Digits, UCI, 1998; the copy within scikit-learn.
     """
-    from sklearn import datasets  # takes a second, and few programs need it
-
-    bunch = datasets.load_digits()
-    x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    y = bunch.target
+    images, y = _read()
+    x = np.rint(images * (255 / 16)).astype(np.uint8)
     test = stratified_split(y, NUM_TEST, seed=_TEST_SEED)
     return make_arrays("digits", x[~test], y[~test], x[test], y[test])
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(sample, 8, 8)`` and labels, from the file of scikit-learn: importing that is slow."""
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    return bunch.images, bunch.target

@@ -196,7 +196,7 @@ class RunFlags(Flags):
 
     kernel: Literal["auto", "dense", "csr"] = option("auto", "sparse product; auto: the faster one here")
     out: str = option("checkpoints/run", "folder for results")
-    resume: bool = option(False, "continue the run in --out after its last finished epoch")
+    resume: bool = option(False, "continue the run in --out after its last checkpoint")
     overwrite: bool = option(False, "replace the run in --out")
 
     def check(self) -> None:

@@ -65,7 +65,7 @@ class Run(Generic[C]):
         self._splits: dict[Any, Split] = {}
         self._orders: dict[int, Any] = {}
         self._ahead: dict[str, Future[Any]] = {}
-        self._compiler = ThreadPoolExecutor(1)
+        self._compiler = ThreadPoolExecutor(min(4, processors()))
 
     @cached_property
     def seeds(self) -> range:
@@ -115,13 +115,14 @@ class Run(Generic[C]):
             return self.clock.compiled(function, *args, **options)
 
     def ahead(self, what: str, make: Callable[[], tuple[Any, ...]]) -> None:
-        """Begins to compile beside the rest what :meth:`compiled` will be asked for by this name.
+        """Begins to compile beside the rest, once, what :meth:`compiled` will be asked for by this name.
 
         Args:
           what: the name.
           make: gives the arguments of :func:`jaxnet.programs.compile_for`.
         """
-        self._ahead[what] = self._compiler.submit(lambda: compile_for(*make()))
+        if what not in self._ahead:
+            self._ahead[what] = self._compiler.submit(lambda: compile_for(*make()))
 
     def close(self) -> None:
         """Lets go what is still to be compiled."""

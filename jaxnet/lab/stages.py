@@ -1,7 +1,7 @@
 """Stages: networks of all seeds (and arms) trained by one compiled program, epoch by epoch.
 
-After every epoch the rows and a checkpoint are on disk; a run that is killed goes
-on after its last finished epoch, to the same bits.
+After every epoch its rows are on disk, and a checkpoint as often as it costs little; a run
+that is killed goes on after its last checkpoint, to the same bits.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,10 +23,22 @@ from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import Progress
 from jaxnet.programs import ONCE
 from jaxnet.store.checkpoint import latest, restore, save
-from jaxnet.train import EpochInfo, EpochResult, Method, Task, TrainState, make_watched_epoch, track_best
+from jaxnet.train import (
+    EpochInfo,
+    EpochResult,
+    Method,
+    Task,
+    TrainState,
+    epoch_order,
+    make_watched_epoch,
+    track_best,
+)
 from jaxnet.types import Key, PyTree
 
 WATCH_NAME = {"val": "validation", "test": "test"}
+
+OVERHEAD = 0.05
+"""A checkpoint is written after an epoch once writing one takes at most this share of the time since."""
 
 Between = Callable[[int, TrainState, PyTree, EpochResult], tuple[TrainState, PyTree]]
 
@@ -78,17 +92,24 @@ class Stage:
         """The arms; one without a name where there are none."""
         return self.arms or (None,)
 
-    def starts(self, keys: Key, before: Any) -> TrainState:
-        """The states of all networks before the first epoch."""
-        made = jax.vmap(self.start)(keys, before)
-        if isinstance(made, TrainState):
-            return made
-        joined: TrainState = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
-        return joined
+    # one function object each, so that JAX traces it once for shapes and program
+    @functools.cached_property
+    def starts(self) -> Callable[[Key, Any], TrainState]:
+        """``(keys, before) -> state`` of all networks before the first epoch."""
 
-    def kept(self, state: TrainState, samples: Any) -> PyTree:
-        """What is kept of the stage."""
-        return state if self.keep is None else self.keep(state, samples)
+        def starts(keys: Key, before: Any) -> TrainState:
+            made = jax.vmap(self.start)(keys, before)
+            if isinstance(made, TrainState):
+                return made
+            joined: TrainState = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
+            return joined
+
+        return starts
+
+    @functools.cached_property
+    def kept(self) -> Callable[[TrainState, Any], PyTree]:
+        """``(state, samples) -> tree``: what is kept of the stage."""
+        return (lambda state, samples: state) if self.keep is None else self.keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,17 +156,18 @@ def train_stages(
             kept = {**kept, stage.name: given[stage.name].kept}
             continue
         else:
+            for place in (number, number + 1)[: len(stages) - number]:
+                _begin(run, stages[: place + 1], given or {})
+            run.order(stage.task.batch_size)
             args = run.keys, before
             options = ONCE if stage.quick else None
-            program = run.compiled(f"the start of {stage.name}", stage.starts, *args, options=options)
-            _begin_next(run, stages[: number + 2], given or {})
-            state = program(*args)
+            state = run.compiled(f"the start of {stage.name}", stage.starts, *args, options=options)(*args)
         state, accounts[stage.name] = _train(run, stage, state, account, epoch, kept)
         if stage.keep is None:
             kept = {**kept, stage.name: state}
         else:
             seen = state, stage.samples
-            program = run.compiled(f"what is kept of {stage.name}", stage.keep, *seen)
+            program = run.compiled(f"what is kept of {stage.name}", stage.kept, *seen)
             kept = {**kept, stage.name: program(*seen)}
     rows = run.folder.read_rows()
     return {
@@ -154,40 +176,42 @@ def train_stages(
     }
 
 
-def _begin_next(run: Run[Any], stages: Sequence[Stage], given: Mapping[str, Trained]) -> None:
-    """Compiles the last of these stages while the one before it is trained."""
-    stage = stages[-1]
-    if len(stages) < 2 or stage.name in given or not stage.epochs:
+def _begin(run: Run[Any], stages: Sequence[Stage], given: Mapping[str, Trained]) -> None:
+    """Begins to compile, beside the rest, what the last of these stages needs."""
+    stage, lock = stages[-1], threading.Lock()
+    if stage.name in given:
         return
-    for part in ("train", run.watched):  # what both need is made here, once
+    for part in ("train", run.watched):  # made here, once, and not in the threads that compile
         run.split(part)
-    run.order(stage.task.batch_size)
 
-    @functools.cache
     def shapes() -> tuple[Any, TrainState]:
-        state, kept = _shapes(run, stages)
-        return stages[-2].hand(kept[stages[-2].name]), state
+        with lock:
+            state, kept = _shapes(run, stages)
+        return (stages[-2].hand(kept[stages[-2].name]) if len(stages) > 1 else None), state
 
     def start() -> tuple[Any, ...]:
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
 
     def epoch() -> tuple[Any, ...]:
-        together, args = _epoch(run, stage, 0)
+        together, args = _epoch(run, stage)
         return together, (shapes()[1], *args), (0,)
 
     run.ahead(f"the start of {stage.name}", start)
-    run.ahead(f"an epoch of {stage.name}", epoch)
+    if stage.epochs:
+        run.ahead(f"an epoch of {stage.name}", epoch)
+    if stage.keep is not None:
+        run.ahead(f"what is kept of {stage.name}", lambda: (stage.kept, (shapes()[1], stage.samples)))
 
 
-def _epoch(run: Run[Any], stage: Stage, first: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """An epoch of all networks, and its arguments beside the state."""
+def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """An epoch of all networks, and its arguments beside the state: of the order its shapes."""
     epoch = make_watched_epoch(
         stage.task, stage.method, patience=stage.patience, gradient_norms=stage.gradient_norms
     )
     key = run.key_data if stage.order is None else jax.random.fold_in(run.key_data, stage.order)
-    number = jnp.asarray(first, jnp.int32)
-    batches = run.order(stage.task.batch_size)(key, number)
-    args = (run.split("train"), run.split(run.watched), key, number, batches)
+    train, number = run.split("train"), jnp.zeros((), jnp.int32)
+    order = functools.partial(epoch_order, train.size, stage.task.batch_size)
+    args = (train, run.split(run.watched), key, number, jax.eval_shape(order, key, number))
     return jax.vmap(epoch, in_axes=(0, None, None, None, None, None)), args
 
 
@@ -217,10 +241,11 @@ def _train(
     if first >= stage.epochs or bool(np.all(np.asarray(state.stopped))):
         # a run continued after the epoch in which its last network stopped has nothing to do
         return state, account
-    together, args = _epoch(run, stage, first)
+    together, args = _epoch(run, stage)
     program = run.compiled(f"an epoch of {stage.name}", together, state, *args, donate=(0,))
     order, samples, key = run.order(stage.task.batch_size), args[:3], args[2]
     networks = len(stage.columns) * len(run.seeds)
+    saved, cost = time.perf_counter(), 0.0
     with Progress(stage.epochs, f"{stage.name}, {networks} networks") as progress:
         progress.update(first)
         for done in range(first, stage.epochs):
@@ -229,9 +254,14 @@ def _train(
             length = note(done + 1, result)
             if stage.between is not None and done + 1 < stage.epochs:
                 state, account = stage.between(done + 1, state, account, result)
-            checkpoint(done + 1, length)
+            last = done + 1 == stage.epochs or bool(np.all(np.asarray(state.stopped)))
+            now = time.perf_counter()
+            if last or cost <= OVERHEAD * (now - saved):
+                checkpoint(done + 1, length)
+                saved = time.perf_counter()
+                cost = saved - now
             progress.advance(note=median_note(np.asarray(result.evaluation.accuracy)))
-            if bool(np.all(np.asarray(state.stopped))):
+            if last:
                 break
     return state, account
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 Rung = Mapping[Any, tuple[np.ndarray, np.ndarray]]
 """By group: seeds ``(network,)``, and their accuracies."""
@@ -45,6 +44,8 @@ def rank_correlation(early: Rung, late: Rung) -> float | None:
     The mean over groups of three or more; None without any. It is measured on survivors, whose
     accuracies lie close together, so it is lower than among all.
     """
+    from scipy.stats import rankdata  # slow to import, and only a hunt in rungs needs it
+
     found = []
     for group, (seeds, accuracy) in late.items():
         finite, (all_seeds, before) = np.isfinite(accuracy), early[group]

@@ -16,6 +16,7 @@ Prints a JSON list: for every stage its exit code (negative: the signal) and std
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -23,12 +24,14 @@ import tempfile
 from typing import Any
 
 import jaxnet.lab.plots
-import jaxnet.lab.stages  # noqa: F401  (slow to import: once, not in every stage)
+import jaxnet.lab.stages  # slow to import: once, not in every stage
 from experiments import patched_density
 from jaxnet import files
 from jaxnet.lab import Study
 from jaxnet.lab.command import run_main
 from jaxnet.store import rows
+
+jaxnet.lab.stages.OVERHEAD = math.inf  # a checkpoint after every epoch, so that moments can be named
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT}
 

@@ -97,6 +97,19 @@ def test_killed_and_interrupted_everywhere_it_ends_bit_for_bit_the_same(
     assert not [path for path in contents(out) if "partial" in path]
 
 
+def test_checkpoints_are_rare_where_they_cost_more_than_epochs(
+    base: Finished, patched: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saves(run: Finished) -> int:
+        return max(int(path.name.split(".")[0]) for path in (run.folder / "checkpoints").iterdir())
+
+    monkeypatch.setattr("jaxnet.lab.stages.OVERHEAD", 0.0)
+    rare = patched("rare")
+    epochs = base.config.scaffold_epochs + base.config.patch_epochs
+    assert (saves(base), saves(rare)) == (epochs, 4), "after the first and the last epoch of a stage"
+    assert rare.results() == base.results()
+
+
 def test_a_finished_run_continued_stays_as_it_is(base: Finished, patched: Runner, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(base.folder, copy)
