@@ -6,9 +6,12 @@ import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+
+from jaxnet.provenance import processors
 
 ONCE = {"xla_backend_optimization_level": 0}
 """Options of the compiler for drawing networks, which runs once: half the time to compile, the same bits."""
@@ -65,6 +68,32 @@ class Clock:
         return run
 
 
+class Beside:
+    """Programs that are compiled in threads of their own, beside what runs, until they are asked for."""
+
+    def __init__(self) -> None:
+        """Starts no thread yet."""
+        self._pool = ThreadPoolExecutor(min(4, processors()))
+        self._begun: dict[Hashable, Future[Any]] = {}
+
+    def begin(self, name: Hashable, make: Callable[[], tuple[Any, ...]]) -> None:
+        """Begins to compile, once, what will be asked for by this name.
+
+        ``make`` gives the arguments of :func:`compile_for`.
+        """
+        if name not in self._begun:
+            self._begun[name] = self._pool.submit(lambda: compile_for(*make()))
+
+    def take(self, name: Hashable) -> Callable[[], Any] | None:
+        """What waits for the program of this name, or None where it was not begun."""
+        found = self._begun.pop(name, None)
+        return None if found is None else found.result
+
+    def close(self) -> None:
+        """Lets go what nobody has asked for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
 class Programs:
     """Compiles every function once per name and shape of its arguments.
 
@@ -81,7 +110,7 @@ class Programs:
         """``keep`` is how many programs are kept, those asked for last."""
         self.clock = clock
         self.compiled = 0
-        self._keep = keep
+        self._keep, self._beside = keep, Beside()
         self._known: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(
@@ -102,13 +131,38 @@ class Programs:
           donate: arguments whose memory the program may use for its results.
           options: of the compiler.
         """
-        leaves, structure = jax.tree.flatten(args)
-        shapes = tuple((jax.numpy.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves)
-        key = (name, structure, shapes)
+        key = _key(name, args)
         if key not in self._known:
             while len(self._known) >= self._keep:  # before: the new one needs room
                 self._known.popitem(last=False)
-            self._known[key] = self.clock.compiled(make(), *args, donate=donate, options=options)
+            begun = self._beside.take(key) or (lambda: compile_for(make(), args, donate, options))
+            self._known[key] = self.clock.awaited(begun)
             self.compiled += 1
         self._known.move_to_end(key)
         return self._known[key]
+
+    def begin(
+        self,
+        name: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        *args: Any,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Begins to compile what :meth:`get` will be asked for with the same arguments, or their shapes."""
+        key = _key(name, args)
+        if key not in self._known:
+            self._beside.begin(key, lambda: (make(), args, donate, options))
+
+    def close(self) -> None:
+        """Lets go what was begun and never asked for."""
+        self._beside.close()
+
+
+def _key(name: Hashable, args: Any) -> Hashable:
+    leaves, structure = jax.tree.flatten(args)
+    return (
+        name,
+        structure,
+        tuple((jax.numpy.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves),
+    )

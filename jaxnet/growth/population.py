@@ -9,6 +9,7 @@ stack beside it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -24,13 +25,15 @@ from jaxnet.growth.decisions import Decision, LayerCount, decide
 from jaxnet.growth.journal import Journal
 from jaxnet.growth.member import GrowthData, Member, capacity, history_entry, shape_of
 from jaxnet.growth.plan import GrowthPlan
+from jaxnet.growth.programs import GroupPrograms, one_of
 from jaxnet.growth.steps import Measured, fitted, grow, grown_spec, measure, start_net
-from jaxnet.growth.training import make_group_epoch, outcome, padded, stack_host, start_state, take_host
+from jaxnet.growth.training import outcome, padded, stack_host, start_state, take_host
 from jaxnet.keys import METHOD, key_of, keys_of, purpose
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.programs import ONCE, Clock, Programs
+from jaxnet.programs import ONCE, Clock
 from jaxnet.store.folder import RunFolder
-from jaxnet.train import Net, epoch_order
+from jaxnet.store.pace import Pace
+from jaxnet.train import Net
 from jaxnet.types import Key, PyTree
 
 
@@ -57,8 +60,8 @@ def grow_until(
       target: when a network does well enough.
       budget: what it may cost.
       seeds: numbers of the networks; a number determines masks, values and changes.
-      folder: an open run folder. Rows and checkpoints go there after every epoch;
-        killed at any moment, the run continues from it to the same result, bit for bit.
+      folder: an open run folder for rows and checkpoints; killed at any moment, the run
+        continues from it to the same result, bit for bit.
       clock: adds up the time.
       on_epoch: called with iteration and epoch, counted from 1, and the
         accuracies of the networks trained together.
@@ -77,10 +80,11 @@ def grow_until(
     budget.check_start(plan)
     population = Population(plan, data, target, budget, folder, clock or Clock())
     population.on_epoch, population.on_iteration = on_epoch, on_iteration
-    begun = population.start(seeds)
-    while groups := population.groups():
-        population.iterate(groups[0], begun)
-        begun = None
+    with contextlib.closing(population.programs):
+        begun = population.start(seeds)
+        while groups := population.groups():
+            population.iterate(groups[0], begun)
+            begun = None
     return population.members
 
 
@@ -101,7 +105,7 @@ class Population:
     ) -> None:
         self.plan, self.data, self.target, self.budget = plan, data, target, budget
         self.journal = None if folder is None else Journal(folder, clock)
-        self.clock, self.programs = clock, Programs(clock)
+        self.clock, self.programs = clock, GroupPrograms(plan, data, clock)
         self.optimizer = plan.optimizer(data.train.size)
         self.members: list[Member] = []
         self._shapes: dict[tuple[Decision, ...], tuple[NetworkSpec, Net]] = {}
@@ -111,6 +115,7 @@ class Population:
         told = None if self.journal is None else self.journal.read(seeds)
         if told is None:
             keys = keys_of(seeds)
+            self.programs.begin_iteration(*self.shapes(()), len(seeds))
             program = self.programs.get("start", lambda: jax.vmap(self.start_one), keys, options=ONCE)
             nets = program(keys)
             self.members = [Member(seed, self.plan.spec, take_host(nets, i)) for i, seed in enumerate(seeds)]
@@ -163,11 +168,8 @@ class Population:
         state, first = begun or (self.start_group(group), 0)
         state = self.train(group, state, first)
         judged, nets = outcome(self.plan, state)
-        one = functools.partial(measure, self.plan, spec)
-        look = lambda: jax.vmap(one, in_axes=(0, None, 0, None))  # noqa: E731
-        seeds = padded([m.seed for m in group])
-        args = (nets, self.data.extrema, keys_of(seeds), jnp.int32(iteration))
-        measured = self.programs.get(("measure", spec), look, *args)(*args)
+        args = (nets, self.data.extrema, keys_of(padded([m.seed for m in group])), jnp.int32(iteration))
+        measured = self.programs.measure(spec, *args)(*args)
         decisions = []
         for i, member in enumerate(group):
             member.history.append(history_entry(member, take_host(judged, i), take_host(measured, i)))
@@ -198,25 +200,19 @@ class Population:
         if first >= plan.epochs or np.all(state.train.stopped):
             return state
 
-        def make() -> Callable[..., Any]:
-            epoch = make_group_epoch(plan, plan.task(spec))
-            return jax.vmap(epoch, in_axes=(0, None, None, None, None, None))
-
         key = jax.random.fold_in(data.key_data, iteration)
-        args, number = (data.train, data.watch, key), jnp.int32(first)
         state = jax.tree.map(jnp.asarray, state)
-        order = functools.partial(epoch_order, data.train.size, plan.batch_size)
-        shuffle = self.programs.get("order", lambda: order, key, number, options=ONCE)
-        batches = jax.eval_shape(order, key, number)
-        program = self.programs.get(("epoch", spec), make, state, *args, number, batches, donate=(0,))
+        shuffle, program, pace = self.programs.order(key), self.programs.epoch(spec, state, key), Pace()
         for done in range(first, plan.epochs):
             number = jnp.int32(done)
-            state, result = program(state, *args, number, shuffle(key, number))
+            state, result = program(state, data.train, data.watch, key, number, shuffle(key, number))
             if self.journal is not None:
                 place = {"iteration": iteration + 1, "epoch": done + 1}
                 labels = [{"seed": m.seed, **place} for m in group]
                 self.journal.rows(result.rows(labels, data.watch_name))
-                self.journal.save(self.members, state, iteration, done + 1)
+                if pace.due():
+                    with pace.writing():
+                        self.journal.save(self.members, state, iteration, done + 1)
             if self.on_epoch is not None:
                 self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])
             if np.all(state.train.stopped):
@@ -267,7 +263,7 @@ class Population:
         for i, decision in enumerate(decisions):
             what = None if decision is None else dataclasses.replace(decision, reason="")
             alike.setdefault(what, []).append(i)
-        spec = group[0].spec
+        spec, changes = group[0].spec, []
         for what, places in alike.items():
             if what is None:
                 for i in places:
@@ -280,8 +276,22 @@ class Population:
                 keys_of([group[i].seed for i in index]),
                 jnp.int32(iteration),
             )
-            one = self.change_one(spec, what)
-            together = lambda one=one: jax.vmap(one, in_axes=(0, 0, 0, None))  # noqa: E731
-            grown = self.programs.get(("grow", spec, what), together, *args, options=ONCE)(*args)
+            # one function object for shapes and program, so that it is traced once
+            together = jax.vmap(self.change_one(spec, what), in_axes=(0, 0, 0, None))
+            after = one_of(jax.eval_shape(together, *args))
+            changes.append((what, places, args, together, (grown_spec(spec, what), after)))
+        self.begin_next(group, [(shape, len(places)) for _, places, *_, shape in changes])
+        for what, places, args, together, (spec_after, _) in changes:
+            program = self.programs.get(("grow", spec, what), lambda f=together: f, *args, options=ONCE)  # type: ignore[misc]
+            grown = program(*args)
             for place, i in enumerate(places):
-                group[i].net, group[i].spec = take_host(grown, place), grown_spec(spec, what)
+                group[i].net, group[i].spec = take_host(grown, place), spec_after
+
+    def begin_next(
+        self, group: Sequence[Member], coming: Sequence[tuple[tuple[NetworkSpec, Net], int]]
+    ) -> None:
+        """Begins to compile the next iteration where all its networks are known: the last group changes."""
+        others = [m for m in self.members if m.stop is None and all(m is not here for here in group)]
+        if any(len(m.history) < len(group[0].history) for m in others):
+            return
+        self.programs.begin_iterations([*coming, *(((m.spec, m.net), 1) for m in others)])

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -30,7 +29,7 @@ from jaxnet.lab.found import Found
 from jaxnet.lab.summary import arm_summary, summarise
 from jaxnet.lab.terminal import compiling
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.programs import ONCE, Clock, compile_for
+from jaxnet.programs import ONCE, Beside, Clock
 from jaxnet.provenance import processors, provenance
 from jaxnet.statistics import exact_fraction
 from jaxnet.store.folder import CONFIG, RunFolder
@@ -64,8 +63,7 @@ class Run(Generic[C]):
         self.clock = Clock()
         self._splits: dict[Any, Split] = {}
         self._orders: dict[int, Any] = {}
-        self._ahead: dict[str, Future[Any]] = {}
-        self._compiler = ThreadPoolExecutor(min(4, processors()))
+        self._beside = Beside()
 
     @cached_property
     def seeds(self) -> range:
@@ -110,23 +108,17 @@ class Run(Generic[C]):
     def compiled(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """The compiled function; the terminal says what is being compiled."""
         with compiling(what):
-            if what in self._ahead:
-                return self.clock.awaited(self._ahead.pop(what).result)
+            if begun := self._beside.take(what):
+                return self.clock.awaited(begun)
             return self.clock.compiled(function, *args, **options)
 
-    def ahead(self, what: str, make: Callable[[], tuple[Any, ...]]) -> None:
-        """Begins to compile beside the rest, once, what :meth:`compiled` will be asked for by this name.
-
-        Args:
-          what: the name.
-          make: gives the arguments of :func:`jaxnet.programs.compile_for`.
-        """
-        if what not in self._ahead:
-            self._ahead[what] = self._compiler.submit(lambda: compile_for(*make()))
+    def begin(self, what: str, make: Callable[[], tuple[Any, ...]]) -> None:
+        """Begins to compile what :meth:`compiled` will be asked for (:class:`jaxnet.programs.Beside`)."""
+        self._beside.begin(what, make)
 
     def close(self) -> None:
         """Lets go what is still to be compiled."""
-        self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._beside.close()
 
     def over_seeds(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """``function`` of every network: arguments ``(network, ...)``; a :class:`Split` is shared."""

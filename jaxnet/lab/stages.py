@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import Progress
 from jaxnet.programs import ONCE
 from jaxnet.store.checkpoint import latest, restore, save
+from jaxnet.store.pace import Pace
 from jaxnet.train import (
     EpochInfo,
     EpochResult,
@@ -36,9 +36,6 @@ from jaxnet.train import (
 from jaxnet.types import Key, PyTree
 
 WATCH_NAME = {"val": "validation", "test": "test"}
-
-OVERHEAD = 0.05
-"""A checkpoint is written after an epoch once writing one takes at most this share of the time since."""
 
 Between = Callable[[int, TrainState, PyTree, EpochResult], tuple[TrainState, PyTree]]
 
@@ -196,11 +193,11 @@ def _begin(run: Run[Any], stages: Sequence[Stage], given: Mapping[str, Trained])
         together, args = _epoch(run, stage)
         return together, (shapes()[1], *args), (0,)
 
-    run.ahead(f"the start of {stage.name}", start)
+    run.begin(f"the start of {stage.name}", start)
     if stage.epochs:
-        run.ahead(f"an epoch of {stage.name}", epoch)
+        run.begin(f"an epoch of {stage.name}", epoch)
     if stage.keep is not None:
-        run.ahead(f"what is kept of {stage.name}", lambda: (stage.kept, (shapes()[1], stage.samples)))
+        run.begin(f"what is kept of {stage.name}", lambda: (stage.kept, (shapes()[1], stage.samples)))
 
 
 def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -245,7 +242,7 @@ def _train(
     program = run.compiled(f"an epoch of {stage.name}", together, state, *args, donate=(0,))
     order, samples, key = run.order(stage.task.batch_size), args[:3], args[2]
     networks = len(stage.columns) * len(run.seeds)
-    saved, cost = time.perf_counter(), 0.0
+    pace = Pace()
     with Progress(stage.epochs, f"{stage.name}, {networks} networks") as progress:
         progress.update(first)
         for done in range(first, stage.epochs):
@@ -255,11 +252,9 @@ def _train(
             if stage.between is not None and done + 1 < stage.epochs:
                 state, account = stage.between(done + 1, state, account, result)
             last = done + 1 == stage.epochs or bool(np.all(np.asarray(state.stopped)))
-            now = time.perf_counter()
-            if last or cost <= OVERHEAD * (now - saved):
-                checkpoint(done + 1, length)
-                saved = time.perf_counter()
-                cost = saved - now
+            if last or pace.due():
+                with pace.writing():
+                    checkpoint(done + 1, length)
             progress.advance(note=median_note(np.asarray(result.evaluation.accuracy)))
             if last:
                 break

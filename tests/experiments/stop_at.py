@@ -25,13 +25,14 @@ from typing import Any
 
 import jaxnet.lab.plots
 import jaxnet.lab.stages  # slow to import: once, not in every stage
+import jaxnet.store.pace
 from experiments import patched_density
 from jaxnet import files
 from jaxnet.lab import Study
 from jaxnet.lab.command import run_main
 from jaxnet.store import rows
 
-jaxnet.lab.stages.OVERHEAD = math.inf  # a checkpoint after every epoch, so that moments can be named
+jaxnet.store.pace.OVERHEAD = math.inf  # a checkpoint after every epoch, so that moments can be named
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT}
 
