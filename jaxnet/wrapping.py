@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,6 +44,17 @@ class WrapState(flax.struct.PyTreeNode):
     def net(self, params: Any) -> Net:
         """The network whose parameters these are."""
         return Net(params, self.structure, self.opt_state, optimizer=self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A gradient that was checked, and the statistics that came with it."""
+
+    gradient: Callable[[], PyTree]
+    stats: Callable[[str], Any]
+
+    def __call__(self) -> PyTree:
+        return self.gradient()
 
 
 def wrap(
@@ -122,7 +134,8 @@ def act(
       gradient: the loss's gradient of this step as ``jax.grad`` gave it.
       dense_gradient: with sparse layers, whose parameters are only the weights that exist:
         gives the gradient at all positions (:func:`jaxnet.structure.dense_gradient`);
-        called where it is needed.
+        called where it is needed. For methods that look at hidden units it has a method
+        ``stats`` (:class:`jaxnet.train.BatchView`).
 
     Returns:
       Parameters and state of the same shapes.
@@ -143,10 +156,14 @@ def act(
                 )
         return given
 
+    asked: Callable[[], PyTree] = dense
+    if hasattr(dense_gradient, "stats"):
+        asked = _Asked(dense, dense_gradient.stats)
+
     def change(params: T, state: WrapState) -> tuple[T, WrapState]:
         key = jax.random.fold_in(state.key, state.step)
         net, method_state, _ = method.update(
-            state.net(params), state.method_state, dense, state.step, key=key
+            state.net(params), state.method_state, asked, state.step, key=key
         )
         changed = state.replace(opt_state=net.opt_state, structure=net.structure, method_state=method_state)
         return net.params, changed

@@ -60,3 +60,99 @@ def test_num_correct_by_hand():
     labels, weight = jnp.asarray([0, 1, 0, 2]), jnp.asarray([1.0, 1.0, 1.0, 0.0])
     assert float(losses.num_correct(logits, labels, weight, axis=0)) == 2.0
     assert float(losses.num_correct(logits, jnp.asarray([0, 1, 1, 2]), weight, axis=0)) == 1.0
+
+
+# --- distillation ------------------------------------------------------------------------------------
+
+
+def distilled(logits: np.ndarray, teacher: np.ndarray, labels: np.ndarray, alpha: float, t: float) -> float:
+    """Row by row, ``(batch, classes)``, in float64."""
+
+    def log_softmax(row: np.ndarray) -> np.ndarray:
+        return row - row.max() - np.log(np.exp(row - row.max()).sum())
+
+    total = 0.0
+    for row, said, label in zip(logits, teacher, labels, strict=True):
+        p, q = log_softmax(said / t), log_softmax(row / t)
+        total += alpha * -log_softmax(row)[label] + (1 - alpha) * t * t * np.sum(np.exp(p) * (p - q))
+    return total / len(labels)
+
+
+def batch_of_a_teacher() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(6)
+    logits, teacher = (rng.normal(size=(5, 4)).astype(np.float32) * 3 for _ in range(2))
+    return logits, teacher, rng.integers(0, 4, 5)
+
+
+def gradient_of(loss, logits, teacher, labels, weight=None):
+    y = losses.Taught(jnp.asarray(labels, jnp.int32), jnp.asarray(teacher))
+    weight = jnp.ones(len(labels)) if weight is None else jnp.asarray(weight)
+    return jax.value_and_grad(lambda z: loss(z, y, weight))(jnp.asarray(logits))
+
+
+def test_distillation_by_hand():
+    """A student that knows nothing, a teacher with odds 3 : 1 at temperature 1."""
+    y = losses.Taught(jnp.asarray([0]), jnp.log(jnp.asarray([[3.0, 1.0]])))
+    loss = losses.Distillation(alpha=0.25, temperature=1.0)
+    divergence = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    got = loss(jnp.zeros((1, 2)), y, jnp.ones(1))
+    assert float(got) == pytest.approx(0.25 * np.log(2) + 0.75 * divergence, rel=1e-6)
+    # who answers as the teacher does has learned all that there is
+    assert float(losses.Distillation(0.0, 3.0)(y.logits, y, jnp.ones(1))) == pytest.approx(0, abs=1e-7)
+    assert float(losses.num_correct(y.logits, y, jnp.ones(1))) == 1
+
+
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.1, 4.0), (0.7, 0.5), (1.0, 2.0)])
+def test_distillation_and_its_gradient_equal_numpy(alpha, temperature):
+    logits, teacher, labels = batch_of_a_teacher()
+    loss = losses.Distillation(alpha, temperature)
+    value, gradient = gradient_of(loss, logits, teacher, labels)
+
+    def numpy(z: np.ndarray) -> float:
+        return distilled(z, teacher.astype(float), labels, alpha, temperature)
+
+    assert float(value) == pytest.approx(numpy(logits.astype(float)), rel=1e-5)
+    for at in np.ndindex(logits.shape):
+        step = np.zeros(logits.shape)
+        step[at] = 1e-5
+        slope = (numpy(logits + step) - numpy(logits - step)) / 2e-5
+        assert float(gradient[at]) == pytest.approx(slope, abs=2e-5)
+    # the classes along the first axis, padding, and data without a teacher
+    y = losses.Taught(jnp.asarray(labels, jnp.int32), jnp.asarray(teacher.T))
+    assert float(loss(jnp.asarray(logits.T), y, jnp.ones(5), axis=0)) == pytest.approx(float(value), rel=1e-6)
+    padded, _ = gradient_of(
+        loss,
+        np.concatenate([logits, np.full((1, 4), np.nan, np.float32)]),
+        np.concatenate([teacher, np.full((1, 4), np.inf, np.float32)]),
+        [*labels, 0],
+        [1.0] * 5 + [0.0],
+    )
+    assert float(padded) == pytest.approx(float(value), rel=1e-6)
+    plain = loss(jnp.asarray(logits), y.labels, jnp.ones(5))
+    assert float(plain) == float(losses.cross_entropy(jnp.asarray(logits), y.labels, jnp.ones(5)))
+
+
+def test_the_gradient_of_distillation_equals_pytorchs():
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    logits, teacher, labels = batch_of_a_teacher()
+    value, gradient = gradient_of(losses.Distillation(0.3, 2.5), logits, teacher, labels)
+    z = torch.tensor(logits, requires_grad=True)
+    soft = functional.kl_div(
+        functional.log_softmax(z / 2.5, 1),
+        functional.softmax(torch.tensor(teacher) / 2.5, 1),
+        reduction="batchmean",
+    )
+    whole = 0.3 * functional.cross_entropy(z, torch.tensor(labels)) + 0.7 * 2.5**2 * soft
+    whole.backward()
+    assert float(value) == pytest.approx(float(whole), rel=1e-5)
+    np.testing.assert_allclose(gradient, z.grad.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"alpha": 1.5}, "alpha must be between 0 and 1: 1.5"), ({"temperature": 0.0}, "temperature must be above")],
+)
+def test_distillation_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.Distillation(**options)

@@ -7,9 +7,9 @@ the samples lie on the device as they are stored, batches are gathered there.
 
 from __future__ import annotations
 
+from jaxnet.train.batch import BatchView, dense_gradient
 from jaxnet.train.epoch import (
     Batches,
-    dense_gradient,
     epoch_order,
     make_epoch,
     make_watched_epoch,
@@ -28,8 +28,10 @@ from jaxnet.train.net import (
     TrainState,
     init_state,
 )
+from jaxnet.train.teacher import taught_by
 
 __all__ = [
+    "BatchView",
     "Batches",
     "EpochInfo",
     "EpochResult",
@@ -48,6 +50,7 @@ __all__ = [
     "init_state",
     "make_epoch",
     "make_watched_epoch",
+    "taught_by",
     "track_best",
     "train_batches",
 ]

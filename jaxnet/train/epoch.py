@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet import environment, losses
-from jaxnet import structure as structures
+from jaxnet import environment
 from jaxnet.data.batches import Data, check_data, epoch_batches
 from jaxnet.structure import clear
+from jaxnet.train.batch import BatchView, batch_loss
 from jaxnet.train.evaluate import evaluate
 from jaxnet.train.net import EpochInfo, EpochResult, Method, Net, Task, TrainState
 from jaxnet.trees import where
@@ -29,41 +29,6 @@ class Batches(NamedTuple):
 
     indices: Int[Array, "step batch"]
     weight: Float[Array, "step batch"]
-
-
-def dense_gradient(
-    task: Task,
-    net: Net,
-    x: Array,
-    y: Array,
-    weight: Float[Array, "batch"],
-    *,
-    key_forward: Key | None = None,
-) -> PyTree:
-    """Gradient of the loss at all positions of every weight; see :func:`jaxnet.structure.dense_gradient`."""
-
-    def loss(params: Any, structure: Any) -> Scalar:
-        return batch_loss(task, params, structure, net.carried, x, y, weight, key_forward)[0]
-
-    return structures.dense_gradient(loss, net.params, net.structure)
-
-
-def batch_loss(
-    task: Task,
-    params: Any,
-    structure: Any,
-    carried: PyTree,
-    x: Array,
-    y: Array,
-    weight: Float[Array, "batch"],
-    key_forward: Key | None,
-) -> tuple[Scalar, tuple[Scalar, Scalar]]:
-    """What is minimised; the loss alone, and the weighted number of correct answers."""
-    axis = task.model.class_axis
-    logits, _ = task.model(params, structure, x, key_forward=key_forward)
-    loss = task.loss(logits, y, weight, axis=axis)
-    whole = loss if task.penalty is None else loss + task.penalty(params, carried)
-    return whole, (loss, losses.num_correct(logits, y, weight, axis=axis))
 
 
 def train_batches(
@@ -129,12 +94,10 @@ def train_batches(
             done = steps_before + number + 1
 
             def change(net: Net, state: PyTree) -> tuple[Net, PyTree]:
-                def gradient() -> PyTree:
-                    return dense_gradient(task, net, x, y, weight, key_forward=key)
-
                 assert key_method is not None
                 key_now = jax.random.fold_in(key_method, done)
-                return method.update(net, state, gradient, done, key=key_now)[:2]
+                view = BatchView(task, net, x, y, weight, key)
+                return method.update(net, state, view, done, key=key_now)[:2]
 
             net, state = jax.lax.cond(method.due(done), change, lambda *same: same, net, state)
             changed = (net.structure, net.carried), state

@@ -56,7 +56,7 @@ class Model(Protocol):
         """Logits of samples ``(batch, ...)``, and whatever else is to be seen of them (activations)."""
 
 
-Transform = Callable[..., tuple[Array, Array]]
+Transform = Callable[..., tuple[Array, Any]]
 """``transform(x, y, *, key) -> (x, y)``: what is done to a batch before it is learned."""
 
 Penalty = Callable[[Any, PyTree], Scalar]
