@@ -11,10 +11,15 @@ import dataclasses
 from typing import Any
 
 from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic, Sizes, keep_best
+from jaxnet.methods.cannistraci_hebb import CHTs, CHTss
+from jaxnet.methods.extrema import Extrema
+from jaxnet.methods.granet import GraNet
 from jaxnet.methods.magnitude import Magnitude
+from jaxnet.methods.revive import Revive
 from jaxnet.methods.rigl import RigL
 from jaxnet.methods.snip import SNIP
 from jaxnet.methods.sparse_evolution import SET
+from jaxnet.methods.sparse_momentum import SparseMomentum
 from jaxnet.methods.static import Static
 
 METHODS: dict[str, type[BaseMethod]] = {
@@ -23,6 +28,12 @@ METHODS: dict[str, type[BaseMethod]] = {
     "rigl": RigL,
     "magnitude": Magnitude,
     "snip": SNIP,
+    "extrema": Extrema,
+    "sparse-momentum": SparseMomentum,
+    "revive": Revive,
+    "granet": GraNet,
+    "chts": CHTs,
+    "chtss": CHTss,
 }
 """Methods by name."""
 
@@ -48,11 +59,17 @@ __all__ = [
     "SET",
     "SNIP",
     "BaseMethod",
+    "CHTs",
+    "CHTss",
     "DenseGradient",
+    "Extrema",
+    "GraNet",
     "Magnitude",
     "Periodic",
+    "Revive",
     "RigL",
     "Sizes",
+    "SparseMomentum",
     "Static",
     "keep_best",
     "make",

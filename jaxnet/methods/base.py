@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,13 +14,18 @@ import jax.numpy as jnp
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
 from jaxnet.optim import check_follows
-from jaxnet.structure import entries, exists, weights, with_entries
+from jaxnet.structure import entries, exists, with_entries
 from jaxnet.topology import Entry, Mask, Topology
 from jaxnet.train import Net
 from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
+from jaxnet.units import UnitStats
 
 DenseGradient = Callable[[], PyTree]
-"""Gives the loss's gradient at all positions of every weight; called only where it is needed."""
+"""Gives the loss's gradient at all positions of every weight; called only where it is needed.
+
+Where it has a method ``stats(values) -> statistics of every hidden layer``, as
+:class:`jaxnet.train.BatchView` has, methods that look at units can be used.
+"""
 
 Sizes = Sequence[tuple[int, int]]
 """Weights at the start and positions of every weight, in the order of the structure."""
@@ -34,9 +40,11 @@ class BaseMethod:
 
     Attributes:
       serves: kinds of entries that it can change.
+      redraws: new weights are drawn instead of zero, and one that existed may become new.
     """
 
     serves: ClassVar[tuple[type, ...]] = (Topology, Mask)
+    redraws: ClassVar[bool] = False
 
     def check(self, net: Net) -> None:
         """Raises ValueError for a net that the method cannot serve.
@@ -145,16 +153,41 @@ def keep_best(net: Net, scores: Mapping[str, Array], keep: Mapping[str, Array] |
     return edit(net, with_entries(net.structure, new))
 
 
-def magnitudes(net: Net) -> dict[str, Array]:
-    """``|w|`` of every weight, by path."""
-    return {path: jnp.abs(values) for path, (values, _) in weights(net.params, net.structure).items()}
-
-
 def dense_by_path(gradient: PyTree, structure: PyTree) -> dict[str, Array]:
     """The leaves of a dense gradient at the paths that have an entry."""
     there = entries(structure)
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(gradient)}
     return {path: leaves[path] for path in there}
+
+
+def unit_stats(dense_gradient: DenseGradient, values: str, name: str) -> tuple[UnitStats, ...]:
+    """Statistics of every hidden layer on the batch of this step, for the method called ``name``.
+
+    Raises:
+      ValueError: whatever trains the network gives none.
+    """
+    stats: Callable[[str], tuple[UnitStats, ...]] | None = getattr(dense_gradient, "stats", None)
+    if stats is None:
+        raise ValueError(
+            f"{name} looks at the activations of hidden units: give act a dense_gradient with a method stats "
+            "(jaxnet.train.BatchView)"
+        )
+    return stats(values)
+
+
+def scaffold(structure: PyTree, name: str) -> dict[str, Topology]:
+    """The topologies of a chain of layers by path, the first layer first, for the method called ``name``.
+
+    Raises:
+      ValueError: the structure is none of a multi-layer perceptron.
+    """
+    there = entries(structure)
+    chain = {path: entry for path, entry in there.items() if isinstance(entry, Topology)}
+    found = list(chain.values())
+    fit = all(a.shape[0] == b.shape[1] for a, b in itertools.pairwise(found))
+    if len(chain) < len(there) or not fit or not hasattr(structure, "scaffold"):
+        raise ValueError(f"{name} serves the scaffold of a multi-layer perceptron, layer after layer")
+    return chain
 
 
 def at_weights(dense: Array, entry: Entry) -> Array:

@@ -6,16 +6,15 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.masks import check_density
-from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, keep_best, magnitudes
+from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, keep_best
+from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
 from jaxnet.structure import entries
 from jaxnet.train import Net
 from jaxnet.types import Array, Bool, Int, Key, PyTree
 
 SCHEDULES = ("constant", "cubic")
-SCOPES = ("weight", "global")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Magnitude(BaseMethod):
     stays gone. Counts are rounded down, and a network that starts with fewer
     weights keeps these.
 
-    Source: Zhu and Gupta 2017.
+    Source: Zhu and Gupta 2017; the scope ``lamp`` is that of Lee et al. 2021.
 
     Attributes:
       density: at the end, weights over positions, in (0, 1].
@@ -37,7 +36,8 @@ class Magnitude(BaseMethod):
       end: of the last one, with ``cubic``.
       every: steps between two.
       start: density at ``begin``, with ``cubic``.
-      scope: ``weight`` prunes every array to the density, ``global`` all of them together.
+      scope: ``weight`` prunes every array to the density, ``global`` all of them together,
+        ``lamp`` likewise, by :func:`~jaxnet.methods.scopes.lamp` instead of the magnitude.
     """
 
     density: float = 0.1
@@ -92,19 +92,10 @@ class Magnitude(BaseMethod):
     ) -> tuple[Net, PyTree, Any]:
         """Prunes to the density of this step."""
         del dense_gradient, key
-        there = entries(net.structure)
         # counts from tables made on the host: float32 would be off by one here and there
         at = jnp.searchsorted(jnp.asarray(self._times), step)
-        full = {path: int(np.prod(entry.shape)) for path, entry in there.items()}
-        if self.scope == "weight":
-            keep: Any = {
-                path: jnp.minimum(self._table(size)[at], there[path].num_nonzeros)
-                for path, size in full.items()
-            }
-        else:
-            number = sum(entry.num_nonzeros for entry in there.values())
-            keep = jnp.minimum(self._table(sum(full.values()))[at], number)
-        net, info = keep_best(net, magnitudes(net), keep)
+        keep = kept_of(entries(net.structure), self.scope, lambda positions: self._table(positions)[at])
+        net, info = keep_best(net, scores_of(net, self.scope), keep)
         return net, state, info
 
     def _table(self, positions: int) -> Int[Array, "times"]:
@@ -115,6 +106,4 @@ class Magnitude(BaseMethod):
         past = [density for time, density in zip(self._times, self._densities(), strict=True) if time <= step]
         if not past:
             return super().budget(step, sizes)
-        if self.scope == "global":
-            return min(int(past[-1] * sum(full for _, full in sizes)), super().budget(step, sizes))
-        return sum(min(there, int(past[-1] * full)) for there, full in sizes)
+        return budget_of(past[-1], self.scope, sizes)

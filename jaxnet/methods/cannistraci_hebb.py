@@ -1,0 +1,197 @@
+"""Cannistraci-Hebb training: what a layer's own shape asks for is grown, no gradient needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.changes import edit
+from jaxnet.changes.weights import after_keeping, smallest
+from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic
+from jaxnet.methods.gradual import Gradual
+from jaxnet.methods.links import RULES, link_scores
+from jaxnet.methods.soft import most_of, number_of, regrown, softly, softly_largest
+from jaxnet.structure import exists, reserved, weights, with_entries
+from jaxnet.topology import Entry, Topology
+from jaxnet.train import Net
+from jaxnet.types import Array, Int, Key, PyTree, Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftRules(BaseMethod):
+    """How connections are drawn that go and that come (static).
+
+    Attributes:
+      delta: softness of the removal at the first change, in [0, 1]: which weights stay
+        is drawn without replacement, in proportion to ``importance ** (delta / (1 - delta))``;
+        0 is uniform, 1 takes the most important.
+      delta_end: softness at step ``until``, linearly in between (without one, ``delta`` stays).
+      delta_grow: likewise for growth, by link scores.
+      relative: 0 for the weight's magnitude, 1 for its relative importance (its share of
+        its row's sum plus its share of its column's), in between a mixture.
+      rule: of :func:`jaxnet.methods.links.link_scores`.
+    """
+
+    delta: float = 0.5
+    delta_end: float = 0.9
+    delta_grow: float = 0.5
+    relative: float = 0.0
+    rule: str = "ch2"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        for name in ("delta", "delta_end", "delta_grow", "relative"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} must be between 0 and 1: {value}")
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r}: choose one of {', '.join(RULES)}")
+
+    def delta_at(self, step: Int[Array, ""], until: int | None) -> Scalar:
+        """The softness of the removal after ``step`` steps."""
+        if until is None:
+            return jnp.full((), self.delta)
+        share = jnp.clip(jnp.asarray(step, jnp.float32) / until, 0.0, 1.0)
+        return self.delta + (self.delta_end - self.delta) * share
+
+    def rewired(
+        self,
+        values: Array,
+        entry: Entry,
+        delta: Scalar,
+        left: Int[Array, ""],
+        number: Int[Array, ""],
+        at_most: int,
+        taken: Array | None,
+        *,
+        key: Key,
+    ) -> Entry:
+        """The entry with ``left`` weights, ``number`` of them grown."""
+        key_drop, key_grow = jax.random.split(key)
+        order = softly(importance(values, entry, self.relative), delta, key=key_drop)
+        keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
+        # predicted from what is left; an array of more axes leads from all others to the last
+        after = after_keeping(entry, keep)
+        score = link_scores(after.reshape(-1, after.shape[-1]), self.rule).reshape(after.shape)
+        score = softly_largest(score, self.delta_grow, key=key_grow)
+        return regrown(entry, keep, score, number, at_most, taken)
+
+
+@dataclasses.dataclass(frozen=True)
+class CHTs(SoftRules, Periodic):
+    """Drops weights drawn by importance, grows as many drawn by link prediction; arrays keep their numbers.
+
+    Link scores are those of the network after the removal (:func:`~jaxnet.methods.links.link_scores`);
+    a position without any score is drawn, evenly, only where there are no others left.
+
+    Source: Zhang et al. 2025 (Cannistraci-Hebb training soft rule, arXiv 2501.19107). Different
+    here: a weight that is dropped and grown at once stays as it was; units that lost all their
+    inputs or outputs keep the rest of their weights; the removal's ``delta`` follows the steps up
+    to ``until``, and so does the fraction; kernels of convolutions are rewired too.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        Periodic.__post_init__(self)
+        SoftRules.__post_init__(self)
+
+    def update(
+        self, net: Net, state: PyTree, dense_gradient: DenseGradient, step: Int[Array, ""], *, key: Key
+    ) -> tuple[Net, PyTree, Any]:
+        """Exchanges in every weight; the gradient is not asked for."""
+        del dense_gradient
+        fraction, delta, taken = (
+            self.fraction_at(step),
+            self.delta_at(step, self.until),
+            reserved(net.structure),
+        )
+        new = {}
+        for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
+            number = number_of(fraction, entry.num_nonzeros)
+            most = most_of(self.fraction, values.size)
+            drawn = jax.random.fold_in(key, place)
+            new[path] = self.rewired(
+                values, entry, delta, entry.num_nonzeros, number, most, taken.get(path), key=drawn
+            )
+        net, info = edit(net, with_entries(net.structure, new))
+        return net, state, info
+
+
+@dataclasses.dataclass(frozen=True)
+class CHTss(SoftRules, Gradual):
+    """As :class:`CHTs`, the density falling along a sigmoid from ``start`` to ``density``.
+
+    At every change as many weights go as the density falls, and ``fraction`` of those
+    that are left are exchanged. The sigmoid has the slope ``steepness`` over the way
+    from ``begin`` to ``end`` and is stretched so that it meets both ends.
+
+    Source: Zhang et al. 2025 (CHTs with sigmoid gradual density decay); there it is not stretched.
+
+    Attributes:
+      steepness: of the sigmoid, above 0.
+    """
+
+    start: float = 0.5
+    steepness: float = 6.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        Gradual.__post_init__(self)
+        SoftRules.__post_init__(self)
+        if not (math.isfinite(self.steepness) and self.steepness > 0):
+            raise ValueError(f"steepness must be above 0: {self.steepness}")
+
+    def share(self, progress: float) -> float:
+        """What is left of the way, by the sigmoid."""
+
+        def fallen(t: float) -> float:
+            return 1 / (1 + math.exp(-self.steepness * (t - 0.5)))
+
+        return (fallen(1) - fallen(progress)) / (fallen(1) - fallen(0))
+
+    def update(
+        self, net: Net, state: PyTree, dense_gradient: DenseGradient, step: Int[Array, ""], *, key: Key
+    ) -> tuple[Net, PyTree, Any]:
+        """Prunes to the density of this step and exchanges, in every weight."""
+        del dense_gradient
+        fraction, delta, taken = (
+            self.fraction_at(step),
+            self.delta_at(step, self.until),
+            reserved(net.structure),
+        )
+        new = {}
+        for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
+            full = int(np.prod(entry.shape))
+            left = jnp.minimum(entry.num_nonzeros, self.weights_at(step, full))
+            most = most_of(self.fraction, min(values.size, int(self.start * full)))
+            drawn = jax.random.fold_in(key, place)
+            number = number_of(fraction, left)
+            new[path] = self.rewired(values, entry, delta, left, number, most, taken.get(path), key=drawn)
+        net, info = edit(net, with_entries(net.structure, new))
+        return net, state, info
+
+
+def importance(values: Array, entry: Entry, relative: float) -> Array:
+    """By how much each weight matters, of the parameter's shape, 0 where none exists.
+
+    ``|w| / (1 - relative + relative * row) + |w| / (1 - relative + relative * column)``, with the sums
+    of magnitudes of the weight's row and column. An array of more axes leads from all others to the last.
+    """
+    size = jnp.where(exists(entry), jnp.abs(values), 0.0)
+    if relative == 0:
+        return size
+    if isinstance(entry, Topology):
+        rows = jnp.zeros(entry.shape[0]).at[entry.rows].add(size, mode="drop")
+        cols = jnp.zeros(entry.shape[1]).at[entry.cols].add(size)  # padding adds zero
+        row, col = rows.at[entry.rows].get(mode="fill", fill_value=1.0), cols[entry.cols]
+    else:
+        flat = size.reshape(-1, size.shape[-1])
+        row = jnp.broadcast_to(jnp.sum(flat, 1, keepdims=True), flat.shape).reshape(size.shape)
+        col = jnp.broadcast_to(jnp.sum(flat, 0, keepdims=True), flat.shape).reshape(size.shape)
+    shares = [size / jnp.where(total > 0, 1 - relative + relative * total, 1.0) for total in (row, col)]
+    return shares[0] + shares[1]

@@ -1,0 +1,67 @@
+"""GraNet: pruned little by little, and what was cut too early grows back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.changes import edit, exchange
+from jaxnet.methods.base import DenseGradient, Sizes, dense_by_path, keep_best
+from jaxnet.methods.gradual import Gradual
+from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
+from jaxnet.structure import entries, reserved, weights, with_entries
+from jaxnet.train import Net
+from jaxnet.types import Array, Int, Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class GraNet(Gradual):
+    """Prunes by magnitude along a cubic schedule, and exchanges a fraction of what is left by the gradient.
+
+    At every change, first the weights of the smallest score go until the density of
+    this step (:class:`~jaxnet.methods.gradual.Gradual`); then, in every array, ``fraction`` of
+    the rest give way, the smallest first, to as many where the gradient is largest.
+    With ``start`` 1 it begins dense, with less it is the authors' sparse-to-sparse variant.
+    After ``end`` it is RigL.
+
+    Source: Liu et al. 2021 (zero-cost neuroregeneration). There the fraction of the exchange
+    decays over the whole training: here up to ``until``.
+
+    Attributes:
+      scope: of the pruning; one of :data:`~jaxnet.methods.scopes.SCOPES`.
+    """
+
+    scope: str = "global"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        super().__post_init__()
+        if self.scope not in SCOPES:
+            raise ValueError(f"unknown scope {self.scope!r}: choose one of {', '.join(SCOPES)}")
+
+    def update(
+        self, net: Net, state: PyTree, dense_gradient: DenseGradient, step: Int[Array, ""], *, key: Key
+    ) -> tuple[Net, PyTree, Any]:
+        """Prunes, then exchanges in every weight; nothing is drawn."""
+        del key
+        gradient = dense_by_path(dense_gradient(), net.structure)
+        keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
+        net, pruned = keep_best(net, scores_of(net, self.scope), keep)
+        fraction, taken = self.fraction_at(step), reserved(net.structure)
+        new = {
+            path: exchange(
+                entry, values, jnp.abs(gradient[path]), fraction, self.fraction, taken=taken.get(path)
+            )
+            for path, (values, entry) in weights(net.params, net.structure).items()
+        }
+        net, info = edit(net, with_entries(net.structure, new))
+        return net, state, jax.tree.map(jnp.add, pruned, info)
+
+    def budget(self, step: int, sizes: Sizes) -> int:
+        """By the last change so far, and never more than at the start."""
+        if step < self.begin:
+            return super().budget(step, sizes)
+        return budget_of(self.density_after(step), self.scope, sizes)
