@@ -14,11 +14,34 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxnet.correlated import correlated_topology
 from jaxnet.topology import Topology, topology_from_flat
-from jaxnet.types import Array, Bool, Int, Key
+from jaxnet.types import Array, Bool, Float, Int, Key
 
 ALLOCATIONS = ("uniform", "erdos-renyi", "dense-output", "constant-fan-in")
-"""How a density is shared out over the layers; see :func:`allocate_arrays`."""
+"""How a density is shared out over the layers; see :func:`allocate_arrays`. One more has a number in it:
+``output=0.5`` gives the output layer that density of its own."""
+
+_OUTPUT = "output="
+
+
+def check_allocation(allocation: str) -> None:
+    """Raises ValueError for a rule that :func:`allocate_arrays` does not know."""
+    if allocation.startswith(_OUTPUT):
+        _output_density(allocation)
+    elif allocation not in ALLOCATIONS:
+        known = ", ".join((*ALLOCATIONS, f"{_OUTPUT}0.5"))
+        raise ValueError(f"unknown allocation {allocation!r}: choose one of {known} (any density)")
+
+
+def _output_density(allocation: str) -> float:
+    try:
+        density = float(allocation.removeprefix(_OUTPUT))
+    except ValueError:
+        density = math.nan
+    if not 0 < density <= 1:
+        raise ValueError(f"the density in {allocation!r} must be above 0 and at most 1")
+    return density
 
 
 def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> Topology:
@@ -150,6 +173,8 @@ def allocate_arrays(
                               axes over their product, and at most 1
     ``dense-output``          the same total, the last array complete, the rest
                               at one common density
+    ``output=D``              the same total, the last array at density ``D``
+                              (rounded down), the rest at one common density
     ``constant-fan-in``       ``round(density * fan-in)`` inputs for every unit
                               of the last axis (half to even, at least 1)
     ========================= ==================================================
@@ -161,7 +186,7 @@ def allocate_arrays(
     Args:
       shapes: of arrays of weights, ``(..., in, out)``.
       density: fraction of weights that exist, in (0, 1].
-      allocation: one of :data:`ALLOCATIONS`.
+      allocation: one of :data:`ALLOCATIONS`, or ``output=D``.
 
     Returns:
       Number of weights of each array.
@@ -174,6 +199,7 @@ def allocate_arrays(
     kernels as in Evci et al. 2020 (RigL), the total met exactly instead of in expectation.
     """
     check_density(density)
+    check_allocation(allocation)
     full = [math.prod(shape) for shape in shapes]
     total = int(density * sum(full))
     if allocation == "uniform":
@@ -182,15 +208,20 @@ def allocate_arrays(
         counts = [max(1, round(density * math.prod(shape[:-1]))) * shape[-1] for shape in shapes]
     elif allocation == "erdos-renyi":
         counts = _share(total, [sum(shape) for shape in shapes], full)
-    elif allocation == "dense-output":
-        if total < full[-1] or (total == full[-1] and len(full) > 1):
+    else:
+        last = full[-1] if allocation == "dense-output" else int(_output_density(allocation) * full[-1])
+        if total < last or (total == last and len(full) > 1):
+            what = "a dense output layer" if last == full[-1] else f"{last} weights in an output layer"
             raise ValueError(
-                f"density {density} gives {total} weights, too few for a dense output layer "
+                f"density {density} gives {total} weights, too few for {what} "
                 f"of {full[-1]}: raise the density or choose another allocation"
             )
-        counts = [*_share(total - full[-1], full[:-1], full[:-1]), full[-1]]
-    else:
-        raise ValueError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
+        counts = [*_share(total - last, full[:-1], full[:-1]), last]
+        if sum(counts) < total:
+            raise ValueError(
+                f"density {density} gives {total} weights, and {sum(counts)} have room with {allocation}: "
+                "raise the output's density or choose another allocation"
+            )
     for shape, count in zip(shapes, counts, strict=True):
         if count < 1:
             name = "x".join(map(str, shape))
@@ -207,7 +238,12 @@ def drawable_density(sizes: Sequence[int], density: float) -> float:
 
 
 def draw_topologies(
-    sizes: Sequence[int], density: float, allocation: str = "uniform", *, key_mask: Key
+    sizes: Sequence[int],
+    density: float,
+    allocation: str = "uniform",
+    *,
+    key_mask: Key,
+    inputs: Float[Array, "sample in"] | None = None,
 ) -> tuple[Topology, ...]:
     """Draws the topology of every layer of a network.
 
@@ -216,6 +252,8 @@ def draw_topologies(
       density: fraction of weights that exist, in (0, 1].
       allocation: one of :data:`ALLOCATIONS`.
       key_mask: one PRNG key; layer ``l`` uses ``fold_in(key_mask, l)``.
+      inputs: training samples; where given, the first layer is wired by the correlation
+        of their features (:func:`jaxnet.correlated.correlated_topology`), not at random.
 
     Returns:
       One topology per layer, with the counts of :func:`allocate`.
@@ -227,7 +265,9 @@ def draw_topologies(
     for layer, nnz in enumerate(allocate(sizes, density, allocation)):
         num_in, num_out = sizes[layer], sizes[layer + 1]
         key = jax.random.fold_in(key_mask, layer)
-        if allocation == "constant-fan-in":
+        if layer == 0 and inputs is not None:
+            topology = correlated_topology(inputs, num_out, nnz, key_mask=key)
+        elif allocation == "constant-fan-in":
             topology = constant_fan_in_topology(num_out, num_in, nnz // num_out, key_mask=key)
         else:
             topology = uniform_topology(num_out, num_in, nnz, key_mask=key)

@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 
 from jaxnet import masks, trees
 from jaxnet import topology as topologies
+from jaxnet.correlated import correlated_topology
 
 # (out, in, weights); few, for each of them compiles once
 CASES = [(1, 1, 1), (1, 7, 3), (5, 8, 14), (5, 8, 40)]
@@ -69,6 +70,55 @@ def test_erdos_renyi_by_hand():
 def test_dense_output_by_hand():
     # 0.1 of 10*20 + 20*5 + 5*4 = 320 is 32: 20 for the output layer, 12 as 200 : 100 for the others
     assert masks.allocate([10, 20, 5, 4], 0.1, "dense-output") == (8, 4, 20)
+
+
+def test_an_output_layer_of_its_own_density_by_hand():
+    # 32 in total as before: half of 5*4 for the output layer, 22 as 200 : 100 for the others
+    assert masks.allocate([10, 20, 5, 4], 0.1, "output=0.5") == (15, 7, 10)
+    assert masks.allocate([10, 20, 5, 4], 0.1, "output=1") == masks.allocate(
+        [10, 20, 5, 4], 0.1, "dense-output"
+    )
+    for wrong, why in (
+        ("output=0", "above 0 and at most 1"),
+        ("output=much", "above 0 and at most 1"),
+        ("ouput=0.5", "choose one of uniform, erdos-renyi, dense-output, constant-fan-in, output=0.5"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            masks.allocate([10, 5, 4], 0.5, wrong)
+    with pytest.raises(ValueError, match="18 weights in an output layer of 20: raise the density"):
+        masks.allocate([2, 5, 4], 0.5, "output=0.9")
+    with pytest.raises(ValueError, match="raise the output's density"):
+        masks.allocate([2, 5, 4], 1.0, "output=0.5")
+
+
+def test_units_are_wired_to_the_features_that_vary_together():
+    """Two pairs of features that go together, and one that never varies: by hand, then against NumPy."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50)).astype(np.float32)
+    x = np.stack([a, b, -2 * a + 3, b + 1, np.full(50, 7, np.float32)], 1)
+    drawn = np.asarray(topologies.topology_mask(correlated_topology(x, 5, 8, key_mask=jax.random.key(1))))
+    rows = {tuple(np.flatnonzero(row)) for row in drawn}
+    assert rows == {(0, 2), (1, 3), ()} and drawn.sum() == 8, "a constant feature correlates with none"
+    # any numbers: the pairs of the largest correlation of the units' own features
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    drawn = correlated_topology(x, 9, 20, key_mask=jax.random.key(2))
+    topologies.validate_topology(drawn)
+    strength = np.abs(np.corrcoef(x.T))
+    mask = np.asarray(topologies.topology_mask(drawn))
+    own = jax.random.permutation(jax.random.split(jax.random.key(2))[0], 6)[np.arange(9) % 6]
+    assert sorted(np.bincount(own).tolist()) == [1, 1, 1, 2, 2, 2], "features go round"
+    pairs = strength[np.asarray(own)]
+    np.testing.assert_allclose(np.sort(pairs[mask]), np.sort(pairs.ravel())[-20:], atol=2e-6)
+
+
+def test_a_network_can_be_wired_by_its_training_samples(key):
+    x = np.random.default_rng(3).normal(size=(30, 20)).astype(np.float32)
+    draw_one = jax.jit(lambda k, x: masks.draw_topologies((20, 12, 4), 0.3, key_mask=k, inputs=x))
+    plain = masks.draw_topologies((20, 12, 4), 0.3, key_mask=key)
+    wired, other = draw_one(key, x), draw_one(jax.random.fold_in(key, 1), x)
+    assert [int(t.num_nonzeros) for t in wired] == [int(t.num_nonzeros) for t in plain]
+    assert trees.equal(wired[1], plain[1]) and not trees.equal(wired[0], plain[0])
+    assert positions(wired[0]) != positions(other[0]), "seeds differ"
 
 
 def test_constant_fan_in_by_hand():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.kernels import Product, dense_product
-from jaxnet.masks import ALLOCATIONS, allocate, check_density, check_sizes, draw_topologies
+from jaxnet.masks import allocate, check_allocation, check_density, check_sizes, draw_topologies
 from jaxnet.nn.layers import INITS, init_layer, linear_activated, weighted
 from jaxnet.nn.params import Params, Structure
 from jaxnet.patches import apply_patches
@@ -49,9 +49,9 @@ class NetworkSpec:
         check_sizes(self.sizes)
         object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
         check_density(self.density)
+        check_allocation(self.allocation)
         for value, allowed, what in (
             (self.activation, tuple(ACTIVATIONS), "activation"),
-            (self.allocation, ALLOCATIONS, "allocation"),
             (self.init, INITS, "init"),
         ):
             if value not in allowed:
@@ -76,9 +76,15 @@ class Activations(flax.struct.PyTreeNode):
     post: tuple[Features, ...]
 
 
-def init(spec: NetworkSpec, *, key_mask: Key, key_init: Key) -> tuple[Params, Structure]:
-    """Draws a scaffold: its topology from ``key_mask``, its values from ``key_init``."""
-    topologies = draw_topologies(spec.sizes, spec.density, spec.allocation, key_mask=key_mask)
+def init(
+    spec: NetworkSpec, *, key_mask: Key, key_init: Key, inputs: Float[Array, "sample in"] | None = None
+) -> tuple[Params, Structure]:
+    """Draws a scaffold: its topology from ``key_mask``, its values from ``key_init``.
+
+    Given training samples, the first layer is wired by the correlation of their features
+    (:func:`jaxnet.correlated.correlated_topology`).
+    """
+    topologies = draw_topologies(spec.sizes, spec.density, spec.allocation, key_mask=key_mask, inputs=inputs)
     return init_params(spec, topologies, key_init=key_init), Structure.of(topologies)
 
 
