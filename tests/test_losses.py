@@ -151,7 +151,10 @@ def test_the_gradient_of_distillation_equals_pytorchs():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"alpha": 1.5}, "alpha must be between 0 and 1: 1.5"), ({"temperature": 0.0}, "temperature must be above")],
+    [
+        ({"alpha": 1.5}, "alpha must be between 0 and 1: 1.5"),
+        ({"temperature": 0.0}, "temperature must be above"),
+    ],
 )
 def test_distillation_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from jaxnet.optim import check_follows
 from jaxnet.structure import entries, exists, with_entries
 from jaxnet.topology import Entry, Mask, Topology
 from jaxnet.train import Net
-from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
+from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar, UnitMask
 from jaxnet.units import UnitStats
 
 DenseGradient = Callable[[], PyTree]
@@ -188,6 +188,19 @@ def scaffold(structure: PyTree, name: str) -> dict[str, Topology]:
     if len(chain) < len(there) or not fit or not hasattr(structure, "scaffold"):
         raise ValueError(f"{name} serves the scaffold of a multi-layer perceptron, layer after layer")
     return chain
+
+
+def connected(chain: Mapping[str, Topology]) -> list[UnitMask]:
+    """Which units of every hidden layer have any weight, incoming or outgoing.
+
+    The others are no part of the network (a family's smaller architectures have such units).
+    """
+    found = []
+    for entry, following in itertools.pairwise(chain.values()):
+        # padding has column 0: it must not count as a weight
+        leads = jnp.zeros(entry.shape[0], bool).at[following.cols].max(following.exists)
+        found.append(leads | (entry.fan_in > 0))
+    return found
 
 
 def at_weights(dense: Array, entry: Entry) -> Array:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.changes import edit
-from jaxnet.changes.weights import after_keeping, smallest
+from jaxnet.changes.weights import edited, smallest
 from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic
 from jaxnet.methods.gradual import Gradual
-from jaxnet.methods.links import RULES, link_scores
+from jaxnet.methods.links import RULES, link_scores_of
 from jaxnet.methods.soft import most_of, number_of, regrown, softly, softly_largest
 from jaxnet.structure import exists, reserved, weights, with_entries
 from jaxnet.topology import Entry, Topology
@@ -75,9 +75,9 @@ class SoftRules(BaseMethod):
         key_drop, key_grow = jax.random.split(key)
         order = softly(importance(values, entry, self.relative), delta, key=key_drop)
         keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
-        # predicted from what is left; an array of more axes leads from all others to the last
-        after = after_keeping(entry, keep)
-        score = link_scores(after.reshape(-1, after.shape[-1]), self.rule).reshape(after.shape)
+        nowhere = jnp.zeros(0, jnp.int32)
+        # predicted from what is left
+        score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
         score = softly_largest(score, self.delta_grow, key=key_grow)
         return regrown(entry, keep, score, number, at_most, taken)
 

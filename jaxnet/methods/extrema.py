@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnet import signals
 from jaxnet.changes import edit
 from jaxnet.changes.weights import after_keeping, smallest
-from jaxnet.methods.base import DenseGradient, Periodic, dense_by_path, scaffold, unit_stats
+from jaxnet.methods.base import DenseGradient, Periodic, connected, dense_by_path, scaffold, unit_stats
 from jaxnet.methods.soft import most_of, number_of, regrown, softly_largest
 from jaxnet.structure import reserved, weights, with_entries
 from jaxnet.topology import Topology
@@ -30,7 +30,7 @@ class Extrema(Periodic):
 
     A position ``(unit, source)`` scores the product of two ranks: of the unit among those of
     its layer by ``score_low``, of the source by ``score_high`` (:class:`jaxnet.units.Extrema`;
-    the share of units that score no more; units without a finite value come last). The
+    the share of units that score no more; 0 for a unit without any weight). The
     network's inputs and outputs are no extrema: there the rank is 1 for all. Positions
     are drawn without replacement by the power of the score that ``delta`` says
     (:func:`~jaxnet.methods.soft.softly`). Units are judged on the batch of the step.
@@ -88,6 +88,8 @@ class Extrema(Periodic):
                 unit_stats(dense_gradient, self.values, "Extrema"), list(there)[:-1], strict=True
             )
         ]
+        ends = [jnp.ones(list(there.values())[end].shape[1 + end], bool) for end in (0, -1)]
+        alive = [ends[0], *connected(there), ends[1]]
         new: dict[str, Topology] = {}
         for layer, (path, entry) in enumerate(there.items()):
             number = number_of(fraction, entry.num_nonzeros)
@@ -97,6 +99,7 @@ class Extrema(Periodic):
                 found[layer] if layer < len(found) else None,
                 found[layer - 1] if layer else None,
             )
+            score = score * (alive[layer + 1][:, None] & alive[layer][None, :]).astype(score.dtype)
             if self.gradient == "product":
                 score = score * slopes[path]
             elif self.gradient == "rank":

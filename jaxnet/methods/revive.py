@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
-from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, scaffold, unit_stats
+from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, connected, scaffold, unit_stats
 from jaxnet.structure import present, reserved, weights, with_entries
 from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net
@@ -181,16 +181,12 @@ class Revive(BaseMethod):
     ) -> list[UnitMask]:
         """Which units of each hidden layer are redrawn."""
         found, ranks = [], []
-        topologies = list(chain.values())
-        for (path, entry), following, was_active in zip(
-            list(chain.items())[:-1], topologies[1:], active, strict=True
+        for (path, entry), part, was_active in zip(
+            list(chain.items())[:-1], connected(chain), active, strict=True
         ):
             size = jnp.square(values[path]) if self.norm == "l2" else jnp.abs(values[path])
             norm = jnp.zeros(entry.shape[0]).at[entry.rows].add(size, mode="drop")
             norm = jnp.sqrt(norm) if self.norm == "l2" else norm
-            # padding has column 0: it must not count as a weight
-            leads = jnp.zeros(entry.shape[0], bool).at[following.cols].max(following.exists)
-            part = leads | (entry.fan_in > 0)
             units = jnp.maximum(jnp.sum(part), 1).astype(norm.dtype)
             mean = jnp.sum(norm) / units
             dead = norm <= self.threshold * mean

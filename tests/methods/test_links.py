@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnet import methods
+from jaxnet import methods, trees
+from jaxnet.kernels import csr_library
+from jaxnet.methods import links
 from jaxnet.methods.cannistraci_hebb import importance
 from jaxnet.methods.links import link_scores
 from jaxnet.methods.soft import softly, softly_largest
 from jaxnet.topology import Mask, topology_from_mask
 from tests import networks
+from tests.changes.nets import host_topology
 
 SHAPE = (6, 5)
 
@@ -79,6 +82,21 @@ def test_link_scores_equal_loops_over_paths(rule):
         )
 
     check()
+
+
+@pytest.mark.skipif(not csr_library.available(), reason="needs the compiled kernel")
+@pytest.mark.cpu
+def test_sparse_products_give_the_same_scores(monkeypatch):
+    """Free slots included; several networks at once."""
+    rng = np.random.default_rng(1)
+    masks = rng.random((3, 40, 30)) < 0.04
+    flat = [np.flatnonzero(m) for m in masks]
+    slots = max(f.size for f in flat) + 2
+    many = trees.stack([host_topology(f, (40, 30), slots) for f in flat])
+    monkeypatch.setattr(links, "_SPARSE", 1.0)
+    got = networks.quick(jax.vmap(links.link_scores_of))(many)
+    for mask, scores in zip(masks, got, strict=True):
+        np.testing.assert_allclose(scores[~mask], scores_by_paths(mask, "ch2")[~mask], rtol=1e-5)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.5, 0.75])
