@@ -157,8 +157,9 @@ def act(
         return given
 
     asked: Callable[[], PyTree] = dense
-    if hasattr(dense_gradient, "stats"):
-        asked = _Asked(dense, dense_gradient.stats)
+    stats: Callable[[str], Any] | None = getattr(dense_gradient, "stats", None)
+    if stats is not None:
+        asked = _Asked(dense, stats)
 
     def change(params: T, state: WrapState) -> tuple[T, WrapState]:
         key = jax.random.fold_in(state.key, state.step)

@@ -217,3 +217,12 @@ def test_a_silent_unit_is_redrawn_where_its_weights_stand():
     assert (~np.isnan(got)).sum() == max(1, masks[1][2].sum())
     assert not np.intersect1d(before[~np.isnan(before)], got[~np.isnan(got)]).size
     assert float(after.params.scaffold[1].bias[2]) == 0
+
+
+def test_revival_acts_beside_another_method():
+    base = methods.make("magnitude", schedule="constant", begin=3, density=0.2)
+    both = methods.make("revive", every=10, gather=2, until=20, base=base)
+    assert [step for step in range(30) if both.due(jnp.asarray(step))] == [3, 9, 10, 19]
+    assert both.budget(2, [(50, 100)]) == 50 and both.budget(3, [(50, 100)]) == 20
+    plain = methods.make("revive", every=10, silent=False)
+    assert [step for step in range(30) if plain.due(jnp.asarray(step))] == [10, 20]
