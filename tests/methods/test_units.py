@@ -158,8 +158,8 @@ def test_sparse_momentum_by_hand():
     assert np.array_equal(same.params["a"], params["a"])
     # m is first / 4 + second / 2: [0.75 x 4, 2, 0, 0, -0.5] and [3, 3, 1.5, 0, 0, 1]
     after, state, _ = method.update(net, state, lambda: second, jnp.int32(4), key=KEY)
-    np.testing.assert_allclose(state["b"], [3, 3, 1.5, 0, 0, 1])
-    assert float(mean_magnitude(state["a"], structure["a"])) == 0.75
+    np.testing.assert_allclose(state["['b']"], [3, 3, 1.5, 0, 0, 1])
+    assert float(mean_magnitude(state["['a']"], structure["a"])) == 0.75
     # 2 of a and 1 of b go (1, 2; 1); shares 0.75 : 3 of these 3, floors 0 and 2, one left for b:
     # its largest are 3 (just dropped: stays), 1.5 and 1
     assert np.array_equal(after.structure["a"].mask, [1, 0, 1, 0, 0, 0, 0, 0])
