@@ -1,0 +1,181 @@
+"""The arms of ``experiments.method_comparison``: how their networks start, and what changes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxnet.errors import InputError
+
+EXCHANGED_UNTIL = 0.75
+"""Share of the training after which no weight is exchanged any more (as RigL's authors have it)."""
+
+PRUNED_FROM, PRUNED_UNTIL = 0.05, 0.6
+"""Shares of the training between which networks that start dense are pruned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to get a sparse network.
+
+    Attributes:
+      what: it is, for readers.
+      method: in :data:`jaxnet.methods.METHODS`, or None.
+      options: of the method, besides those that its schedule decides.
+      schedule: which of these it takes: ``exchange`` (every, until), ``prune`` (density, begin, end,
+        every), ``both``, ``once`` (density), or none.
+      allocation: how the density is shared out at the start.
+      start: ``sparse``, ``dense`` (all weights exist and are masked), ``half`` of them, ``small`` (a
+        dense network of as many weights).
+      correlated: the first layer is wired by the correlation of the pixels.
+      taught: by the best dense network.
+      gradients: dense gradients that a change asks for.
+    """
+
+    what: str
+    method: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    schedule: Literal["exchange", "prune", "both", "once", "none"] = "none"
+    allocation: str = "erdos-renyi"
+    start: Literal["sparse", "dense", "half", "small"] = "sparse"
+    correlated: bool = False
+    taught: bool = False
+    gradients: int = 0
+
+
+def _exchange(what: str, method: str, gradients: int = 0, **options: Any) -> Arm:
+    return Arm(what, method, tuple(options.items()), "exchange", gradients=gradients)
+
+
+def _prune(what: str, method: str, gradients: int = 0, **options: Any) -> Arm:
+    schedule: Any = "prune" if method == "magnitude" else "both"
+    start: Any = "half" if "start" in options else "dense"
+    return Arm(what, method, tuple(options.items()), schedule, start=start, gradients=gradients)
+
+
+SPARSE = {
+    "static": Arm("Erdős–Rényi, never changed"),
+    "static-uniform": Arm("the same density in every layer", allocation="uniform"),
+    "static-fan-in": Arm("as many inputs for every unit", allocation="constant-fan-in"),
+    "static-dense-output": Arm("a dense output layer, the rest evenly", allocation="dense-output"),
+    "static-output-0.3": Arm("an output layer of density 0.3, the rest evenly", allocation="output=0.3"),
+    "static-correlated": Arm("first layer wired by the correlation of the pixels", correlated=True),
+    "snip": Arm("pruned at the start by |gradient x weight|", "snip", (), "once", start="dense", gradients=1),
+    "set": _exchange("the smallest go, random ones come", "set"),
+    "rigl": _exchange("the smallest go, those of the largest gradient come", "rigl", 1),
+    "sparse-momentum": _exchange("by momentum, shared out anew over the layers", "sparse-momentum", 10),
+    "chts": _exchange("Cannistraci-Hebb training, soft", "chts"),
+    "extrema": _exchange("from high extrema to low ones", "extrema"),
+    "extrema-gradient": _exchange("the same times the gradient", "extrema", 1, gradient="product"),
+    "revive": _exchange("dead units drawn anew", "revive"),
+    "rigl-taught": dataclasses.replace(_exchange("RigL, taught by a dense network", "rigl", 1), taught=True),
+    "small-dense": Arm("a dense network of as many weights", start="small"),
+}
+"""What starts sparse."""
+
+DENSE = {
+    "magnitude": _prune("gradual pruning, all layers together", "magnitude", scope="global"),
+    "lamp": _prune("gradual pruning by layer-adaptive magnitude", "magnitude", scope="lamp"),
+    "granet": _prune("pruned and regrown by the gradient", "granet", gradients=1),
+    "chtss": _prune("Cannistraci-Hebb training, density falling from one half", "chtss", start=0.5),
+    "dense": Arm("every weight, to the end", start="dense"),
+}
+"""What has more weights on the way."""
+
+ARMS = {**SPARSE, **DENSE}
+
+
+def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The arms that ``--methods`` names; ``all``, ``sparse`` and ``dense`` stand for several.
+
+    Raises:
+      InputError: there is no such arm, or one is named twice.
+    """
+    groups = {"all": ARMS, "sparse": SPARSE, "dense": DENSE}
+    names = [name for one in asked for name in groups.get(one, (one,))]
+    unknown = [name for name in names if name not in ARMS]
+    if unknown:
+        choice = ", ".join((*groups, *ARMS))
+        raise InputError(f"--methods: unknown method {unknown[0]!r}: choose from {choice}")
+    if len(set(names)) < len(names):
+        raise InputError("--methods names a method twice")
+    return tuple(names)
+
+
+def make_method(arm: Arm, density: float, steps: int, every: int) -> Any:
+    """The method of an arm for so many steps of training; None without one.
+
+    Raises:
+      InputError: the training is too short for it.
+    """
+    from jaxnet import methods
+
+    if arm.method is None:
+        return None
+    begin, end = (max(1, round(share * steps)) for share in (PRUNED_FROM, PRUNED_UNTIL))
+    until = max(1, int(EXCHANGED_UNTIL * steps))
+    values: dict[str, dict[str, Any]] = {
+        "exchange": {"every": every, "until": until},
+        "prune": {"density": density, "every": every, "begin": begin, "end": end},
+        "both": {"density": density, "every": every, "begin": begin, "end": end, "until": until},
+        "once": {"density": density},
+        "none": {},
+    }
+    if arm.schedule in ("exchange", "both") and until <= every:
+        raise InputError(
+            f"{arm.method} changes weights every {every} steps, and {steps} are too few: train longer"
+        )
+    try:
+        return methods.make(arm.method, **values[arm.schedule], **dict(arm.options))
+    except ValueError as error:
+        raise InputError(f"{arm.method}: {error}") from None
+
+
+def small_sizes(sizes: tuple[int, ...], weights: int) -> tuple[int, ...]:
+    """Hidden layers in the same proportions, of a dense network with at most so many weights.
+
+    Raises:
+      InputError: not even one unit per layer is possible.
+    """
+    best = None
+    for first in range(1, sizes[1] + 1):
+        hidden = (max(1, round(first * size / sizes[1])) for size in sizes[1:-1])
+        found = (sizes[0], *hidden, sizes[-1])
+        if sum(i * o for i, o in zip(found[:-1], found[1:], strict=True)) > weights:
+            break
+        best = found
+    if best is None:
+        raise InputError(f"{weights} weights are too few for a dense network from {sizes[0]} to {sizes[-1]}")
+    return best
+
+
+def flops(arm: Arm, method: Any, layers: list[tuple[int, int]], steps: int, batch: int) -> float:
+    """Multiplications and additions of the products of a training run of one network.
+
+    Six per weight, sample and step: forward, and back to the inputs and to the weights; the same
+    for all positions where a change asks for the dense gradient. What the bookkeeping of a
+    method costs besides is in the time only.
+
+    Args:
+      arm: of the network.
+      method: what changes it.
+      layers: weights at the start and positions of every layer.
+      steps: of training.
+      batch: samples per step.
+    """
+    per_step = 6.0 * batch
+    if method is None:
+        return per_step * steps * sum(there for there, _ in layers)
+    weights = sum(budgets(method, layers, steps)[:-1])
+    positions = sum(full for _, full in layers)
+    changes = 1 if arm.schedule == "once" else int(np.sum(np.asarray(method.due(np.arange(1, steps + 1)))))
+    return per_step * (weights + changes * arm.gradients * positions)
+
+
+def budgets(method: Any, layers: list[tuple[int, int]], steps: int) -> list[int]:
+    """Weights of a network before the first step, after it, and so on."""
+    if method is None:
+        return [sum(there for there, _ in layers)] * (steps + 1)
+    return [method.budget(step, layers) for step in range(steps + 1)]

@@ -1,0 +1,164 @@
+"""One arm of ``experiments.method_comparison``: networks of one method at one density."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import jaxnet
+from experiments import _method_arms as methods
+from jaxnet import lab
+from jaxnet.errors import InputError
+from jaxnet.lab import changed, option
+
+if TYPE_CHECKING:
+    from jaxnet.data import Dataset
+    from jaxnet.nn.mlp import NetworkSpec
+
+
+@dataclass(frozen=True)
+class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
+    """One method at one density, at one learning rate or several side by side."""
+
+    arm: str = option("static", "one of the methods")
+    rates: tuple[float, ...] = option((1e-3,), "Adam's learning rates at the start")
+    epochs: int = option(20, "of training", "epochs", least=1)
+    every: int = option(100, "steps between two changes", "steps", least=1)
+    judged: bool = option(True, "read the test set")
+    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+
+
+def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
+    """The network at the start; where it is pruned, before that."""
+    arm = methods.ARMS[config.arm]
+    spec = lab.run.network_spec(
+        dataset,
+        config.sizes,
+        density=config.density,
+        allocation=arm.allocation,
+        activation=config.activation,
+        init=lab.run.init_rule(config),
+    )
+    if arm.start == "dense":
+        return dataclasses.replace(spec, density=1.0, allocation="uniform")
+    if arm.start == "half":
+        return dataclasses.replace(spec, density=0.5)
+    if arm.start == "small":
+        sizes = methods.small_sizes(spec.sizes, int(spec.density * spec.dense_weights))
+        return dataclasses.replace(spec, sizes=sizes, density=1.0, allocation="uniform")
+    return spec
+
+
+def steps_of(config: ArmConfig, dataset: Dataset) -> int:
+    """Steps of training."""
+    return config.epochs * -(-len(dataset.y_train) // config.batch_size)
+
+
+def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
+    """Settles the kernel; checks what can be checked."""
+    arm, spec = methods.ARMS[config.arm], make_spec(config, dataset)
+    try:
+        jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
+    except ValueError as error:
+        raise InputError(f"{config.arm}: {error}") from None
+    methods.make_method(arm, float(config.density or 0), steps_of(config, dataset), config.every)
+    lab.run.check_samples(config, dataset)
+    if arm.start in ("dense", "half", "small"):  # masks on dense arrays
+        return dataclasses.replace(config, kernel="dense")
+    return lab.run.resolve_kernel(config, spec, config.num_seeds * len(config.rates))
+
+
+def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
+    """Trains the networks of one method, those of every rate side by side.
+
+    ``teacher`` is a model with its parameters and structure, for an arm that is taught.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxnet import keys
+
+    config, dataset = run.config, run.dataset
+    arm, spec, steps = methods.ARMS[config.arm], make_spec(config, dataset), steps_of(config, dataset)
+    method = methods.make_method(arm, float(config.density or 0), steps, config.every)
+    model = jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel))
+    task = jaxnet.Task(model, config.batch_size)
+    if arm.taught:
+        transform = jaxnet.train.taught_by(*teacher)
+        task = dataclasses.replace(task, loss=jaxnet.losses.Distillation(0.3, 4.0), transform=transform)
+    optimizer = optax.chain(
+        optax.scale_by_adam(),
+        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, steps)),
+        # the rate is data, so that all trials are one program
+        optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=1e-3),
+    )
+    seen = run.split("train", slice(config.batch_size))
+    watched = run.split("train", slice(1000)) if arm.correlated else None
+
+    def start(key: Any, before: Any) -> Any:
+        inputs = None if watched is None else watched.batch(jnp.arange(watched.size))[0]
+        params, structure = jaxnet.init(
+            spec,
+            key_mask=keys.purpose(key, keys.MASK),
+            key_init=keys.purpose(key, keys.INIT),
+            inputs=inputs,
+        )
+        if arm.start != "sparse":
+            params, structure = jaxnet.to_masked_network(params, structure)
+
+        def at(rate: float) -> Any:
+            net = jaxnet.Net.of(params, structure, optimizer)
+            net = net.replace(opt_state=optax.tree.set(net.opt_state, learning_rate=jnp.float32(rate)))
+            if method is None:
+                return jaxnet.init_state(net)
+            x, y = seen.batch(jnp.arange(seen.size))
+            view = jaxnet.train.BatchView(task, net, x, y, jnp.ones(seen.size), key)
+            return jaxnet.init_state(net, method, view, key=keys.purpose(key, keys.METHOD))
+
+        return tuple(at(rate) for rate in config.rates)
+
+    names = tuple(f"{rate:g}" for rate in config.rates)
+    stage = lab.Stage("train", config.epochs, task, start, arms=names, order=0, method=method)
+    state = lab.train_stages(run, [stage])["train"].kept
+    params, structure = state.best
+    counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure)
+    counts, gone, best = jax.device_get((counted, state.diverged, state.best_accuracy))
+    halves: dict[str, Any] = {}
+    accuracy = np.asarray(best, float)
+    if config.judged and config.protocol == "clean":
+        accuracy, of_halves = run.judge(task, params, structure, run.split("test"))
+        halves = {"accuracy_halves": of_halves}
+    found = lab.entries(
+        run.seeds,
+        names,
+        diverged=gone,
+        accuracy=np.where(gone, np.nan, accuracy),
+        watched=np.where(gone, np.nan, best),
+        best_epoch=state.best_epoch,
+        weights=counts["scaffold"],
+        **halves,
+    )
+    sizes = list(zip(spec.sizes[1:], spec.sizes[:-1], strict=True))
+    layers = [
+        (there, out * size)
+        for there, (out, size) in zip(
+            jaxnet.allocate(spec.sizes, spec.density, spec.allocation), sizes, strict=True
+        )
+    ]
+    extra = {
+        "sizes": list(spec.sizes),
+        "kernel": config.kernel,
+        "most_weights": max(methods.budgets(method, layers, steps)),
+        "flops": methods.flops(arm, method, layers, steps, config.batch_size),
+        "seconds_per_network": run.clock.run_seconds / (len(run.seeds) * len(names)),
+    }
+    best_seed = int(np.argmax(np.where(gone, -1.0, best)))
+    shared = jax.tree.map(lambda leaf: leaf[best_seed], (params, structure))
+    return lab.Found(found, extra=extra, shared=(model, *shared))
+
+
+ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm)

@@ -1,0 +1,241 @@
+"""Methods at equal size: every rule of the field on the same seeds, in batched programs.
+
+Every method trains as many networks of the same number of weights, on the same seeds, for as many
+epochs, after an equal number of tuning trials on other seeds.
+
+    python -m experiments.method_comparison --methods sparse
+    python -m experiments.method_comparison --methods static,dense --densities 0.02,0.05 --num-seeds 12
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import _method_arms as methods
+from experiments._method_run import ARM, ArmConfig, settle_arm
+from jaxnet import lab
+from jaxnet.errors import InputError
+from jaxnet.files import user_path
+from jaxnet.lab import changed, option
+from jaxnet.lab.shown import NOTHING, number, percent
+
+ORDER = (("rigl", "set"), ("set", "static"), ("rigl", "static"))
+"""What the field knows: the first is no worse than the second."""
+
+
+@dataclass(frozen=True)
+class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
+    """Every method at every density, compared on the same seeds."""
+
+    dataset: str = changed(lab.DataFlags, "dataset", "mnist")
+    methods: tuple[str, ...] = option(
+        ("all",), f"all, sparse (start sparse), dense (start dense), or names: {', '.join(methods.ARMS)}"
+    )
+    baseline: str = option("static", "the method that the others are compared with")
+    densities: tuple[float, ...] = option(
+        (0.01, 0.02, 0.05, 0.1), "fractions of the weights that exist at the end", "in (0, 1]", fraction=True
+    )
+    num_seeds: int = option(16, "networks of every method and density; verdicts need 12", least=2)
+    epochs: int = option(20, "of training", "epochs", least=1)
+    every: int = option(100, "steps between two changes", "steps", least=1)
+    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    rates: tuple[float, ...] = option(
+        (1e-3, 2e-3, 4e-3), "Adam's learning rates to choose from, on validation; one rate: no trials"
+    )
+    trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
+    out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
+
+    def check(self) -> None:
+        """Raises InputError for values that do not go together."""
+        names = methods.names_of(self.methods)
+        if self.baseline not in names:
+            raise InputError(f"--baseline must be one of the methods: {self.baseline!r} is not in --methods")
+        for flag, found in (("--densities", self.densities), ("--rates", self.rates)):
+            if not found or len(set(found)) < len(found) or min(found) <= 0:
+                raise InputError(f"{flag} must be different numbers above 0, at least one: {list(found)}")
+        super().check()
+
+
+def arm_config(config: Config, name: str, density: float, rates: Sequence[float], **more: Any) -> ArmConfig:
+    """The run of one method at one density."""
+    shared = {f.name for f in dataclasses.fields(ArmConfig)} & {f.name for f in dataclasses.fields(Config)}
+    values = {field: getattr(config, field) for field in shared}
+    folder = f"density {density:g} {name}{' trials' if len(rates) > 1 else ''}"
+    values |= lab.run.arm_values(config, folder)
+    return ArmConfig(**{**values, "arm": name, "density": density, "rates": tuple(rates), "lr": None, **more})
+
+
+def run_all(config: Config) -> dict[str, dict[str, Any]]:
+    """Tries the rates, then trains, method by method; by density, every method's summary."""
+    names, found = methods.names_of(config.methods), dict[str, dict[str, Any]]()
+    dataset = lab.run.load(config)
+    runs = [(density, name) for density in config.densities for name in names]
+    for density, name in runs:  # wrong input leaves nothing behind
+        settle_arm(arm_config(config, name, density, config.rates), dataset)
+    teacher = None
+    if any(methods.ARMS[name].taught for name in names):
+        teaching = arm_config(config, "dense", 1.0, config.rates[:1], num_seeds=1, seed=trial_seed(config))
+        teacher = lab.run.run_study(ARM, teaching, report=print, dataset=dataset)[1].shared
+    for density, name in runs:
+        given = teacher if methods.ARMS[name].taught else None
+
+        def one(rates: Sequence[float], **more: Any) -> dict[str, Any]:
+            arm = arm_config(config, name, density, rates, **more)  # noqa: B023
+            done = lab.run.run_study(ARM, arm, report=lambda line: None, dataset=dataset, given=given)  # noqa: B023
+            return done[0]
+
+        rate = config.rates[0]
+        if len(config.rates) > 1:
+            trials = one(config.rates, num_seeds=config.trial_seeds, seed=trial_seed(config), judged=False)
+            rate = best_rate(trials, config.rates)
+        summary = {**one([rate]), "rate": rate}
+        found.setdefault(f"{density:g}", {})[f"{density:g}: {name}"] = summary
+        (arm,) = summary["arms"].values()
+        mean = percent(arm["aggregate"]["accuracy"]["mean"])
+        print(f"density {density:g}, {name}: {mean} % at rate {rate:g}", flush=True)
+    write_table(config, found)
+    return found
+
+
+def trial_seed(config: Config) -> int:
+    """The first seed of the trials, beyond those that are compared."""
+    return config.seed + config.num_seeds
+
+
+def best_rate(trials: Mapping[str, Any], rates: Sequence[float]) -> float:
+    """Of the highest mean validation accuracy; of equal ones the first."""
+    means = [arm["aggregate"]["watched"]["mean"] for arm in trials["arms"].values()]
+    return rates[int(np.argmax([-1.0 if mean is None else mean for mean in means]))]
+
+
+def write_table(config: Config, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """``networks.parquet``: a row per network."""
+    import io
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from jaxnet.files import write_bytes
+
+    rows = [
+        {"density": float(density), "method": name.split(": ")[1], "rate": run["rate"], **plain(seed)}
+        for density, runs in found.items()
+        for name, run in runs.items()
+        for (arm,) in [run["arms"].values()]
+        for seed in arm["seeds"]
+    ]
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), buffer)
+    write_bytes(user_path(config.out) / "networks.parquet", buffer.getvalue())
+
+
+def plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a network, one per column."""
+    return {name: value for name, value in entry.items() if not isinstance(value, list)}
+
+
+def questions(config: Config) -> list[lab.Question]:
+    """Every method against the baseline at every density; then the field's order, without a verdict."""
+    names = methods.names_of(config.methods)
+    asked = [
+        lab.Question(
+            f"{d:g}: {name}", f"{d:g}: {config.baseline}", "accuracy", f"{name} at {d:g}", where=f"{d:g}"
+        )
+        for d in config.densities
+        for name in names
+        if name != config.baseline
+    ]
+    known = {(q.first, q.second) for q in asked}
+    asked += [
+        lab.Question(
+            f"{d:g}: {a}", f"{d:g}: {b}", "accuracy", f"{a} − {b} at {d:g}", primary=False, where=f"{d:g}"
+        )
+        for d in config.densities
+        for a, b in ORDER
+        if {a, b} <= set(names) and (f"{d:g}: {a}", f"{d:g}: {b}") not in known
+    ]
+    return asked
+
+
+def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
+    """What the document shows: a table per density, and the field's order."""
+    by_key = {(c.question.first, c.question.second): c for c in comparisons}
+    tables: dict[str, list[list[str]]] = {}
+    for density, runs in groups.items():
+        for name, run in runs.items():
+            (arm,) = run["arms"].values()
+            a, asked = arm["aggregate"], by_key.get((name, f"{density}: {config.baseline}"))
+            known = asked if asked is not None and asked.question.primary else None
+            agreement = arm["halves"].get("accuracy", {}).get("correlation")
+            row = [name.split(": ")[1], lab.report.mean_and_interval(a["accuracy"])]
+            row += [f"{percent(known.difference, '+.2f')} ({known.interval()})" if known else NOTHING]
+            row += [number(known.p_holm, ".2g") if known else NOTHING, known.said() if known else NOTHING]
+            row += [number(a["weights"]["mean"], ".0f"), str(run["most_weights"]), f"{run['rate']:g}"]
+            row += [number(agreement), number(run["flops"] / 1e9, ".0f")]
+            row += [number(run["seconds_per_network"], ".1f")]
+            tables.setdefault(density, []).append(row)
+    order = [
+        f"{c.question.shown}: {percent(c.difference, '+.2f')} points ({c.interval()}, {c.n} pairs)"
+        for c in comparisons
+        if tuple(part.split(": ")[1] for part in (c.question.first, c.question.second)) in ORDER
+    ]
+    first = next(iter(next(iter(groups.values())).values()))
+    names = methods.names_of(config.methods)
+    return {
+        "tables": tables,
+        "order": order or ["not asked: RigL, SET and static are not all among the methods"],
+        "sizes": config.sizes or first["sizes"],
+        "methods": {name: methods.ARMS[name].what for name in names},
+        "arms": {name: run for runs in groups.values() for name, run in runs.items()},
+    }
+
+
+def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """Accuracy against weights, a line per method."""
+    plots = lab.plots
+    figure, axes = plots.plt.subplots(figsize=(8.4, 5.2), layout="constrained")
+    names = methods.names_of(config.methods)
+    for k, name in enumerate(names):
+        points = []
+        for density, runs in groups.items():
+            (arm,) = runs[f"{density}: {name}"]["arms"].values()
+            a = arm["aggregate"]
+            if a["accuracy"]["mean"] is not None:
+                ends = a["accuracy"]["ci95"] or [a["accuracy"]["mean"]] * 2
+                points.append((a["weights"]["mean"], a["accuracy"]["mean"], *ends))
+        if points:
+            x, y, low, high = np.array(sorted(points)).T
+            color, dash = plots.plt.get_cmap("tab20")(k % 20), "--" if name in methods.DENSE else "-"
+            axes.plot(x, 100 * y, dash, marker="o", ms=3, color=color, label=name, lw=1.4)
+            axes.fill_between(x, 100 * low, 100 * high, color=color, alpha=0.15, lw=0)
+    axes.set_xscale("log")
+    axes.set(xlabel="weights at the end", ylabel="test accuracy (%)")
+    axes.set_title(f"{config.dataset}, {config.num_seeds} seeds each, mean and 95 % interval")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    plots.save_figure(figure, path)
+
+
+def draw_differences(path: Path, config: Config, groups: Any, comparisons: Sequence[Any]) -> None:
+    """The forest plot of what is judged."""
+    lab.plots.save_comparisons([c for c in comparisons if c.question.primary], path)
+
+
+CONTROLS = lab.Controls(
+    "method_comparison",
+    Config,
+    run_all,
+    Path(__file__).parent / "reports" / "methods.md",
+    questions,
+    values=values,
+    plots={"": draw_accuracy, "_differences": draw_differences},
+)
+
+if __name__ == "__main__":
+    CONTROLS.command(__doc__)
