@@ -88,12 +88,12 @@ ARMS = {**SPARSE, **DENSE}
 
 
 def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The arms that ``--methods`` names; ``all``, ``sparse`` and ``dense`` stand for several.
+    """The arms that ``--methods`` names; ``all``, ``sparse-start`` and ``dense-start`` stand for several.
 
     Raises:
       InputError: there is no such arm, or one is named twice.
     """
-    groups = {"all": ARMS, "sparse": SPARSE, "dense": DENSE}
+    groups = {"all": ARMS, "sparse-start": SPARSE, "dense-start": DENSE}
     names = [name for one in asked for name in groups.get(one, (one,))]
     unknown = [name for name in names if name not in ARMS]
     if unknown:
@@ -131,6 +131,19 @@ def make_method(arm: Arm, density: float, steps: int, every: int) -> Any:
         return methods.make(arm.method, **values[arm.schedule], **dict(arm.options))
     except ValueError as error:
         raise InputError(f"{arm.method}: {error}") from None
+
+
+def check_time(name: str, method: Any, spec: Any, steps: int, epochs: int) -> None:
+    """Raises InputError where a network is as small as it should be in its last epoch only, or never."""
+    if method is None:
+        return
+    layers = [(i * o, i * o) for i, o in zip(spec.sizes[:-1], spec.sizes[1:], strict=True)]
+    wanted, there = (method.budget(step, layers) for step in (10**9, steps - steps // epochs))
+    if there > wanted:
+        raise InputError(
+            f"{name}: {there} weights are left before the last epoch instead of {wanted}: train longer, "
+            "or lower --every"
+        )
 
 
 def small_sizes(sizes: tuple[int, ...], weights: int) -> tuple[int, ...]:

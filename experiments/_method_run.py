@@ -64,7 +64,9 @@ def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
         jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
     except ValueError as error:
         raise InputError(f"{config.arm}: {error}") from None
-    methods.make_method(arm, float(config.density or 0), steps_of(config, dataset), config.every)
+    steps = steps_of(config, dataset)
+    method = methods.make_method(arm, float(config.density or 0), steps, config.every)
+    methods.check_time(config.arm, method, spec, steps, config.epochs)
     lab.run.check_samples(config, dataset)
     if arm.start in ("dense", "half", "small"):  # masks on dense arrays
         return dataclasses.replace(config, kernel="dense")
@@ -121,8 +123,21 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
 
         return tuple(at(rate) for rate in config.rates)
 
+    sizes = list(zip(spec.sizes[1:], spec.sizes[:-1], strict=True))
+    counts_at_start = jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
+    layers = [(there, out * size) for there, (out, size) in zip(counts_at_start, sizes, strict=True)]
+    existed = methods.budgets(method, layers, steps)
+    per_epoch = steps // config.epochs
+
+    def between(done: int, state: Any, account: Any, result: Any) -> Any:
+        if existed[done * per_epoch] > existed[-1]:  # larger than it will be: such an epoch is not the best
+            state = state.replace(best_accuracy=jnp.full_like(state.best_accuracy, -1.0))
+        return state, account
+
     names = tuple(f"{rate:g}" for rate in config.rates)
-    stage = lab.Stage("train", config.epochs, task, start, arms=names, order=0, method=method)
+    stage = lab.Stage(
+        "train", config.epochs, task, start, arms=names, order=0, method=method, between=between
+    )
     state = lab.train_stages(run, [stage])["train"].kept
     params, structure = state.best
     counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure)
@@ -142,17 +157,10 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         weights=counts["scaffold"],
         **halves,
     )
-    sizes = list(zip(spec.sizes[1:], spec.sizes[:-1], strict=True))
-    layers = [
-        (there, out * size)
-        for there, (out, size) in zip(
-            jaxnet.allocate(spec.sizes, spec.density, spec.allocation), sizes, strict=True
-        )
-    ]
     extra = {
         "sizes": list(spec.sizes),
         "kernel": config.kernel,
-        "most_weights": max(methods.budgets(method, layers, steps)),
+        "most_weights": max(existed),
         "flops": methods.flops(arm, method, layers, steps, config.batch_size),
         "seconds_per_network": run.clock.run_seconds / (len(run.seeds) * len(names)),
     }

@@ -3,8 +3,8 @@
 Every method trains as many networks of the same number of weights, on the same seeds, for as many
 epochs, after an equal number of tuning trials on other seeds.
 
-    python -m experiments.method_comparison --methods sparse
-    python -m experiments.method_comparison --methods static,dense --densities 0.02,0.05 --num-seeds 12
+    python -m experiments.method_comparison --methods sparse-start
+    python -m experiments.method_comparison --methods static,dense-start --densities 0.02,0.05 --num-seeds 12
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
 
     dataset: str = changed(lab.DataFlags, "dataset", "mnist")
     methods: tuple[str, ...] = option(
-        ("all",), f"all, sparse (start sparse), dense (start dense), or names: {', '.join(methods.ARMS)}"
+        ("all",), f"all, sparse-start, dense-start, or names: {', '.join(methods.ARMS)}"
     )
     baseline: str = option("static", "the method that the others are compared with")
     densities: tuple[float, ...] = option(
@@ -82,7 +82,11 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     if any(methods.ARMS[name].taught for name in names):
         teaching = arm_config(config, "dense", 1.0, config.rates[:1], num_seeds=1, seed=trial_seed(config))
         teacher = lab.run.run_study(ARM, teaching, report=print, dataset=dataset)[1].shared
+    unpruned: dict[str, Any] = {}  # the same at every density
     for density, name in runs:
+        if name in unpruned:
+            found[f"{density:g}"][f"{density:g}: {name}"] = unpruned[name]
+            continue
         given = teacher if methods.ARMS[name].taught else None
 
         def one(rates: Sequence[float], **more: Any) -> dict[str, Any]:
@@ -96,6 +100,8 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
             rate = best_rate(trials, config.rates)
         summary = {**one([rate]), "rate": rate}
         found.setdefault(f"{density:g}", {})[f"{density:g}: {name}"] = summary
+        if name == "dense":
+            unpruned[name] = summary
         (arm,) = summary["arms"].values()
         mean = percent(arm["aggregate"]["accuracy"]["mean"])
         print(f"density {density:g}, {name}: {mean} % at rate {rate:g}", flush=True)
@@ -181,9 +187,11 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             row += [number(run["seconds_per_network"], ".1f")]
             tables.setdefault(density, []).append(row)
     order = [
-        f"{c.question.shown}: {percent(c.difference, '+.2f')} points ({c.interval()}, {c.n} pairs)"
+        f"{first} − {second} at {c.question.where}: {percent(c.difference, '+.2f')} points "
+        f"({c.interval()}, {c.n} pairs)"
         for c in comparisons
-        if tuple(part.split(": ")[1] for part in (c.question.first, c.question.second)) in ORDER
+        for first, second in [(n.split(": ")[1] for n in (c.question.first, c.question.second))]
+        if (first, second) in ORDER
     ]
     first = next(iter(next(iter(groups.values())).values()))
     names = methods.names_of(config.methods)
