@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxnet
 from jaxnet import changes, keys, lab, scheduler, trees
@@ -39,11 +38,6 @@ class Growth:
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        """One for all: networks of another one could not lie side by side."""
-        return jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
-
-    @cached_property
     def first(self) -> tuple[int, ...]:
         """Weights of each layer of a network with the uniform allocation."""
         return tuple(allocate(self.spec.sizes, self.spec.density))
@@ -56,9 +50,9 @@ class Growth:
     @cached_property
     def times(self) -> int:
         """Growths at most."""
-        epochs = self.run.config.epochs
-        scheduled = -(-epochs // (SCHEDULER.rest_epochs + 1)) if self.places(scheduled=True) else 0
-        return max((epochs - 1) // self.run.config.grow_every, scheduled)
+        config = self.run.config
+        scheduled = -(-config.epochs // (SCHEDULER.rest_epochs + 1)) if self.places(scheduled=True) else 0
+        return max((config.epochs - 1) // config.grow_every, scheduled)
 
     def places(self, *, scheduled: bool) -> list[int]:
         """Places of the arms that grow when a scheduler says so, or of those that grow every few epochs."""
@@ -77,16 +71,16 @@ class Growth:
 
     def start(self, key: Key, before: None) -> tuple[TrainState, ...]:
         """A network per arm before training: the same in all of one allocation."""
-        made = {name: self.start_one(name, key) for name in {a.allocation: 0 for a in self.arms.values()}}
+        allocations = dict.fromkeys(arm.allocation for arm in self.arms.values())
+        made = {name: self.start_one(name, key) for name in allocations}
         return tuple(made[arm.allocation] for arm in self.arms.values())
 
     def start_one(self, allocation: str, key: Key) -> TrainState:
         """A network before training, with room for what its arm and the others add."""
         spec = dataclasses.replace(self.spec, allocation=allocation)
-        key_mask, key_init = keys.purpose(key, keys.MASK), keys.purpose(key, keys.INIT)
-        drawn = jaxnet.init(spec, key_mask=key_mask, key_init=key_init)
         there = allocate(spec.sizes, spec.density, allocation)
-        net = Net.of(*drawn, self.optimizer)
+        optimizer = jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
+        net = Net.of(*jaxnet.init(spec, **keys.network_keys(key)), optimizer)
         net, _ = changes.with_room(net, by_path(self.room(layer) - n for layer, n in enumerate(there)))
         if any(arm.grow == "skips" for arm in self.arms.values()):
             net, _ = changes.with_skips(net, max(1, self.times * sum(self.step)))
@@ -101,20 +95,24 @@ class Growth:
         self, epoch: int, state: TrainState, accounts: PyTree, result: EpochResult
     ) -> tuple[TrainState, PyTree]:
         """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
-        run, number, places = self.run, jnp.asarray(epoch, jnp.int32), self.places(scheduled=False)
+        run, number = self.run, jnp.asarray(epoch, jnp.int32)
         shown = run.split("test" if run.config.protocol == "seed" else "train")  # these show the extrema
-        if places and epoch % run.config.grow_every == 0:
-            args = state, shown, run.keys, number, jnp.ones(len(run.seeds), bool)
-            state = self.program("growth", partial(self.grow_all, places), *args)
+
+        def grown(name: str, places: list[int], now: Any) -> TrainState:
+            args = state, shown, run.keys, number, now
+            found: TrainState = self.program(name, partial(self.grow_all, places), *args)
+            return found
+
+        if (places := self.places(scheduled=False)) and epoch % run.config.grow_every == 0:
+            state = grown("growth", places, jnp.ones(len(run.seeds), bool))
         if accounts is not None:
             places = self.places(scheduled=True)
             norms = self.of_arm(np.asarray(result.info.gradient_norms), places[0])
-            consult = jax.vmap(self.consult, in_axes=(0, 0, None))
+            consult = jax.vmap(partial(scheduler.steps, SCHEDULER), in_axes=(0, 0, None))
             # the scheduler counts epochs from 0
             accounts, now = self.program("the schedulers", consult, accounts, norms, number - 1)
             if bool(np.any(np.asarray(now))):
-                args = state, shown, run.keys, number, now
-                state = self.program("scheduled growth", partial(self.grow_all, places), *args)
+                state = grown("scheduled growth", places, now)
         return state, accounts
 
     def program(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -157,18 +155,6 @@ class Growth:
         key_route, key_fill = jax.random.split(key)
         total, most = sum(step), config.max_incoming
         net, added = changes.route_skips(net, found, total, total, max_incoming=most, key=key_route)
-        counts, left = [], total - added
-        for here in step:
-            counts.append(jnp.minimum(left, here))
-            left = left - counts[-1]
+        ends = zip(np.cumsum(step), step, strict=True)
+        counts = [jnp.clip(total - added - (end - here), 0, here) for end, here in ends]
         return changes.grow_random(net, by_path(counts), by_path(step), key=key_fill)[0]
-
-    def consult(self, account: PyTree, norms: Array, epoch: Array) -> tuple[PyTree, Array]:
-        """Shows a network's scheduler the gradient norms of an epoch; whether it wants to grow."""
-
-        def see(account: PyTree, norm: Array) -> tuple[PyTree, Array]:
-            account, decision = scheduler.step(SCHEDULER, account, norm, epoch)
-            return account, decision.grow
-
-        account, grow = jax.lax.scan(see, account, norms)
-        return account, jnp.any(grow)

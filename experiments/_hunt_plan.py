@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+import jaxnet
 from jaxnet.errors import InputError
-
-if TYPE_CHECKING:
-    from jaxnet.data import Dataset
-    from jaxnet.sweep import Grid
+from jaxnet.lab.shown import sizes_label
 
 COARSE = (0.001, 0.01, 0.1)
 """Densities of the coarse part of ``--mode sweep``."""
@@ -74,7 +73,7 @@ class Job(NamedTuple):
     stage: Stage
     number: int  # place among the jobs of the stage
     group: str  # name of its architectures
-    grid: Grid  # what can be drawn, with every seed
+    grid: jaxnet.sweep.Grid  # what can be drawn, with every seed
     chosen: tuple[int, ...] | None = None  # numbers, ascending, of those left in a rung; None: all
 
     @property
@@ -94,28 +93,27 @@ class Job(NamedTuple):
 
     def find(self, row: Mapping[str, Any]) -> int:
         """Number of the network of a row."""
+        from jaxnet.sweep.table import sizes_of
+
         return self.grid.find(sizes_of(row["architecture"]), row["density"], row["seed"])
 
 
 def portfolio(features: int, classes: int) -> Groups:
     """The original's families: 28 architectures in 6 groups of equal depth and like widths."""
-    funnels = [(h1, h2) for h1 in (128, 256, 512) for h2 in (32, 64, 128) if h2 < h1]
-    deep = [(a, b, c) for a in (256, 512) for b in (128, 256) for c in (32, 64) if c < b < a]
     hidden: dict[str, list[tuple[int, ...]]] = {
         "one-hidden": [(h,) for h in (16, 32, 64, 128, 256, 512)],
         "wide": [(1024,), (2048,)],
-        "funnel": [*funnels],
-        "deep-funnel": [*deep],
+        "funnel": [(a, b) for a in (128, 256, 512) for b in (32, 64, 128) if b < a],
+        "deep-funnel": [(a, b, c) for a in (256, 512) for b in (128, 256) for c in (32, 64) if b < a],
         "column": [(64,) * 5],
     }
     # outputs beyond the classes never are the right answer, but count in the softmax
     direct = tuple((features, k * classes) for k in (1, 2, 3, 4, 5))
-    return {"direct": direct} | {
-        name: tuple((features, *h, classes) for h in nets) for name, nets in hidden.items()
-    }
+    others = {name: tuple((features, *h, classes) for h in nets) for name, nets in hidden.items()}
+    return {"direct": direct, **others}
 
 
-def make_groups(config: Any, dataset: Dataset) -> Groups:
+def make_groups(config: Any, dataset: jaxnet.data.Dataset) -> Groups:
     """Architectures of a hunt; InputError where ``--sizes`` does not fit the data."""
     features, classes = dataset.num_features, dataset.num_classes
     sizes = config.sizes or (features, 128, classes)
@@ -127,32 +125,29 @@ def make_groups(config: Any, dataset: Dataset) -> Groups:
     groups: Groups = portfolio(features, classes) if config.portfolio else {"sizes": (tuple(sizes),)}
     if config.portfolio and config.method is not None:
         # what rewires networks must not find units that only pad them to the width of others
-        groups = {label(a): (a,) for group in groups.values() for a in group}
+        groups = {sizes_label(a): (a,) for group in groups.values() for a in group}
     return groups
 
 
 def make_jobs(
     stage: Stage, groups: Groups, seeds: range, config: Any
 ) -> tuple[list[Job], list[tuple[str, float]]]:
-    """A job for each group that has anything to train, and the architectures with densities left out.
+    """A job for each group that has anything to train.
 
-    These are the ones at which exact counts would leave a layer without any weight.
+    Beside them the architectures with densities at which exact counts would leave a layer without any weight.
     """
-    from jaxnet.masks import allocate
-    from jaxnet.sweep import Grid
-
     jobs, left_out, mask = [], list[tuple[str, float]](), rules_of(config).mask
     for number, (group, architectures) in enumerate(groups.items()):
         members = []
         for architecture, density in ((a, d) for a in architectures for d in stage.densities):
             try:
                 if mask != "bernoulli":
-                    allocate(architecture, density, config.allocation)
+                    jaxnet.allocate(architecture, density, config.allocation)
                 members.append((architecture, density))
             except ValueError:
-                left_out.append((label(architecture), density))
+                left_out.append((sizes_label(architecture), density))
         if members:
-            grid = Grid(tuple(members), seeds, mask, config.allocation)
+            grid = jaxnet.sweep.Grid(tuple(members), seeds, mask, config.allocation)
             jobs.append(Job(stage, number, group, grid))
     return jobs, left_out
 
@@ -160,8 +155,7 @@ def make_jobs(
 def first_densities(config: Any) -> tuple[float, ...]:
     """Densities that are trained first, ascending."""
     if config.mode == "range":
-        low, high = config.densities
-        return spaced(low, high, config.points or 5)
+        return spaced(*config.densities, config.points or 5)
     return tuple(sorted(config.densities or (COARSE if config.mode == "sweep" else (0.02,))))
 
 
@@ -172,7 +166,7 @@ def epochs_of(config: Any, stage: str) -> int:
     return int((config.coarse_epochs or 3) if stage == "coarse" else (config.fine_epochs or 7))
 
 
-def find_entries(plan: Sequence[Mapping[str, Any]], job: Job) -> list[Entry]:
+def find_entries(plan: Iterable[Mapping[str, Any]], job: Job) -> list[Entry]:
     """How a hunt trains a job's networks, rung by rung up to its own, as far as it is planned."""
     rungs = [s for s in plan if s["name"] == job.stage.name and s["epochs"] <= job.stage.epochs]
     return [
@@ -185,21 +179,4 @@ def find_entries(plan: Sequence[Mapping[str, Any]], job: Job) -> list[Entry]:
 
 def spaced(low: float, high: float, points: int) -> tuple[float, ...]:
     """``points`` densities from ``low`` to ``high`` in equal ratios, rounded to three digits."""
-    ratio = math.log(high / low)
-    between = (low * math.exp(ratio * k / (points - 1)) for k in range(points))
-    return tuple(dict.fromkeys(float(f"{density:.3g}") for density in between))
-
-
-def label(architecture: Sequence[int]) -> str:
-    """``784-128-10``."""
-    return "-".join(map(str, architecture))
-
-
-def sizes_of(architecture: str) -> tuple[int, ...]:
-    """What :func:`label` was made of."""
-    return tuple(map(int, architecture.split("-")))
-
-
-def network_id(row: Mapping[str, Any]) -> str:
-    """What names a network within a hunt."""
-    return f"{row['stage']}/{row['architecture']}/{row['density']!r}/{row['seed']}"
+    return tuple(dict.fromkeys(float(f"{density:.3g}") for density in np.geomspace(low, high, points)))

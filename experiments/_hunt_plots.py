@@ -11,19 +11,16 @@ import pyarrow as pa
 from matplotlib.colors import LogNorm
 
 from experiments._hunt_plan import settings
-from experiments._hunt_report import final_rows
-from experiments._hunt_rows import finalists, table_of
-from jaxnet.lab.plots import EVERY, HIGH, plt, save_figure, say
+from experiments._hunt_rows import final_rows, table_of
+from jaxnet.lab.plots import EVERY, HIGH, picture, plt, say
 from jaxnet.lab.shown import left_out
+from jaxnet.sweep.selection import pareto_front
 from jaxnet.sweep.table import grouped, sound, values
-
-Draw = Callable[[Any, Any, pa.Table], None]
 
 
 def draw(path: Path, summary: dict[str, Any], rows: Any) -> None:
     """Draws the plot that a file of a hunt's folder is named by, from its table."""
-    table = table_of(path.parent).read()
-    last = final_rows(finalists(settings(summary["config"]), table), table)
+    last = final_rows(settings(summary["config"]), table_of(path.parent).read())
     draw_rows(path, last, f"{summary['provenance']['dataset']}, {len(last)} networks")
 
 
@@ -32,21 +29,21 @@ def draw_rows(path: Path, rows: pa.Table, title: str) -> None:
     shown, plot = sound(rows), PLOTS[path.stem]
     boxes = len(grouped(shown, "architecture")) * max(1.0, 0.6 * len(grouped(shown, "stage", "density")))
     size = (8.0, min(1.6 + 0.22 * boxes, 40.0)) if plot is accuracy else (7.0, 4.6)
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    axes.set_title(f"{title}{left_out(len(rows) - len(shown))}")
-    if len(shown):
-        plot(figure, axes, shown)
-    else:
-        say(axes, EVERY)
-    save_figure(figure, path)
+    with picture(path, size=size) as axes:
+        axes.set_title(f"{title}{left_out(len(rows) - len(shown))}")
+        if len(shown):
+            plot(axes, shown)
+        else:
+            say(axes, EVERY)
 
 
-def accuracy(figure: Any, axes: Any, rows: pa.Table) -> None:
+def accuracy(axes: Any, rows: pa.Table) -> None:
     """Accuracy of every architecture and density: box of the middle half, whiskers from 5 to 95 %."""
     architectures = [a for (a,) in grouped(rows, "architecture")]
     parts, percent = list(grouped(rows, "stage", "density")), 100 * values(rows, "accuracy")
     staged, width = len({stage for stage, _ in parts}) > 1, 0.8 / len(parts)
     style = {"orientation": "horizontal", "patch_artist": True, "manage_ticks": False, "whis": (5, 95)}
+    style |= {"widths": 0.85 * width, "medianprops": {"color": "black", "lw": 1.2}}
     colors = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(parts)))
     for k, ((stage, density), color) in enumerate(zip(parts, colors, strict=True)):
         boxes = {
@@ -54,61 +51,41 @@ def accuracy(figure: Any, axes: Any, rows: pa.Table) -> None:
             for (a, *part), places in grouped(rows, "architecture", "stage", "density").items()
             if part == [stage, density]
         }
-        axes.boxplot(
-            list(boxes.values()),
-            positions=list(boxes),
-            widths=0.85 * width,
-            boxprops={"facecolor": color, "alpha": 0.6, "lw": 0.5},
-            medianprops={"color": "black", "lw": 1.2},
-            flierprops={"marker": ".", "ms": 3, "mec": color, "alpha": 0.7},
-            **style,
-        )
+        box = {"facecolor": color, "alpha": 0.6, "lw": 0.5}
+        fliers = {"marker": ".", "ms": 3, "mec": color, "alpha": 0.7}
+        axes.boxplot([*boxes.values()], positions=[*boxes], boxprops=box, flierprops=fliers, **style)
         name = f"{stage} {density:g}" if staged else f"density {density:g}"
         axes.plot([], [], color=color, lw=6, alpha=0.6, label=name)
     axes.set_yticks(range(len(architectures)), architectures, fontsize=8)
     axes.set_ylim(len(architectures) - 0.5, -0.5)
     axes.set_xlabel(f"{rows['split'][0]} accuracy (%)")
     axes.grid(alpha=0.3, axis="x")
-    figure.legend(loc="outside lower center", frameon=False, ncols=min(5, len(parts)), fontsize=8)
+    axes.figure.legend(loc="outside lower center", frameon=False, ncols=min(5, len(parts)), fontsize=8)
 
 
-def extrema(figure: Any, axes: Any, rows: pa.Table) -> None:
+def extrema(axes: Any, rows: pa.Table) -> None:
     """Accuracy against extrema score, coloured by density."""
-    _scatter(figure, axes, rows, values(rows, "extrema_score"))
+    _scatter(axes, rows, values(rows, "extrema_score"))
     axes.set_xlabel("extrema per hidden unit (0 without hidden units)")
 
 
-def pareto(figure: Any, axes: Any, rows: pa.Table) -> None:
+def pareto(axes: Any, rows: pa.Table) -> None:
     """Accuracy against the number of weights, with the networks that no other beats in both."""
     weights, right = np.maximum(values(rows, "nonzeros"), 1), values(rows, "accuracy")
-    _scatter(figure, axes, rows, weights)
+    _scatter(axes, rows, weights)
     front = pareto_front(weights, right)
-    axes.step(
-        weights[front], 100 * right[front], where="post", color=HIGH, marker="o", ms=4, label="Pareto front"
-    )
+    style: Any = {"where": "post", "color": HIGH, "marker": "o", "ms": 4, "label": "Pareto front"}
+    axes.step(weights[front], 100 * right[front], **style)
     axes.set(xscale="log", xlabel="weights that exist")
     axes.legend(frameon=False, loc="lower right")
 
 
-def pareto_front(weights: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Places of the networks that no other beats: fewer weights and at least the accuracy, or vice versa.
-
-    Ordered by weights; of equal networks the first. None has an accuracy that is NaN.
-    """
-    judged = np.flatnonzero(np.isfinite(accuracy))
-    order = judged[np.lexsort((judged, -accuracy[judged], weights[judged]))]
-    before = np.maximum.accumulate(np.concatenate([[-1.0], accuracy[order]]))[:-1]
-    return np.asarray(order[accuracy[order] > before])
-
-
-def _scatter(figure: Any, axes: Any, rows: pa.Table, x: np.ndarray) -> None:
-    densities = values(rows, "density")
+def _scatter(axes: Any, rows: pa.Table, x: np.ndarray) -> None:
+    densities, y = values(rows, "density"), 100 * values(rows, "accuracy")
     low, high = float(densities.min()), float(densities.max())
     norm = LogNorm(low, high) if low < high else LogNorm(low / 2, min(1.0, high * 2))
-    size = 14 if len(rows) <= 500 else 5
-    y = 100 * values(rows, "accuracy")
-    points = axes.scatter(x, y, c=densities, norm=norm, cmap="viridis", s=size, alpha=0.6, lw=0)
-    bar = figure.colorbar(points, ax=axes, label="density")
+    style: Any = {"cmap": "viridis", "s": 14 if len(rows) <= 500 else 5, "alpha": 0.6, "lw": 0}
+    bar = axes.figure.colorbar(axes.scatter(x, y, c=densities, norm=norm, **style), ax=axes, label="density")
     shown = np.unique(densities)
     shown = shown[:: -(-len(shown) // 8)]
     bar.ax.minorticks_off()
@@ -117,4 +94,5 @@ def _scatter(figure: Any, axes: Any, rows: pa.Table, x: np.ndarray) -> None:
     axes.grid(alpha=0.3)
 
 
-PLOTS: dict[str, Draw] = {"accuracy": accuracy, "extrema": extrema, "pareto": pareto}
+Plot = Callable[[Any, pa.Table], None]
+PLOTS: dict[str, Plot] = {"accuracy": accuracy, "extrema": extrema, "pareto": pareto}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from experiments._hunt_train import Call, Trainer
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path
 from jaxnet.store.folder import CONFIG
-from jaxnet.sweep.table import values, where
+from jaxnet.sweep.table import network_id, values, where
 
 TOLERANCE = {"accuracy": 0.02, "loss": 0.05, "extrema_score": 0.05, "dead": 0.05, "saturated": 0.05}
 """How far a network trained alone may differ from its row (the loss relatively, where it is above 1).
@@ -26,15 +25,11 @@ _DERIVED = ("high", "low", "high_by_layer", "low_by_layer", "patchability", "eff
 
 
 def replay(config: Any) -> dict[str, Any]:
-    """Trains the network of one row once more.
+    """Trains the network of one row once more; InputError where there is no such hunt or row.
 
     Returns:
-      ``title``, ``compared`` (column -> both values), ``equal`` (to the last
-      bit), ``agrees`` (equal, or alone and within :data:`TOLERANCE`),
-      ``verdict``.
-
-    Raises:
-      InputError: there is no such hunt or row, or the data have changed.
+      ``title``, ``compared`` (column -> both values), ``equal`` (to the last bit), ``agrees``
+      (equal, or alone and within :data:`TOLERANCE`), ``verdict``.
     """
     out, alone = user_path(config.out), not config.same_program
     if not (out / CONFIG).exists() or not (out / plans.PLAN).exists():
@@ -69,16 +64,12 @@ def replay(config: Any) -> dict[str, Any]:
 
 
 def find_row(rows: pa.Table, config: Any, out: Path) -> dict[str, Any]:
-    """The one row that is meant; of a network that went through several rungs of --halving the last.
-
-    Raises:
-      InputError: there is none, or more than one.
-    """
+    """The one row that is meant; of a network that went through several rungs of --halving the last."""
     names = ("seed", "architecture", "density", "stage")
     wanted = {name: getattr(config, name) for name in names}
     asked = ", ".join(f"{k} {v}" for k, v in wanted.items() if v is not None)
     every = where(rows, **wanted).sort_by("epochs").to_pylist()
-    found = list({plans.network_id(row): row for row in every}.values())
+    found = list({network_id(row): row for row in every}.values())
     if not found:
         seeds = values(rows, "seed")
         there = f"seeds {seeds.min()} to {seeds.max()}" if len(seeds) else "no row at all"
@@ -98,16 +89,13 @@ def _some(values: Any) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    both_nan = isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
-    return both_nan or bool(a == b)
+    return bool(a == b or (a != a and b != b))  # NaN twice
 
 
 def _close(name: str, a: Any, b: Any, diverged: bool) -> bool:
     if name in _DERIVED or _same(a, b):
         return True
-    if name not in TOLERANCE:
-        return False
-    if diverged:  # of what is not finite nothing is alike but that
-        return True
+    if name not in TOLERANCE or diverged:  # of what is not finite nothing is alike but that
+        return name in TOLERANCE
     scale = max(1.0, abs(a)) if name == "loss" else 1.0
     return bool(abs(a - b) <= TOLERANCE[name] * scale)

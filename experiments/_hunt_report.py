@@ -1,63 +1,111 @@
-"""What a hunt found: ranking, distributions, and what selection is worth."""
+"""What a hunt found: ranking and winners, distributions, and what selection is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from experiments._hunt_plan import network_id
-from experiments._hunt_rows import finalists, rung, scopes
+from experiments._hunt_plan import ACTIVATION
+from experiments._hunt_rows import final_rows
+from jaxnet.files import disk_errors
 from jaxnet.lab.report import render
-from jaxnet.lab.shown import diverged_line, percent
-from jaxnet.sweep.halving import place_of_best, rank_correlation
+from jaxnet.lab.run import make_split
+from jaxnet.lab.shown import percent
+from jaxnet.store import checkpoints
+from jaxnet.store.folder import SUMMARY
+from jaxnet.sweep import save_winner, sort_units, winner_accuracy
+from jaxnet.sweep.halving import place_of_best, rank_correlation, rung
 from jaxnet.sweep.selection import aggregates, distribution, selection
-from jaxnet.sweep.table import CRITERIA, NAME, ranked, sound, where
+from jaxnet.sweep.table import CRITERIA, NAME, grouped, network_id, ranked, sound, where
+
+Rankings = list[tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]]
+"""Stage and density, None for any, and the rows of the best networks among these by every criterion."""
 
 
-def describe(hunt: Any, winners: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """What ``summary.json`` holds besides what every study's does, and the seconds."""
+def rankings(hunt: Any, rows: pa.Table) -> Rankings:
+    """The best of all networks, then of every density and stage."""
+    scopes = sorted(grouped(rows, "stage", "density"), key=lambda scope: (scope[1], scope[0]))
+    limits, found = (hunt.config.top_k, hunt.config.min_accuracy), []
+    for stage, density in ((None, None), *scopes):
+        among = where(hunt.best, stage=stage, density=density)
+        best = {c: ranked(among, c, *limits).to_pylist() for c in CRITERIA}
+        found.append(({"stage": stage, "density": density}, best))
+    return found
+
+
+def save_winners(hunt: Any, best: Rankings) -> list[dict[str, Any]]:
+    """Saves all networks among the best to ``OUT/winners``, the overall winners first.
+
+    Returns:
+      For every winner its row, ``id``, ``path`` (relative to OUT), ``titles`` (what it won) and
+      ``test_accuracy``: a ``clean`` hunt reads the test samples here, for the first and only time.
+    """
+    config, out, rules, dataset = hunt.config, hunt.folder.path, hunt.trainer.rules, hunt.dataset
+    folder, networks, winners = out / "winners", hunt.networks(), []
+    with disk_errors(folder, "write"):
+        (out / SUMMARY).unlink(missing_ok=True)  # it would name winners that are no longer there
+        for old in checkpoints(folder):
+            gone = old.path.with_name(old.path.name + ".partial")
+            old.path.rename(gone)  # a folder half deleted must not look like a winner
+            shutil.rmtree(gone)
+    titles: dict[str, list[dict[str, Any]]] = {}
+    for scope, by_criterion in best:
+        for criterion, rows in by_criterion.items():
+            for rank, row in enumerate(rows, start=1):
+                titles.setdefault(network_id(row), []).append({"criterion": criterion, "rank": rank, **scope})
+    known = {network_id(row): row for row in hunt.best.to_pylist()}
+    test = make_split(dataset, "test") if rules.split != "test" else None
+    for name, won in titles.items():
+        row, (params, structure) = known[name], networks[name]
+        if config.sort_units:
+            params, structure = sort_units(params, structure)
+        score = row["accuracy"]
+        if test is not None:
+            score = winner_accuracy(params, structure, ACTIVATION, test) if test.size else math.nan
+        meta = {"row": row, "test_accuracy": score, "sorted": config.sort_units, "dataset": dataset.name}
+        how = {"density": row["density"], "init": rules.init, "activation": ACTIVATION}
+        how |= {"allocation": config.allocation, "meta": {**meta, "data_fingerprint": dataset.fingerprint}}
+        path = save_winner(folder, re.sub(r"[^A-Za-z0-9-]", "_", name), params, structure, **how)
+        place = {"id": name, "path": path.relative_to(out).as_posix(), "titles": won}
+        winners.append({**place, **row, "test_accuracy": score})
+    return winners
+
+
+def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    """Saves the winners; what ``summary.json`` holds besides what every study's does, and the seconds."""
     config, plan, table = hunt.config, list(hunt.plan.values()), hunt.table.read()
+    rows = final_rows(config, table)
+    judged, best = (hunt.trainer.splits[1].size, len(hunt.dataset.y_test)), rankings(hunt, rows)
+    winners = save_winners(hunt, best)
+    more = {w["id"]: {"test_accuracy": w["test_accuracy"], "winner": w["path"]} for w in winners}
+    for row in (row for _, found in best for ranking in found.values() for row in ranking):
+        row |= more[network_id(row)]
+
+    def scoped(find: Callable[[pa.Table, Any], dict[str, Any]]) -> dict[str, Any]:
+        overall, *found = (find(where(rows, **scope), first) for scope, first in best)
+        scopes = (scope for scope, _ in best[1:])
+        return {"overall": overall, "by_density": [{**s, **f} for s, f in zip(scopes, found, strict=True)]}
+
     started = table.group_by(NAME).aggregate([]).num_rows  # a row for every rung, with --halving
     gone = where(table, diverged=True).select(NAME).to_pylist()
-    more = {w["id"]: {"test_accuracy": w["test_accuracy"], "winner": w["path"]} for w in winners}
-    rows = final_rows(finalists(config, table), table)
-    judged = hunt.trainer.splits[1].size, len(hunt.dataset.y_test)
-
-    def ranking(**scope: Any) -> dict[str, Any]:
-        among, limits = where(hunt.best, **scope), (config.top_k, config.min_accuracy)
-        best = {c: ranked(among, c, *limits).to_pylist() for c in CRITERIA}
-        return {c: [{**row, **more[network_id(row)]} for row in found] for c, found in best.items()}
-
-    every: list[tuple[dict[str, Any], Any]] = [
-        ({"stage": s, "density": d}, where(rows, stage=s, density=d)) for s, d in scopes(rows)
-    ]
-    best = [ranking(**scope) for scope, _ in every]
-    first = [selection(found, b["accuracy"], judged) for (_, found), b in zip(every, best, strict=True)]
+    planned = sum(stage["networks"] for stage in plan if not stage["start"])
     extra = {
         "plan": plan,
         "complete": hunt.complete,
-        "networks": {
-            "planned": sum(s["networks"] for s in plan if not s["start"]),
-            "trained": started,
-        },
+        "networks": {"planned": planned, "trained": started},
         "diverged": list(dict.fromkeys(map(network_id, gone))),
         # all that follows is about the networks that trained to the end
         "halving": config.halving and describe_halving(table, plan, config.halving),
-        "ranking": {"overall": ranking(), "by_density": by_density(every, best)},
-        "winners": list(winners),
-        "distribution": {
-            "overall": distribution(rows),
-            "by_density": by_density(every, [distribution(found) for _, found in every]),
-        },
-        "selection": {
-            "overall": selection(rows, ranking()["accuracy"], judged),
-            "by_density": by_density(every, first),
-        },
+        "ranking": scoped(lambda among, first: first),
+        "winners": winners,
+        "distribution": scoped(lambda among, first: distribution(among)),
+        "selection": scoped(lambda among, first: selection(among, first["accuracy"], judged)),
         "aggregate": aggregates(table, "stage", "architecture", "density", "epochs"),
     }
     seconds = {f"{name}_seconds": hunt.table.seconds(name) for name in ("compile", "run")}
@@ -65,44 +113,23 @@ def describe(hunt: Any, winners: Sequence[dict[str, Any]]) -> tuple[dict[str, An
     return extra, {**seconds, "networks_per_second": started / run if run else math.nan}
 
 
-def by_density(every: Any, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was found of each stage and density, under their names."""
-    return [{**scope, **one} for (scope, _), one in zip(every, found, strict=True)]
-
-
-def final_rows(finalists: pa.Table, table: pa.Table) -> pa.Table:
-    """Rows of the networks that trained to the end; of the furthest rung where there is none yet."""
-    return finalists if len(finalists) else where(table, epochs=pc.max(table["epochs"]))
-
-
 def describe_halving(rows: pa.Table, plan: Sequence[Mapping[str, Any]], factor: int) -> list[dict[str, Any]]:
-    """One entry per stage, for ``summary.json``.
+    """One entry per stage: its rungs, the epochs that all networks were trained, and would have been without.
 
-    Returns:
-      ``rungs``: networks, how many of them went on and were stopped (None as
-      long as it is not known), how many diverged, distribution of the accuracy.
-      ``epochs_trained`` of all networks together, and ``epochs_without`` halving.
-      ``rank_correlation`` of rungs that follow each other, and where the finally
-      ``best`` stood in the earlier ones: see :mod:`jaxnet.sweep.halving`.
+    ``went_on`` and ``stopped`` are None as long as they are not known; ``rank_correlation`` is that of rungs
+    that follow each other, ``best`` says where the finally best stood (:mod:`jaxnet.sweep.halving`).
     """
     found = []
     for name in dict.fromkeys(stage["name"] for stage in plan):
         stages = sorted((s for s in plan if s["name"] == name), key=lambda s: int(s["epochs"]))
         tables = [where(rows, stage=name, epochs=stage["epochs"]) for stage in stages]
-        rungs, trained = [rung(table) for table in tables], 0
-        entries = []
+        rungs, entries = [rung(table) for table in tables], []
         for stage, here, after in zip(stages, tables, [*stages[1:], None], strict=True):
-            trained += (stage["epochs"] - stage["start"]) * len(here)
-            entries.append(
-                {
-                    "epochs": stage["epochs"],
-                    "networks": len(here),
-                    "went_on": after and int(after["networks"]),
-                    "stopped": after and len(here) - int(after["networks"]),
-                    "diverged": len(here) - len(sound(here)),
-                    "distribution": distribution(here) if len(here) else None,
-                }
-            )
+            on = after and int(after["networks"])
+            entry = {"epochs": stage["epochs"], "networks": len(here), "went_on": on}
+            entry |= {"stopped": after and len(here) - on, "diverged": len(here) - len(sound(here))}
+            entries.append({**entry, "distribution": distribution(here) if len(here) else None})
+        trained = sum((s["epochs"] - s["start"]) * len(t) for s, t in zip(stages, tables, strict=True))
         told = {"stage": name, "factor": factor, "rungs": entries, "epochs_trained": trained}
         told["epochs_without"] = len(tables[0]) * int(stages[-1]["epochs"])
         told["rank_correlation"] = [rank_correlation(*pair) for pair in zip(rungs, rungs[1:], strict=False)]
@@ -111,8 +138,8 @@ def describe_halving(rows: pa.Table, plan: Sequence[Mapping[str, Any]], factor: 
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[object]]]]:
-    """The ranking in the terminal."""
-    split = summary["distribution"]["overall"]["split"]
+    """The ranking in the terminal; of each density the best only."""
+    split, ranking = summary["distribution"]["overall"]["split"], summary["ranking"]
     staged, clean = len({stage["name"] for stage in summary["plan"]}) > 1, split != "test"
     columns = ["by", "among", *["stage"] * staged, "architecture", "density", "seed", f"{split} %"]
     columns += [*["test %"] * clean, "extrema score", "patchability", "per 1,000", "weights"]
@@ -123,15 +150,9 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[o
         rest = [f"{e['extrema_score']:.3f}", f"{e['patchability']:.4f}", f"{e['efficiency']:.4f}"]
         return [*name, *scores, *rest, e["nonzeros"]]
 
-    ranking = summary["ranking"]
     rows = [line(c, "all", entry) for c in CRITERIA for entry in ranking["overall"][c]]
-    if len(ranking["by_density"]) > 1:  # the best of each only; summary.json has all
-        rows += [
-            line(c, f"{scope['density']:g}", entry)
-            for scope in ranking["by_density"]
-            for c in CRITERIA
-            for entry in scope[c][:1]
-        ]
+    scopes = ranking["by_density"] if len(ranking["by_density"]) > 1 else ()
+    rows += [line(c, f"{s['density']:g}", entry) for s in scopes for c in CRITERIA for entry in s[c][:1]]
     number, protocol = summary["networks"]["trained"], summary["config"]["protocol"]
     return [(f"{summary['provenance']['dataset']}, {number} networks, protocol {protocol}", columns, rows)]
 
@@ -140,9 +161,3 @@ def lines(template: str, values: Mapping[str, Any]) -> list[str]:
     """Lines for the terminal."""
     text = render(Path(__file__).parent / "reports" / template, values)
     return [line for line in text.splitlines() if line]
-
-
-def report_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What stands below the ranking: distribution, selection, time."""
-    gone = diverged_line(summary["diverged"], summary["networks"]["trained"])
-    return lines("hunt_lines.txt", {**summary, "gone": gone})

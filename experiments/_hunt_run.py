@@ -8,22 +8,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from experiments import _hunt_plan as plans
-from experiments import _hunt_rows as columns
 from experiments._hunt_plan import PLAN, RANGES, Entry, Job, Stage, epochs_of
 from experiments._hunt_report import lines
-from experiments._hunt_rows import SCHEMA, finalists, table_of
-from experiments._hunt_train import Call, Leaves, Result, Trainer
+from experiments._hunt_rows import PROMISING, SCHEMA, finalists, leaders, promising_ranges, table_of
+from experiments._hunt_train import Call, Result, Trainer
 from jaxnet.files import read_json
 from jaxnet.lab.cluster import Executor
 from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import Progress
 from jaxnet.store import States, Table
 from jaxnet.store.folder import CONFIG, PROVENANCE
-from jaxnet.sweep.table import leading, ranked, where
+from jaxnet.sweep.halving import surviving
+from jaxnet.sweep.table import network_id, numbers_in, ranked, where
 
 TOGETHER = 10**10 - 1
 """Part of OUT/kept that holds what is best in the end; no call has this number."""
@@ -38,8 +37,7 @@ class Hunt:
     """One hunt in one folder.
 
     Attributes:
-      best: rows of the networks that are among the best so far, by anything anywhere; the
-        networks lie in OUT/kept, written before their rows.
+      best: rows of the networks among the best so far, which lie in OUT/kept, written before their rows.
       plan: of plan.json, by name and epochs of the stage.
       complete: whether nothing is left to train.
     """
@@ -51,8 +49,8 @@ class Hunt:
         self.groups = plans.make_groups(run.config, run.dataset)
         self.table, self.states, self.kept = parts_of(run.folder.path)
         self.best, self.jobs, self.complete = SCHEMA.empty_table(), dict[str, Job](), True
-        known = run.folder.resumed and (run.folder.path / PLAN).exists()
-        stages = read_json(run.folder.path / PLAN)["stages"] if known else []
+        stored = run.folder.path / PLAN
+        stages = read_json(stored)["stages"] if run.folder.resumed and stored.exists() else []
         self.plan: dict[tuple[str, int], dict[str, Any]] = {(s["name"], s["epochs"]): s for s in stages}
         self.slowest = 0.0  # seconds of the slowest call per epoch of its networks
         self.handed = 0  # networks given to be trained, here and now
@@ -63,37 +61,31 @@ class Hunt:
             if parts is self.table or parts.path.exists():
                 parts.clean()
         done = finalists(self.config, self.table.read())
-        self.best = done.take(self.leading(done))
+        self.best = done.take(leaders(self.config, done))
         for stage in self.stages():
             self.train(stage)
             if not self.complete:
                 break
 
-    def leading(self, rows: pa.Table) -> np.ndarray:
-        """Places of the rows that are among the best of their stage and density by anything."""
-        return leading(rows, self.config.top_k, self.config.min_accuracy, "stage", "density")
-
     def stages(self) -> Iterator[Stage]:
         """The stages; the fine ones follow from the rows of the coarse one."""
         config, number = self.config, 0
-        name = "coarse" if config.mode == "sweep" else config.mode
-        densities, names = {name: plans.first_densities(config)}, [name]
-        while densities:
-            name = next(iter(densities))
-            stage = Stage(name, number, epochs_of(config, name), densities.pop(name))
-            rungs = stage.rungs(config.halving)
+        first = "coarse" if config.mode == "sweep" else config.mode
+        names, fine = [first], RANGES if config.mode == "sweep" else {}
+        planned = {first: plans.first_densities(config)}
+        planned |= {name: plans.spaced(*ends, config.points or 5) for name, ends in fine.items()}
+        for name, densities in planned.items():
+            rungs = Stage(name, number, epochs_of(config, name), densities).rungs(config.halving)
             number += len(rungs)
             if name in names:
                 yield from rungs
             if name == "coarse":
-                densities = {n: plans.spaced(*ends, config.points or 5) for n, ends in RANGES.items()}
                 rows = where(finalists(config, self.table.read()), stage=name)
-                if not (names := columns.promising_ranges(rows)):
-                    least = " and ".join(f"{measure} {v}" for measure, v in columns.PROMISING.items())
-                    self.report(
-                        f"no fine stage: no network of a coarse density within {RANGES['ultra'][0]:g} to "
-                        f"{RANGES['dense'][1]:g} reaches {least}"
-                    )
+                if not (names := promising_ranges(rows)):
+                    least = " and ".join(f"{measure} {v}" for measure, v in PROMISING.items())
+                    ends = f"{RANGES['ultra'][0]:g} to {RANGES['dense'][1]:g}"
+                    what = f"no network of a coarse density within {ends} reaches {least}"
+                    self.report(f"no fine stage: {what}")
 
     def train(self, stage: Stage) -> None:
         """Plans and trains one stage."""
@@ -102,9 +94,9 @@ class Hunt:
         if stage.start:
             why, left_out = "of the rung before every network diverged", []
             before = where(self.table.read(), stage=stage.name, epochs=stage.start)
-            on = before.take(columns.surviving(before, self.config.halving))
-            chosen = {job.key: columns.numbers_in(job, where(on, group=job.group)) for job in jobs}
-            jobs = [job._replace(chosen=chosen[job.key]) for job in jobs if chosen[job.key]]
+            on = before.take(surviving(before, self.config.halving))
+            left = [(job, numbers_in(job.grid, where(on, group=job.group))) for job in jobs]
+            jobs = [job._replace(chosen=numbers) for job, numbers in left if numbers]
         if not jobs:
             self.report(f"{stage.name}: nothing to train, {why}")
         self.jobs |= {job.key: job for job in jobs}
@@ -130,7 +122,8 @@ class Hunt:
 
     def planned(self, stage: Stage, jobs: Sequence[Job]) -> list[tuple[Job, Entry]]:
         """The jobs with their entries; compiles what is new or still to train."""
-        found = {job.key: (self.entries(job) or [{"epochs": 0}])[-1] for job in jobs}
+        planned = {job.key: plans.find_entries(self.plan.values(), job) for job in jobs}
+        found = {key: entries[-1] for key, entries in planned.items() if entries}
         known = {key for key, entry in found.items() if entry["epochs"] == stage.epochs}
         missing = [j for j in jobs if j.key not in known or self.pending(j, found[j.key])]
         with Progress(len(jobs), f"{stage.name}, compiling") as progress:
@@ -141,13 +134,9 @@ class Hunt:
                 progress.advance(note=missing[index].group)
         return [(job, found[job.key]) for job in jobs]
 
-    def entries(self, job: Job) -> list[Entry]:
-        """How a job's networks are trained, rung by rung, as far as it is planned."""
-        return plans.find_entries(list(self.plan.values()), job)
-
     def call(self, job: Job, numbers: Sequence[int], **more: Any) -> Call:
         """What a worker has to know to train networks of a job."""
-        return Call(job._replace(chosen=None), numbers, self.entries(job), **more)
+        return Call(job._replace(chosen=None), numbers, plans.find_entries(self.plan.values(), job), **more)
 
     def pending(self, job: Job, entry: Entry) -> list[int]:
         """Place of the first network of every call whose part is not in the table."""
@@ -185,12 +174,12 @@ class Hunt:
         parts, wanted = self.states, set(result.leaves)
         if job.stage.last:
             both, before = pa.concat_tables([self.best, result.rows]), len(self.best)
-            best = self.leading(both)
+            best = leaders(self.config, both)
             parts, wanted = self.kept, {numbers[place] for place in best[best >= before] - before}
             self.best = both.take(best)
         if result.anew:
             self.report(f"{job.key}: states of {result.anew} were lost, so the networks train again")
-        save(parts, parts.part(*job.place, first), {n: result.leaves[n] for n in sorted(wanted)})
+        parts.save(parts.part(*job.place, first), {n: result.leaves[n] for n in sorted(wanted)})
         seconds = {"compile": result.compile_seconds, "run": result.run_seconds}
         self.table.write(self.table.part(*job.place, first), result.rows, seconds)
         self.slowest = max(self.slowest, result.run_seconds / (job.stage.epochs - job.stage.start))
@@ -200,7 +189,7 @@ class Hunt:
         found: dict[str, Any] = {}
         for job in self.jobs.values():
             rows = where(self.best, stage=job.stage.name, group=job.group).to_pylist()
-            names = {job.find(row): plans.network_id(row) for row in rows}
+            names = {job.find(row): network_id(row) for row in rows}
             leaves = self.kept.load(*job.place, list(names))
             if missing := sorted(set(names) - set(leaves)):
                 self.report(f"{job.key}: {len(missing)} of the best networks were lost and are trained again")
@@ -209,7 +198,7 @@ class Hunt:
             together = self.kept.part(*job.place, TOGETHER)
             others = [p for p in self.kept.files() if p.name[:6] == together.name[:6] and p != together]
             if names and (missing or others):
-                save(self.kept, together, {n: leaves[n] for n in names})
+                self.kept.save(together, {n: leaves[n] for n in names})
                 for path in others:
                     path.unlink()
             found |= {name: self.trainer.bench.restored(job.grid, n, leaves[n]) for n, name in names.items()}
@@ -217,13 +206,11 @@ class Hunt:
 
     def out_of_budget(self, stage: Stage, networks: int) -> bool:
         """Whether the budget does not suffice for another call; the first one is always made."""
-        budget = self.config.budget
-        if budget is None or not self.handed:
-            return False
-        if budget.endswith("seeds"):
+        budget = self.config.budget if self.handed else None
+        if budget is not None and budget.endswith("seeds"):
             return self.handed + networks > int(budget.removesuffix("seeds"))
-        ahead = self.slowest * (stage.epochs - stage.start)
-        return time.perf_counter() - self.start + ahead > float(budget.removesuffix("s"))
+        end = time.perf_counter() - self.start + self.slowest * (stage.epochs - stage.start)
+        return budget is not None and end > float(budget.removesuffix("s"))
 
     def note(self) -> str:
         """What stands behind the progress bar."""
@@ -238,9 +225,3 @@ def leave_no_trace(run: Run[Any]) -> None:
         for name in (PLAN, PROVENANCE, CONFIG):
             with contextlib.suppress(OSError):
                 (run.folder.path / name).unlink()
-
-
-def save(parts: States, path: Path, leaves: Leaves) -> None:
-    """Writes the arrays of some networks, if there are any."""
-    if leaves:
-        parts.save(path, list(leaves), [np.stack(leaf) for leaf in zip(*leaves.values(), strict=True)])

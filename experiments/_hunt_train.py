@@ -13,18 +13,18 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from experiments._hunt_plan import ACTIVATION, Entry, Job, label, rules_of, settings
-from experiments._hunt_rows import make_rows, surviving
+from experiments._hunt_plan import ACTIVATION, Entry, Job, rules_of, settings
+from experiments._hunt_rows import SCHEMA, leaders
 from jaxnet import methods
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.kernels.choice import choose
 from jaxnet.keys import key_of
 from jaxnet.lab.run import load, make_split, use_compilation_cache
-from jaxnet.masks import drawable_density
+from jaxnet.lab.shown import sizes_label
 from jaxnet.sweep import Bench, DrawRules, SweepConfig, Trained, default_chunk
-from jaxnet.sweep.table import leading
+from jaxnet.sweep.halving import surviving
+from jaxnet.sweep.table import measured, named
 
 Leaves = Mapping[int, list[np.ndarray]]
 """Arrays of some networks by their numbers."""
@@ -89,7 +89,7 @@ class Trainer:
         how = SweepConfig(
             batch_size=config.batch_size,
             lr=config.lr,
-            method=None if config.method is None else methods.make(config.method),
+            method=config.method and methods.make(config.method),
             draw=DrawRules(self.rules.mask, self.rules.init, ACTIVATION),
             common_order=not config.own_order,
             detector=config.detector,
@@ -99,7 +99,7 @@ class Trainer:
             how,
             self.splits,
             key_data=key_of(config.data_seed),
-            memory_budget=None if config.memory_budget is None else config.memory_budget * 2**20,
+            memory_budget=config.memory_budget and config.memory_budget * 2**20,
             precision=config.precision,
             rungs=config.halving is not None,
         )
@@ -111,10 +111,10 @@ class Trainer:
             if entry and entry["epochs"] == job.stage.epochs:
                 self.bench.program(job.grid, entry)
                 return entry
-            kernel = entry["kernel"] if entry else self._kernel(job, size)
+            kernel = entry["kernel"] if entry else self.config.kernel
             chunk = self.config.chunk or default_chunk(jax.local_devices())
             planned = self.bench.plan(job.grid, job.stage.epochs, size, kernel, chunk)
-        names = [label(a) for a in dict.fromkeys(a for a, _ in job.grid.members)]
+        names = [*dict.fromkeys(sizes_label(architecture) for architecture, _ in job.grid.members)]
         return {"group": job.group, "architectures": names, "networks": size, **planned}
 
     def train(self, call: Call) -> Result:
@@ -129,11 +129,9 @@ class Trainer:
             carried |= by_number(again.carried, missing, range(len(missing)))
         trained = self.bench.train(job.grid, numbers, call.entries[-1:], carried)
         rows = self.rows(call, trained)
+        places, kept = surviving(rows, 1, call.keep), trained.carried
         if job.stage.last:
-            places = leading(rows, self.config.top_k, self.config.min_accuracy, "stage", "density")
-        else:
-            places = surviving(rows, 1, call.keep)
-        kept = (trained.params, trained.structure) if job.stage.last else trained.carried
+            places, kept = leaders(self.config, rows), (trained.params, trained.structure)
         compiled, self._compile_seconds = self._compile_seconds, 0.0
         leaves, seconds = by_number(kept, numbers, places.tolist()), time.perf_counter() - before
         return Result(rows, leaves, len(missing), compiled, seconds)
@@ -147,17 +145,12 @@ class Trainer:
 
     def rows(self, call: Call, trained: Trained) -> pa.Table:
         """The rows of the networks of a call."""
-        return make_rows(call.job, call.numbers, trained.row, self.rules.split, self.splits[1].size)
-
-    def _kernel(self, job: Job, size: int) -> str:
-        """Name of the sparse product of a job; ``auto`` is measured at the mean density."""
-        if self.config.kernel != "auto":
-            return str(self.config.kernel)
-        if self.config.precision != "f32":  # the csr kernel knows no other
-            return "dense"
-        sizes, densities = job.grid.family().sizes, [density for _, density in job.grid.members]
-        mean = drawable_density(sizes, sum(densities) / len(densities))
-        return choose(sizes, mean, self.config.batch_size, size)
+        job, stage, rules = call.job, call.job.stage, self.rules
+        same = {"group": job.group, "stage": stage.name, "epochs": stage.epochs, "mask": rules.mask}
+        same |= {"split": rules.split}
+        columns = {name: [value] * len(call.numbers) for name, value in same.items()}
+        columns |= {**named(job.grid, call.numbers), **measured(trained.row, self.splits[1].size)}
+        return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
     @contextlib.contextmanager
     def _compiling(self, job: Job) -> Iterator[None]:

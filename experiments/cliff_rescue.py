@@ -9,43 +9,29 @@ epochs each arm changes its networks in its own way.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 import jaxnet
-from experiments import _cliff_plots as plots
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
-from jaxnet.lab.flags import check_sizes
-from jaxnet.lab.shown import number, percent, span
-
-if TYPE_CHECKING:
-    from jaxnet.data import Dataset
-    from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.lab.flags import Activation, check_sizes
+from jaxnet.lab.shown import left_out, number, percent, sizes_label, sound, span
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to treat a network that is too sparse.
+    """One way to treat a network that is too sparse."""
 
-    Attributes:
-      what: what happens at a growth, for readers.
-      grow: what is added then: ``none``, ``clone`` (and as many pruned), ``skips``
-        (as far as they can be routed, the rest at random), ``random`` (into each hidden
-        layer) or ``output`` (at random into the output layer).
-      allocation: how the density is shared out over the layers at the start.
-      scheduled: the growth scheduler says when, instead of ``--grow-every``.
-    """
-
-    what: str
-    grow: Literal["none", "clone", "skips", "random", "output"] = "none"
-    allocation: str = "uniform"
-    scheduled: bool = False
+    what: str  # happens at a growth, for readers
+    grow: Literal["none", "clone", "skips", "random", "output"] = "none"  # what is added then
+    allocation: str = "uniform"  # of the density over the layers at the start
+    scheduled: bool = False  # the growth scheduler says when, instead of --grow-every
 
 
 ARMS = {
@@ -82,9 +68,7 @@ ASKED = (
 class Config(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     """A network that is too sparse to learn, left alone or rescued, for many seeds at once."""
 
-    dataset: str = changed(
-        lab.DataFlags, "dataset", "cliff", "data set by name (cliff is made here), or path"
-    )
+    dataset: str = changed(lab.DataFlags, "dataset", "cliff", "by name (cliff is made here), or path")
     num_seeds: int = option(32, "networks in each arm; verdicts need 12", least=2)
     batch_size: int = changed(lab.TrainFlags, "batch_size", 32)
     lr: float = changed(lab.TrainFlags, "lr", 2e-3)
@@ -92,7 +76,7 @@ class Config(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     sizes: tuple[int, ...] | None = changed(lab.NetworkFlags, "sizes")
     density: float = option(0.002, "fraction of the weights that exist at first", "in (0, 1]", fraction=True)
     init: Literal["dense-fan-in", "sparse-fan-in"] | None = changed(lab.NetworkFlags, "init")
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("tanh", "of the hidden layers")
+    activation: Activation = option("tanh", "of the hidden layers")
     epochs: int = option(50, "epochs of training", "epochs", least=1)
     grow_every: int = option(5, "epochs between two growths", "epochs", least=1)
     grow_fraction: float = option(
@@ -116,13 +100,13 @@ class Config(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
         super().check()
 
 
-def make_spec(config: Config, dataset: Dataset) -> NetworkSpec:
+def make_spec(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.NetworkSpec:
     """The network at the start."""
-    fields: dict[str, Any] = {"density": config.density, "activation": config.activation}
-    return lab.run.network_spec(dataset, config.sizes, **fields, init=lab.run.init_rule(config))
+    how: dict[str, Any] = {"activation": config.activation, "init": lab.run.init_rule(config)}
+    return lab.run.network_spec(dataset, config.sizes, density=config.density, **how)
 
 
-def settle(config: Config, dataset: Dataset) -> Config:
+def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles the kernel; checks what can be checked."""
     spec = make_spec(config, dataset)
     for name in config.arms:
@@ -156,11 +140,10 @@ def run_cliff(run: lab.Run[Config]) -> lab.Found:
     arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
     growth = Growth(run, arms, spec, task)
     account = growth.accounts()
-    stage = lab.Stage("train", config.epochs, task, growth.start, arms=tuple(arms), between=growth.between)
-    stage = dataclasses.replace(stage, account=account, gradient_norms=account is not None)
+    between: Any = {"between": growth.between, "account": account, "gradient_norms": account is not None}
+    stage = lab.Stage("train", config.epochs, task, growth.start, arms=tuple(arms), **between)
     trained = lab.train_stages(run, [stage])["train"]
-    entries, n = measure(run, task, trained.kept), len(run.seeds)
-    found = {name: entries[i * n : (i + 1) * n] for i, name in enumerate(arms)}
+    found = measure(run, task, tuple(arms), trained.kept)
     for place in growth.places(scheduled=True):
         for entry, times in zip(found[list(arms)[place]], trained.account.growths.tolist(), strict=True):
             entry["growths"] = times
@@ -168,40 +151,34 @@ def run_cliff(run: lab.Run[Config]) -> lab.Found:
     return lab.Found(found, questions(tuple(arms)), {"sizes": list(spec.sizes), **facts})
 
 
-def measure(run: lab.Run[Config], task: Any, state: Any) -> list[dict[str, Any]]:
-    """An entry per network, in their order; a diverged one is neither rescued nor not."""
+def measure(run: lab.Run[Config], task: Any, arms: Sequence[str], state: Any) -> dict[str, Any]:
+    """An entry per seed of every arm; a diverged network is neither rescued nor not."""
     import jax
 
     from jaxnet.programs import ONCE
 
-    params, structure, halves = state.net.params, state.net.structure, None
+    params, structure, test, halves = state.net.params, state.net.structure, run.split("test"), None
     if run.config.protocol == "seed":
-        accuracy = lab.run.exact(np.asarray(state.best_accuracy), run.split("test").size)
+        accuracy = lab.run.exact(np.asarray(state.best_accuracy), test.size)
     else:
-        accuracy, halves = run.judge(task, params, structure, run.split("test"))
+        accuracy, halves = run.judge(task, params, structure, test)
     counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure, options=ONCE)
     counts, weights, gone = jax.device_get((counted, structure.weights, state.diverged))
     # of a diverged network the best accuracy is that of an earlier epoch, or of none
     accuracy = np.where(gone, np.nan, accuracy)
-    entries = []
-    for i, value in enumerate(accuracy.tolist()):
-        nonzeros = {name: int(of_all[i]) for name, of_all in counts.items()}
-        diverged = not np.isfinite(value)
-        entries.append(
-            {
-                "seed": run.seeds[i % len(run.seeds)],
-                "diverged": diverged,
-                "accuracy": value,
-                **({} if halves is None else {"accuracy_halves": halves[i].tolist()}),
-                "rescued": None if diverged else value >= run.config.target,
-                "weights": nonzeros["total"] - nonzeros["bias"],
-                "nonzeros": {**nonzeros, "layers": [int(w.num_nonzeros[i]) for w in weights]},
-                # skips apart: they lie between layers that have no weights between them in the dense network
-                "density": nonzeros["scaffold"] / task.model.spec.dense_weights,
-                "skip_weights": nonzeros.get("skip", 0),
-            }
-        )
-    return entries
+    return lab.entries(
+        run.seeds,
+        arms,
+        diverged=np.isnan(accuracy),
+        accuracy=accuracy,
+        accuracy_halves=halves,
+        rescued=np.where(np.isnan(accuracy), None, accuracy >= run.config.target),
+        weights=counts["total"] - counts["bias"],
+        nonzeros={**counts, "layers": np.stack([layer.num_nonzeros for layer in weights], axis=1)},
+        # skips apart: they lie between layers that have no weights between them in the dense network
+        density=counts["scaffold"] / task.model.spec.dense_weights,
+        skip_weights=counts.get("skip", np.zeros(len(accuracy), int)),
+    )
 
 
 def tables(summary: dict[str, Any]) -> list[Any]:
@@ -210,17 +187,62 @@ def tables(summary: dict[str, Any]) -> list[Any]:
     columns += ["against static", "p", "p rescued"]
     rows: list[list[object]] = []
     for name, arm in summary["arms"].items():
-        a = arm["aggregate"]
+        a, rate = arm["aggregate"], arm["aggregate"]["rescued"]
         weights = [number(a["weights"][end], ".0f") for end in ("min", "max")]
         row: list[object] = [name, percent(a["accuracy"]["mean"]), span(a["accuracy"]["ci95"])]
-        row += [f"{a['rescued']['successes']}/{a['rescued']['n']}", span(a["rescued"]["ci95"], ".0f")]
+        row += [f"{rate['successes']}/{rate['n']}", span(rate["ci95"], ".0f")]
         row += ["..".join(dict.fromkeys(weights)), percent(a["density"]["mean"], ".3g")]
         asked = [c for c in summary["comparisons"] if (c["first"], c["second"]) == (name, "static")]
         row += [percent(c["difference"], "+.2f") for c in asked[:1]] + [number(c["p"], ".2g") for c in asked]
         rows.append(row + [None] * (len(columns) - len(row)))
-    config, sizes = summary["config"], "-".join(map(str, summary["sizes"]))
+    config, sizes = summary["config"], sizes_label(summary["sizes"])
     what = f"{config['dataset']}, {sizes}, {config['num_seeds']} paired seeds, protocol {config['protocol']}"
     return [(what, columns, rows)]
+
+
+def alone(draw: Callable[..., None]) -> Callable[..., None]:
+    """A plot as a picture of its own."""
+
+    def save(path: Path, *found: Any) -> None:
+        with lab.plots.picture(path, size=(7, 4.4)) as axes:
+            draw(axes, *found)
+
+    return save
+
+
+def draw_epochs(axes: Any, summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Accuracy over the epochs: median and middle half of the seeds of every arm."""
+    plots, gone = lab.plots, {(one["arm"], one["seed"]) for one in summary["diverged"]}
+    here = [row for row in rows if (row["arm"], row["seed"]) not in gone]
+    for name, color in zip(summary["arms"], plots.COLORS, strict=False):
+        plots.draw_curve(axes, [row for row in here if row["arm"] == name], color, name)
+    axes.axhline(100 * summary["target"], color="0.3", lw=1, ls="--")
+    axes.set(xlabel="epoch", ylabel=f"{rows[0]['split'] if rows else ''} accuracy (%)")
+    title = f"{_what(summary)}: median and middle half{left_out(len(gone))}"
+    plots.finish(axes, title, "" if here else plots.EVERY, fontsize=8)
+
+
+def draw_final(axes: Any, summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Test accuracy at the end: every seed a dot, the mean a line, how many were rescued."""
+    arms = summary["arms"]
+    for y, (arm, color) in enumerate(zip(arms.values(), lab.plots.COLORS, strict=False)):
+        accuracy = np.sort([100 * s["accuracy"] for s in sound(arm["seeds"])])
+        places = y + 0.25 * np.sin(2.4 * np.arange(len(accuracy)))
+        axes.plot(accuracy, places, ".", color=color, ms=5, alpha=0.7)
+        if accuracy.size:
+            axes.vlines(accuracy.mean(), y - 0.38, y + 0.38, color=color, lw=2)
+        rate, place = arm["aggregate"]["rescued"], {"xycoords": ("axes fraction", "data"), "va": "center"}
+        axes.annotate(f"{rate['successes']}/{rate['n']}", (1.01, y), fontsize=9, **place)
+    axes.axvline(100 * summary["target"], color="0.3", lw=1, ls="--")
+    axes.set_yticks(range(len(arms)), list(arms))
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy (%); line: mean; dashed: target; right: rescued")
+    lab.plots.finish(axes, _what(summary) + left_out(len(summary["diverged"])), grid="x")
+
+
+def _what(summary: dict[str, Any]) -> str:
+    sizes, n = sizes_label(summary["sizes"]), summary["config"]["num_seeds"]
+    return f"{summary['provenance']['dataset']}, {sizes}, {n} seeds"
 
 
 STUDY = lab.Study(
@@ -230,7 +252,7 @@ STUDY = lab.Study(
     settle=settle,
     tables=tables,
     rates=("rescued",),
-    plots={"accuracy.png": plots.alone(plots.draw_epochs), "rescued.png": plots.alone(plots.draw_final)},
+    plots={"accuracy.png": alone(draw_epochs), "rescued.png": alone(draw_final)},
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds in {len(c.arms)} arms; results go to {c.out}",
 )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cliff_rescue as cliff
-from experiments._cliff_plots import draw_epochs, draw_final
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
@@ -51,29 +50,22 @@ def questions(config: Config) -> list[lab.Question]:
     return [q for name in config.datasets for q in cliff.questions(tuple(cliff.ARMS), name)]
 
 
-def values(config: Config, groups: Any, comparisons: list[lab.Comparison]) -> dict[str, Any]:
-    """What the arms do, and the answers by first arm, second arm and measure."""
-    asked = {(c.question.first, c.question.second, c.question.measure): c for c in comparisons}
-    return {"arms": cliff.ARMS, "asked": asked}
-
-
 def draw(path: Path, config: Config, groups: Any, comparisons: Any) -> None:
     """Two plots for every data set."""
     from jaxnet.store import read_rows
 
-    runs, found, plots = config.runs(), groups["data sets"], lab.plots
-    size = (13, 4.4 * len(runs))
-    figure, axes = plots.plt.subplots(len(runs), 2, figsize=size, layout="constrained", squeeze=False)
-    for (left, right), (name, run) in zip(axes, runs.items(), strict=True):
-        rows = read_rows(user_path(run.out) / "metrics.jsonl")
-        draw_epochs(left, found[name], rows)
-        draw_final(right, found[name], rows)
-    plots.save_figure(figure, path)
+    runs, found = config.runs(), groups["data sets"]
+    with lab.plots.picture(path, len(runs), 2, size=(13, 4.4 * len(runs)), squeeze=False) as axes:
+        for (left, right), (name, run) in zip(axes, runs.items(), strict=True):
+            rows = read_rows(user_path(run.out) / "metrics.jsonl")
+            cliff.draw_epochs(left, found[name], rows)
+            cliff.draw_final(right, found[name], rows)
 
 
 REPORT = Path(__file__).parent / "reports" / "cliff_rescue.md"
+VALUES = {"arms": cliff.ARMS}
 CONTROLS = lab.Controls(
-    "cliff_rescue_report", Config, run_all, REPORT, questions, values, ("rescued",), {"": draw}
+    "cliff_rescue_report", Config, run_all, REPORT, questions, lambda *_: VALUES, ("rescued",), {"": draw}
 )
 
 if __name__ == "__main__":

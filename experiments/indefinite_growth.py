@@ -11,19 +11,14 @@ reached. All seeds grow at once; networks of equal shape train as one program.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jaxnet
 from experiments import _growth_found as found
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from jaxnet.data import Dataset
-    from jaxnet.growth import Budget, GrowthPlan
+from jaxnet.lab.flags import Activation, Allocation
 
 AUTO: dict[str, tuple[Any, Any]] = {
     "hidden": ((128,), (64, 32)),
@@ -64,17 +59,14 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     """Networks that grow around their extrema until they reach a target, many at once."""
 
     density: float | None = auto("fraction of the weights that exist at first", "in (0, 1]", fraction=True)
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = auto(
-        "how the density is shared out over the layers"
-    )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = option("relu", "of the hidden layers")
+    allocation: Allocation | None = auto("how the density is shared out over the layers")
+    activation: Activation = option("relu", "of the hidden layers")
     lr: float | None = auto("Adam's learning rate", above=0)
     extrema_samples: int | None = changed(
         lab.ExtremaFlags, "extrema_samples", help="auto: all of training; protocol seed: the third 64 of test"
     )
     recipe: Literal["original", "lean"] = option(
-        "original",
-        "original: layers of equal density and patches; lean: few weights, where they are worth most",
+        "original", "original: layers of equal density and patches; lean: few weights, where worth most"
     )
     target: float = option(0.95, "accuracy at which a network stops growing", "in (0, 1]", fraction=True)
     standard_errors: float | None = auto("by how many standard errors the target must be exceeded", least=0)
@@ -116,22 +108,17 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
             )
 
 
-def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
-    """The plan of a settled configuration.
-
-    Raises:
-      InputError: sizes or density do not fit the data, or each other.
-    """
+def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.GrowthPlan:
+    """The plan of a settled configuration; InputError where sizes or density do not fit."""
     from jaxnet.growth import DecisionRules, GrowthPlan
-    from jaxnet.lab.run import init_rule, network_spec
 
     def flags(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names}
 
     c: Any = config  # nothing is auto
     seed, patches = c.protocol == "seed", c.max_patches > 0
-    network = flags("density", "activation", "allocation")
-    spec = network_spec(dataset, c.sizes, RECIPES[c.recipe]["hidden"], **network, init=init_rule(c))
+    network = {**flags("density", "activation", "allocation"), "init": lab.run.init_rule(c)}
+    spec = lab.run.network_spec(dataset, c.sizes, RECIPES[c.recipe]["hidden"], **network)
     method = None
     if c.exchange != "none":
         steps = c.epochs * -(-len(dataset.y_train) // c.batch_size)
@@ -157,21 +144,18 @@ def make_plan(config: Config, dataset: Dataset) -> GrowthPlan:
         raise InputError(str(error)) from None
 
 
-def make_budget(config: Config) -> Budget:
+def make_budget(c: Config) -> jaxnet.growth.Budget:
     """What growth may cost."""
-    c = config
     return jaxnet.growth.Budget(c.iterations, c.max_nonzeros, c.time_limit, c.min_gain, c.stall)
 
 
-def settle(config: Config, dataset: Dataset) -> Config:
+def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles recipe and kernel; checks what can be checked."""
-    from jaxnet.lab.run import check_samples, resolve_kernel
-
     config = lab.settled(config, RECIPES[config.recipe])
     plan = make_plan(config, dataset)
     make_budget(config).check_start(plan)
-    check_samples(config, dataset)
-    return resolve_kernel(config, plan.spec, config.num_seeds)
+    lab.run.check_samples(config, dataset)
+    return lab.run.resolve_kernel(config, plan.spec, config.num_seeds)
 
 
 def run_growth(run: lab.Run[Config]) -> lab.Found:
@@ -179,31 +163,24 @@ def run_growth(run: lab.Run[Config]) -> lab.Found:
     from jaxnet.growth import GrowthData, Target, grow_until
     from jaxnet.lab.stages import WATCH_NAME, median_note
 
-    config = run.config
-    assert config.standard_errors is not None
-    seed, plan, watched = config.protocol == "seed", make_plan(config, run.dataset), run.watched
-    samples = slice(config.extrema_samples)
-    if seed and config.extrema_samples is None and len(run.dataset.y_test) >= SEED_EXTREMA.stop:
-        samples = SEED_EXTREMA
+    config: Any = run.config  # nothing is auto
+    plan, watched = make_plan(config, run.dataset), run.watched
+    seed, target = config.protocol == "seed", Target(config.target, config.standard_errors)
+    third = seed and config.extrema_samples is None and len(run.dataset.y_test) >= SEED_EXTREMA.stop
+    samples = SEED_EXTREMA if third else slice(config.extrema_samples)
     shown = run.split("test" if seed else "train", samples)
     data = GrowthData(run.split("train"), run.split(watched), shown, run.key_data, WATCH_NAME[watched])
     with lab.terminal.Progress(config.iterations * plan.epochs, f"{config.num_seeds} seeds") as progress:
 
-        def at(iteration: int, epoch: int, accuracy: np.ndarray) -> None:
+        def at(iteration: int, epoch: int, accuracy: Any) -> None:
             note = f"iteration {iteration}, {len(accuracy)} networks, {median_note(accuracy)}"
             progress.update((iteration - 1) * plan.epochs + epoch, note)
 
-        members = grow_until(
-            plan,
-            data,
-            Target(config.target, config.standard_errors),
-            make_budget(config),
-            run.seeds,
-            folder=run.folder,
-            clock=run.clock,
-            on_epoch=at,
-            on_iteration=lambda member: run.report(found.iteration_line(member)),
-        )
+        def after(member: jaxnet.growth.Member) -> None:
+            run.report(found.iteration_line(member))
+
+        told: Any = {"folder": run.folder, "clock": run.clock, "on_epoch": at, "on_iteration": after}
+        members = grow_until(plan, data, target, make_budget(config), run.seeds, **told)
     return lab.Found({"grown": found.measure(run, plan, members)}, extra={"kernel": config.kernel})
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _growth_found as found
 from experiments import indefinite_growth as growth
 from jaxnet import lab
 from jaxnet.lab import changed, option
-from jaxnet.lab.shown import NOTHING, percent, sound
+from jaxnet.lab.shown import NOTHING, percent, sizes_label, sound
 
 LEAN = growth.RECIPES["lean"]
 
@@ -86,24 +85,23 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     """Runs all arms, and on MNIST the runs to a target."""
 
-    def one(name: str, changes: dict[str, Any], **values: Any) -> dict[str, dict[str, Any]]:
-        arm = lab.run_arms(growth.STUDY, {name: changes}, config, recipe="lean", **values)
-        print(f"{name}: {percent(arm[name]['aggregate']['accuracy']['mean'])} %", flush=True)
+    def one(name: str, changes: dict[str, Any], **values: Any) -> dict[str, Any]:
+        arm = lab.run_arms(growth.STUDY, {name: changes}, config, recipe="lean", **values)[name]
+        print(f"{name}: {percent(arm['aggregate']['accuracy']['mean'])} %", flush=True)
         return arm
 
     dataset = lab.run.load(growth.Config(dataset=config.dataset, data_dir=config.data_dir))
     sizes = config.sizes or (dataset.num_features, *LEAN["hidden"], dataset.num_classes)
     dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-    more = (config.iterations - 1) * config.added
+    end = (int(config.density * dense) + (config.iterations - 1) * config.added + 0.5) / dense
     values = {name: getattr(config, name) for name in ("num_seeds", "iterations", "epochs", "added")}
-    arms: dict[str, Any] = {}
-    headline: dict[str, Any] = {}
-    for name, arm in ARMS.items():
-        start = config.density if "density" in arm else (int(config.density * dense) + more + 0.5) / dense
-        arms |= one(name, {**arm, "density": start}, **values, target=1.0, sizes=sizes)
-    if config.headline_seeds and config.dataset == "mnist":
-        for name, arm in HEADLINE.items():
-            headline |= one(name, arm, num_seeds=config.headline_seeds)
+    values |= {"target": 1.0, "sizes": sizes}
+    arms = {
+        name: one(name, {**arm, "density": config.density if "density" in arm else end}, **values)
+        for name, arm in ARMS.items()
+    }
+    targets = HEADLINE if config.headline_seeds and config.dataset == "mnist" else {}
+    headline = {name: one(name, arm, num_seeds=config.headline_seeds) for name, arm in targets.items()}
     return {"arms": arms, "headline": headline}
 
 
@@ -112,7 +110,7 @@ def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Compari
     architectures, where = {}, []
     for name, run in groups["arms"].items():
         seeds = sound(run["seeds"])
-        grown = Counter(map(found.sizes_of, seeds)).most_common()
+        grown = Counter(sizes_label(s["architecture"]) for s in seeds).most_common()
         ranked = [f"{sizes} ({times})" for sizes, times in grown[:6]]
         more = [f"and {len(grown) - 6} more"] if len(grown) > 6 else []
         architectures[name] = ", ".join(ranked + more) or NOTHING

@@ -9,20 +9,18 @@ all seeds and arms of a scale in one compiled program.
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import jaxnet
 from experiments import _bootstrap_found as found
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
-
-if TYPE_CHECKING:
-    from jaxnet.data import Dataset
-    from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.lab.flags import Allocation
+from jaxnet.lab.shown import sizes_label
 
 ARMS = ("bootstrapped", "random", "shuffled", "fresh values", "random, unequal")
 """What is compared at each scale, trained as one batch; the next scale is built from the first."""
@@ -45,12 +43,8 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     """The smallest network that learns, and two larger ones built from it, against controls of equal size."""
 
     sizes: tuple[int, ...] | None = option(None, "decided by --hidden and --widths", cli=False)
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = option(
-        "uniform", "of random masks", cli=False
-    )
-    density: float = option(
-        0.02, "fraction of the weights of the random masks that exist", "in (0, 1]", fraction=True
-    )
+    allocation: Allocation | None = option("uniform", "of random masks", cli=False)
+    density: float = option(0.02, "fraction of random masks' weights that exist", "in (0, 1]", fraction=True)
     hidden: tuple[int, ...] = option(
         (128, 64, 32, 16), "widths of the hidden layer tried in the search; without one is always tried too"
     )
@@ -75,21 +69,14 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
             raise InputError(f"--doc needs at least 2 seeds for an interval: {self.num_seeds}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Scale:
-    """Networks of one architecture.
+    """Networks of one architecture."""
 
-    Attributes:
-      name: of the stage; part of rows and checkpoint names.
-      sizes: units per layer.
-      epochs: how many.
-      grown: whether its networks are built from those of the stage before.
-    """
-
-    name: str
-    sizes: tuple[int, ...]
+    name: str  # of the stage; part of rows and checkpoint names
+    sizes: tuple[int, ...]  # units per layer
     epochs: int
-    grown: bool = False
+    grown: bool = False  # its networks are built from those of the stage before
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -97,56 +84,50 @@ class Scale:
         return ARMS if self.grown else ()
 
 
-def make_scales(config: Config, dataset: Dataset) -> tuple[Scale, ...]:
+def make_scales(config: Config, dataset: jaxnet.data.Dataset) -> tuple[Scale, ...]:
     """The search for the smallest network that learns, then the three scales."""
     num_in, classes = dataset.num_features, dataset.num_classes
     medium, fine = config.widths
     tried = [(num_in, hidden, classes) for hidden in config.hidden] + [(num_in, classes)]
     return (
-        *(Scale(f"search-{'-'.join(map(str, sizes))}", sizes, config.search_epochs) for sizes in tried),
+        *(Scale(f"search-{sizes_label(sizes)}", sizes, config.search_epochs) for sizes in tried),
         Scale("seed", (num_in, classes), config.epochs),
         Scale("medium", (num_in, medium, classes), config.epochs, grown=True),
         Scale("fine", (num_in, fine, medium, classes), config.epochs, grown=True),
     )
 
 
-def make_spec(config: Config, sizes: tuple[int, ...]) -> NetworkSpec:
+def make_spec(config: Config, sizes: tuple[int, ...]) -> jaxnet.NetworkSpec:
     """The specification of a scale's networks; its density is that of the random masks."""
-    from jaxnet.lab.run import init_rule
-
     try:
-        return jaxnet.NetworkSpec(sizes, config.density, config.activation or "relu", init=init_rule(config))
+        how = {"activation": config.activation or "relu", "init": lab.run.init_rule(config)}
+        return jaxnet.NetworkSpec(sizes, config.density, **how)
     except ValueError as error:
-        raise InputError(f"{'-'.join(map(str, sizes))}: {error}") from None
+        raise InputError(f"{sizes_label(sizes)}: {error}") from None
 
 
-def settle(config: Config, dataset: Dataset) -> Config:
+def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles ``--kernel auto``; checks what can be checked before anything is written."""
-    from jaxnet.lab.run import check_samples, resolve_kernel
-
     specs = [make_spec(config, scale.sizes) for scale in make_scales(config, dataset)]
-    check_samples(config, dataset)
-    return resolve_kernel(config, specs[-1], config.num_seeds)
+    lab.run.check_samples(config, dataset)
+    return lab.run.resolve_kernel(config, specs[-1], config.num_seeds)
 
 
-def grow(spec: NetworkSpec, params: Any, structure: Any, key: Any) -> tuple[Any, ...]:
+def grow(spec: jaxnet.NetworkSpec, params: Any, structure: Any, key: Any) -> tuple[Any, ...]:
     """All arms of a scale for one seed, in the order of :data:`ARMS`: parameters and structure of each."""
-    from jaxnet import keys
-    from jaxnet.changes import bootstrap, random_like, shuffle_values
-    from jaxnet.nn import mlp
-
-    purposes = keys.MASK, keys.INIT, keys.OTHER_MASK, keys.OTHER_INIT, keys.SHUFFLE
-    mask, init, other_mask, other_init, shuffle = (keys.purpose(key, what) for what in purposes)
-    grown, connected = bootstrap(spec, params, structure, key_mask=mask, key_init=init)
+    keys, changes = jaxnet.keys, jaxnet.changes
+    own, shuffle = keys.network_keys(key), keys.purpose(key, keys.SHUFFLE)
+    other = {"key_mask": keys.purpose(key, keys.OTHER_MASK), "key_init": keys.purpose(key, keys.OTHER_INIT)}
+    grown, connected = changes.bootstrap(spec, params, structure, **own)
     topologies = [t for t in connected.weights if isinstance(t, jaxnet.Topology)]
     # as the original compared: without the weights that the features add
     plain = jaxnet.allocate(spec.sizes, spec.density)
     return (
         (grown, connected),
-        random_like(spec, connected, key_mask=other_mask, key_init=other_init),
-        (shuffle_values(grown, connected, key_shuffle=shuffle), connected),
-        (mlp.init_params(spec, topologies, key_init=init), connected),
-        random_like(spec, connected, nonzeros=plain, key_mask=other_mask, key_init=other_init),
+        changes.random_like(spec, connected, **other),
+        (changes.shuffle_values(grown, connected, key_shuffle=shuffle), connected),
+        (jaxnet.nn.mlp.init_params(spec, topologies, key_init=own["key_init"]), connected),
+        changes.random_like(spec, connected, nonzeros=plain, **other),
     )
 
 
@@ -155,15 +136,11 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
     import jax
     import jax.numpy as jnp
 
-    from jaxnet import keys
-    from jaxnet.lab.run import count_right
-
-    config, last = run.config, run.config.protocol == "seed"
+    config: Any = run.config  # nothing is auto
+    last, seeds = config.protocol == "seed", len(run.seeds)
     spec = make_spec(config, scale.sizes)
     task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
-    assert config.lr is not None
     optimizer = jaxnet.dual_rate_adam(config.lr, config.lr)
-    seeds = len(run.seeds)
 
     def ready(network: Any) -> Any:
         return jaxnet.init_state(jaxnet.Net.of(network[0], network[1], optimizer))
@@ -171,8 +148,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
     def start(key: Any, before: Any) -> Any:
         key = jax.random.fold_in(key, number)
         if not scale.grown:
-            mask, init = (keys.purpose(key, what) for what in (keys.MASK, keys.INIT))
-            return ready(jaxnet.init(spec, key_mask=mask, key_init=init))
+            return ready(jaxnet.init(spec, **jaxnet.keys.network_keys(key)))
         params, structure, diverged = before
         states = []
         for arm, network in zip(ARMS, grow(spec, params, structure, key), strict=True):
@@ -185,7 +161,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
         first = (state.net.params if last else state.best_params, state.net.structure, state.diverged)
 
         def right(params: Any, structure: Any) -> Any:
-            return count_right(task, params, structure, test)
+            return lab.run.count_right(task, params, structure, test)
 
         layers = [entry.num_nonzeros for entry in state.net.structure.weights]
         return {
@@ -213,19 +189,12 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
 def questions(config: Config) -> list[lab.Question]:
     """Of every scale and pair of arms: test accuracy (judged), and how fast they learn."""
     measures = ["accuracy", found.MEAN, *(f"after.{e}" for e in found.shown_epochs(config.epochs))]
-    return [
-        lab.Question(
-            f"{scale}: {first}",
-            f"{scale}: {second}",
-            measure,
-            f"{scale}: {first} − {second}",
-            primary=measure == "accuracy" and second not in UNRELATED,
-            where=scale,
-        )
-        for measure in measures
-        for scale in ("medium", "fine")
-        for first, second in PAIRS
-    ]
+    asked = []
+    for measure, scale, (first, second) in itertools.product(measures, ("medium", "fine"), PAIRS):
+        arms = f"{scale}: {first}", f"{scale}: {second}"
+        primary = measure == "accuracy" and second not in UNRELATED
+        asked.append(lab.Question(*arms, measure, f"{arms[0]} − {second}", primary, scale))
+    return asked
 
 
 def run_bootstrap(run: lab.Run[Config]) -> lab.Found:
@@ -239,13 +208,12 @@ def run_bootstrap(run: lab.Run[Config]) -> lab.Found:
     for scale in scales:
         kept = jax.device_get({k: v for k, v in trained[scale.name].kept.items() if k != "small"})
         entries = found.entries(run, scale, kept, trained[scale.name].rows)
-        for k, arm in enumerate(scale.arms or ("",)):
-            name = f"{scale.name}: {arm}" if arm else scale.name
-            arms[name] = entries[k * len(run.seeds) : (k + 1) * len(run.seeds)]
+        arms |= {f"{scale.name}: {arm}" if arm else scale.name: seeds for arm, seeds in entries.items()}
     extra = {"kernel": run.config.kernel, **found.summarise(run.config, scales, arms)}
     return lab.Found(arms, questions(run.config), extra)
 
 
+REPORT = Path(__file__).parent / "reports" / "bootstrap.md"
 STUDY = lab.Study(
     "optimal_bootstrap",
     Config,
@@ -255,9 +223,7 @@ STUDY = lab.Study(
     numbers=found.numbers,
     plots={"search.png": found.draw_search, "bootstrap.png": found.draw_scales},
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, {len(c.hidden) + 1} architectures, then 3 scales",
-    document=lab.Document(
-        Path(__file__).parent / "reports" / "bootstrap.md", found.values, {"": found.draw_document}
-    ),
+    document=lab.Document(REPORT, found.values, {"": found.draw_document}),
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ seeds in one compiled program.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jaxnet
 from experiments import _patched_found as found
@@ -18,14 +18,8 @@ from experiments import _winner
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
-from jaxnet.lab.flags import check_learning_rates
-from jaxnet.lab.shown import NOTHING, number, percent, span
-
-if TYPE_CHECKING:
-    from jaxnet.data import Dataset
-    from jaxnet.nn.mlp import NetworkSpec
-    from jaxnet.patches import PatchRules
-    from jaxnet.train import Task
+from jaxnet.lab.flags import Activation, Allocation, check_learning_rates
+from jaxnet.lab.shown import NOTHING, number, percent, sizes_label, span
 
 FRESH: dict[str, Any] = {
     "density": 0.02,
@@ -44,15 +38,13 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     density: float | None = changed(
         lab.NetworkFlags, "density", None, "fraction of the scaffold's weights that exist; auto: 0.02"
     )
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = changed(
+    allocation: Allocation | None = changed(
         lab.NetworkFlags, "allocation", None, "how the density is shared out over the layers; auto: uniform"
     )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] | None = changed(
+    activation: Activation | None = changed(
         lab.NetworkFlags, "activation", None, "of the hidden layers; auto: relu"
     )
-    seed: int = changed(
-        lab.SeedFlags, "seed", help="number of the first seed; a seed decides masks, weights and patches"
-    )
+    seed: int = changed(lab.SeedFlags, "seed", help="the first; a seed decides masks, weights and patches")
     lr: float | None = changed(lab.TrainFlags, "lr", None, "Adam's learning rate before patches; auto: 0.001")
     extrema_samples: int | None = changed(
         lab.ExtremaFlags,
@@ -72,11 +64,7 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     lr_scaffold: float = option(1e-4, "of the scaffold after patches; 0 freezes it")
     lr_patch: float = option(5e-4, "of the patches; equal to --lr-scaffold it is the control")
     patience: int | None = option(
-        None,
-        "epochs without a better accuracy before a seed stops, in each phase",
-        "epochs",
-        none="never",
-        least=1,
+        None, "without a better accuracy before a seed stops, in each phase", "epochs", none="never", least=1
     )
     patch_kind: Literal["mlp", "dense"] = option(
         "mlp", "mlp: the original's small networks; dense: new direct connections"
@@ -84,16 +72,13 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     patch_density: float = option(
         0.5, "fraction of the layer above or below that a dense patch connects to", "in (0, 1]", fraction=True
     )
-    max_patches: int = option(
-        5, "patches per hidden layer and kind of extremum; 0: mere further training", least=0
-    )
+    max_patches: int = option(5, "patches per hidden layer and kind of extremum; 0: train on", least=0)
     placement: Literal["extrema", "random", "least"] = option(
         "extrema", "where patches go: at extrema, or as many of the same at random or the least extreme units"
     )
     mask_mode: Literal["enforced", "scaffold-phase"] = option(
         "enforced",
-        "scaffold-phase: masks hold before patches only, then every weight is free "
-        "(the original's first version)",
+        "scaffold-phase: masks hold before patches only, then every weight is free (original, first version)",
     )
     redundancy: bool = option(False, "also measure how far any two patches stand in for one another (slow)")
     out: str = changed(lab.RunFlags, "out", "checkpoints/patched_density")
@@ -112,27 +97,21 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
             )
 
 
-def make_spec(config: Config, dataset: Dataset) -> NetworkSpec:
+def make_spec(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.NetworkSpec:
     """The network for a data set."""
-    from jaxnet.lab.run import init_rule, network_spec
-
     fields = {name: getattr(config, name) for name in ("density", "activation", "allocation")}
-    return network_spec(dataset, config.sizes, **fields, init=init_rule(config))
+    return lab.run.network_spec(dataset, config.sizes, **fields, init=lab.run.init_rule(config))
 
 
-def settle(config: Config, dataset: Dataset) -> Config:
+def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles what is ``auto``, from a winner if there is one; checks what can be checked."""
-    from jaxnet.lab.run import check_samples, resolve_kernel
-
-    if config.from_checkpoint is not None:
-        config = _winner.adopt(config, _winner.read(config.from_checkpoint), dataset)
-    config = lab.settled(config, FRESH)
+    config = lab.settled(_winner.adopt(config, dataset), FRESH)
     spec = make_spec(config, dataset)
-    check_samples(config, dataset)
-    return resolve_kernel(config, spec, config.num_seeds)
+    lab.run.check_samples(config, dataset)
+    return lab.run.resolve_kernel(config, spec, config.num_seeds)
 
 
-def patch_rules(config: Config) -> PatchRules:
+def patch_rules(config: Config) -> jaxnet.PatchRules:
     """How patches are made; the original's have its faults (:mod:`jaxnet.original`)."""
     original = config.protocol == "seed"
     make = jaxnet.OriginalRules if original and config.patch_kind == "mlp" else jaxnet.PatchRules
@@ -144,54 +123,43 @@ def patch_rules(config: Config) -> PatchRules:
     )
 
 
-def make_stages(run: lab.Run[Config], task: Task) -> list[lab.Stage]:
+def make_stages(run: lab.Run[Config], task: jaxnet.Task) -> list[lab.Stage]:
     """A phase without patches and one with them; every switch is explained in docs/protocols.md."""
     import jax
 
-    from jaxnet import keys
-    from jaxnet.changes import reshape, with_optimizer
-    from jaxnet.nn.params import release_masks
-
-    config = run.config
-    assert config.lr is not None and config.scaffold_epochs is not None
+    config: Any = run.config  # nothing is auto
     seed, winner = config.protocol == "seed", _winner.of(config)
-    spec = make_spec(config, run.dataset)
-    rules = patch_rules(config)
+    spec, rules = task.model.spec, patch_rules(config)
     slow, fast = (jaxnet.dual_rate_adam(lr, config.lr_patch) for lr in (config.lr, config.lr_scaffold))
 
     def scaffold(key: Any, before: Any) -> Any:
         if winner is not None:  # trained, whatever the key
             return jaxnet.init_state(jaxnet.Net.of(winner.params, winner.structure, slow))
-        drawn = jaxnet.init(
-            spec, key_mask=keys.purpose(key, keys.MASK), key_init=keys.purpose(key, keys.INIT)
-        )
-        return jaxnet.init_state(jaxnet.Net.of(*drawn, slow))
+        return jaxnet.init_state(jaxnet.Net.of(*jaxnet.init(spec, **jaxnet.keys.network_keys(key)), slow))
 
     def find(state: Any, split: Any) -> Any:
-        net, params = state.net, chosen(config, state)
-        return jaxnet.signals.find(
-            task, params, net.structure, split, config.detector, values=config.detect_on
-        )
+        network = chosen(config, state), state.net.structure
+        return jaxnet.signals.find(task, *network, split, config.detector, values=config.detect_on)
 
     def patched(key: Any, before: Any) -> Any:
         state, extrema = before["state"], before["found"]
         net = state.net.replace(params=chosen(config, state))
 
         def with_them(params: Any) -> Any:
-            key_patch = keys.purpose(key, keys.PATCH)
+            key_patch = jaxnet.keys.purpose(key, jaxnet.keys.PATCH)
             return jaxnet.with_patches(params, net.structure, extrema, rules, key_patch=key_patch)
 
         if seed or config.mask_mode == "scaffold-phase":  # a new optimiser
             params, structure = with_them(net.params)
             if config.mask_mode == "scaffold-phase":
                 params, structure = jaxnet.to_masked_network(params, structure)
-                structure = release_masks(structure)
+                structure = jaxnet.nn.params.release_masks(structure)
             net = jaxnet.Net.of(params, structure, fast)
         else:
-            net = reshape(with_optimizer(net, fast), with_them)
+            net = jaxnet.changes.reshape(jaxnet.changes.with_optimizer(net, fast), with_them)
         return jaxnet.init_state(net).replace(diverged=state.diverged)
 
-    watched = config.extrema_samples or (1000 if seed else None)
+    watched, patience = config.extrema_samples or (1000 if seed else None), {"patience": config.patience}
     return [
         lab.Stage(
             "scaffold",
@@ -201,13 +169,11 @@ def make_stages(run: lab.Run[Config], task: Task) -> list[lab.Stage]:
             keep=lambda state, split: {"state": state, "found": jax.vmap(find, (0, None))(state, split)},
             samples=run.split("test" if seed else "train", slice(watched)),
             order=0,
-            patience=config.patience,
+            **patience,
             judged_at_start=winner is not None,
         ),
         # not compiled quickly: fused otherwise, the last bits of fresh moments would differ
-        lab.Stage(
-            "patch", config.patch_epochs, task, patched, order=1, patience=config.patience, quick=False
-        ),
+        lab.Stage("patch", config.patch_epochs, task, patched, order=1, **patience, quick=False),
     ]
 
 
@@ -232,33 +198,19 @@ def run_patched(run: lab.Run[Config], given: Any = None) -> lab.Found:
 def tables(summary: dict[str, Any]) -> list[Any]:
     """A row per seed, then the aggregates. Weights are all that exist; the density is the scaffold's."""
     columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
-    rows: list[list[object]] = [
-        [
-            s["seed"],
-            percent(s["scaffold_accuracy"]),
-            percent(s["patched_accuracy"]),
-            percent(s["gain"], "+.2f"),
-            sum(s["extrema_high"]),
-            sum(s["extrema_low"]),
-            s["num_patches"],
-            s["nonzeros"]["scaffold"] + s["patch_weights"],
-            percent(s["density"]),
-        ]
-        for s in summary["seeds"]
-    ]
-    a = summary["aggregate"]
-    accuracies = [("scaffold_accuracy", ".2f"), ("patched_accuracy", ".2f"), ("gain", "+.2f")]
+    accuracies = {"scaffold_accuracy": ".2f", "patched_accuracy": ".2f", "gain": "+.2f"}
     counts = ("extrema_high", "extrema_low", "num_patches", "weights")
-    rows.append(
-        [
-            "mean",
-            *(percent(a[name]["mean"], form) for name, form in accuracies),
-            *(number(a[name]["mean"], ".1f") for name in counts),
-            percent(a["density"]["mean"]),
-        ]
-    )
-    rows.append(["95 %", *(span(a[name]["ci95"], form) for name, form in accuracies), *[NOTHING] * 5])
-    config, sizes = summary["config"], "-".join(map(str, summary["sizes"]))
+    rows: list[list[object]] = []
+    for s in summary["seeds"]:
+        here, shown = numbers(s), [percent(s[name], form) for name, form in accuracies.items()]
+        rows.append([s["seed"], *shown, *(here[name] for name in counts), percent(s["density"])])
+    a = summary["aggregate"]
+    shown = [percent(a[name]["mean"], form) for name, form in accuracies.items()]
+    found = [number(a[name]["mean"], ".1f") for name in counts]
+    rows.append(["mean", *shown, *found, percent(a["density"]["mean"])])
+    ends = [span(a[name]["ci95"], form) for name, form in accuracies.items()]
+    rows.append(["95 %", *ends, *[NOTHING] * 5])
+    config, sizes = summary["config"], sizes_label(summary["sizes"])
     title = f"{config['dataset']}, {sizes}, protocol {config['protocol']}, {summary['kernel']} kernel"
     return [(title, columns, rows)]
 

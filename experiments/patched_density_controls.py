@@ -20,7 +20,7 @@ from jaxnet import lab
 from jaxnet.lab import changed, option
 from jaxnet.lab.shown import NOTHING, sound
 
-NO_PATCHES = {"max_patches": 0}
+NONE, NO_PATCHES = "no patches", {"max_patches": 0}
 
 ARMS: dict[str, dict[str, Any]] = {
     "mlp, extrema": {},
@@ -31,11 +31,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "dense, random": {"patch_kind": "dense", "placement": "random"},
     "dense, least": {"patch_kind": "dense", "placement": "least"},
     "dense, single rate": {"patch_kind": "dense", "lr_patch": 1e-4},
-    "no patches": NO_PATCHES,
-    "no patches, rate of the patches": {**NO_PATCHES, "lr_scaffold": 5e-4},
-    "no patches, 2.6 % from the start": {**NO_PATCHES, "density": 0.026},
-    "no patches, Erdős–Rényi": {**NO_PATCHES, "allocation": "erdos-renyi"},
-    "no patches, original init": {**NO_PATCHES, "init": "dense-fan-in"},
+    NONE: NO_PATCHES,
+    f"{NONE}, rate of the patches": {**NO_PATCHES, "lr_scaffold": 5e-4},
+    f"{NONE}, 2.6 % from the start": {**NO_PATCHES, "density": 0.026},
+    f"{NONE}, Erdős–Rényi": {**NO_PATCHES, "allocation": "erdos-renyi"},
+    f"{NONE}, original init": {**NO_PATCHES, "init": "dense-fan-in"},
 }
 """What each arm changes in the defaults of ``experiments.patched_density`` (protocol clean)."""
 
@@ -50,29 +50,24 @@ SCAFFOLD = ("protocol", "sizes", "density", "allocation", "init", "num_seeds", "
 """Arms that agree in these share their scaffolds."""
 
 
-def _asked(first: str, second: str, title: str) -> lab.Question:
-    return lab.Question(first, second, "patched_accuracy", title)
-
-
-QUESTIONS = (
-    _asked("mlp, extrema", "mlp, random", "Place: extrema against random, mlp patches"),
-    _asked("dense, extrema", "dense, random", "Place: extrema against random, dense patches"),
-    _asked("mlp, extrema", "mlp, least", "Place: extrema against the least extreme, mlp"),
-    _asked("dense, extrema", "dense, least", "Place: extrema against the least extreme, dense"),
-    _asked("mlp, extrema", "mlp, single rate", "Rate: dual against single, mlp patches"),
-    _asked("dense, extrema", "dense, single rate", "Rate: dual against single, dense patches"),
-    _asked("mlp, extrema", "no patches", "Patches against mere further training, mlp"),
-    _asked("dense, extrema", "no patches", "Patches against mere further training, dense"),
-    _asked(
-        "mlp, extrema", "no patches, rate of the patches", "mlp patches against the scaffold at their rate"
-    ),
-    _asked(
-        "mlp, extrema", "no patches, 2.6 % from the start", "mlp patches against more weights from the start"
-    ),
-    _asked("no patches, Erdős–Rényi", "no patches", "Allocation: Erdős–Rényi against uniform"),
-    _asked("no patches", "no patches, original init", "Init: sparse against dense fan-in"),
-)
-"""What is compared: first arm, second arm, title."""
+QUESTIONS = [
+    lab.Question(first, second, "patched_accuracy", title)
+    for title, first, second in (
+        ("Place: extrema against random, mlp patches", "mlp, extrema", "mlp, random"),
+        ("Place: extrema against random, dense patches", "dense, extrema", "dense, random"),
+        ("Place: extrema against the least extreme, mlp", "mlp, extrema", "mlp, least"),
+        ("Place: extrema against the least extreme, dense", "dense, extrema", "dense, least"),
+        ("Rate: dual against single, mlp patches", "mlp, extrema", "mlp, single rate"),
+        ("Rate: dual against single, dense patches", "dense, extrema", "dense, single rate"),
+        ("Patches against mere further training, mlp", "mlp, extrema", NONE),
+        ("Patches against mere further training, dense", "dense, extrema", NONE),
+        ("mlp patches against the scaffold at their rate", "mlp, extrema", f"{NONE}, rate of the patches"),
+        ("mlp patches against more weights from the start", "mlp, extrema", f"{NONE}, 2.6 % from the start"),
+        ("Allocation: Erdős–Rényi against uniform", f"{NONE}, Erdős–Rényi", NONE),
+        ("Init: sparse against dense fan-in", NONE, f"{NONE}, original init"),
+    )
+]
+"""What is compared."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +77,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     dataset: str = changed(lab.DataFlags, "dataset", "mnist")
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(32, "networks in each arm of the controls; verdicts need 12", least=2)
-    headline_seeds: int = option(
-        8, "networks in each run of the original protocol; 0 leaves them out", least=0
-    )
+    headline_seeds: int = option(8, "networks in each run of the original protocol; 0: none", least=0)
     scaffold_epochs: int = option(20, "epochs without patches", "epochs", least=1)
     patch_epochs: int = option(30, "epochs with patches", "epochs", least=0)
     out: str = option("checkpoints/patched_density_controls", "folder for results, a run in a folder each")
@@ -93,14 +86,11 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 def run(config: Config) -> dict[str, Any]:
     """Runs every arm; arms of equal scaffolds train them once."""
     epochs = {"scaffold_epochs": config.scaffold_epochs, "patch_epochs": config.patch_epochs}
-    groups = {
-        "controls": lab.run_arms(STUDY, ARMS, config, shared=SCAFFOLD, num_seeds=config.num_seeds, **epochs)
-    }
+    common: dict[str, Any] = {"shared": SCAFFOLD, **epochs}
+    groups = {"controls": lab.run_arms(STUDY, ARMS, config, **common, num_seeds=config.num_seeds)}
     if config.headline_seeds and config.dataset == "mnist":
-        seeds = config.headline_seeds
-        groups["headline"] = lab.run_arms(
-            STUDY, HEADLINE, config, shared=SCAFFOLD, protocol="seed", num_seeds=seeds, **epochs
-        )
+        common |= {"protocol": "seed", "num_seeds": config.headline_seeds}
+        groups["headline"] = lab.run_arms(STUDY, HEADLINE, config, **common)
     return groups
 
 
@@ -128,20 +118,13 @@ def _lost(name: str, arm: dict[str, Any]) -> list[str] | None:
 
 def _first_epoch(arm: dict[str, Any]) -> float | None:
     """Mean accuracy after the first epoch with patches."""
-    gone = set(arm["diverged"])
     pairs = zip(arm["seeds"], arm["first_patch_accuracy"], strict=False)
-    found = [accuracy for s, accuracy in pairs if s["seed"] not in gone]
+    found = [accuracy for seed, accuracy in pairs if not seed["diverged"]]
     return float(np.mean(found)) if found else None
 
 
-CONTROLS = lab.Controls(
-    "patched_density_controls",
-    Config,
-    run,
-    Path(__file__).parent / "reports" / "patched_density.md",
-    QUESTIONS,
-    values=values,
-)
+REPORT = Path(__file__).parent / "reports" / "patched_density.md"
+CONTROLS = lab.Controls("patched_density_controls", Config, run, REPORT, QUESTIONS, values)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

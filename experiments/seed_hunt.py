@@ -15,17 +15,15 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import jaxnet
 from experiments import _hunt_plan as plans
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
 from jaxnet.lab import changed, option
-from jaxnet.lab.flags import check_sizes, flag_name
-
-if TYPE_CHECKING:
-    from jaxnet.data import Dataset
+from jaxnet.lab.flags import Allocation, check_sizes, flag_name
 
 PROG = "python -m experiments.seed_hunt"
 
@@ -39,22 +37,16 @@ def auto(help: str, unit: str | None = None, least: int | None = 1, **more: Any)
 class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     """Hundreds of sparse networks, trained together, ranked, the best kept."""
 
-    sizes: tuple[int, ...] | None = auto(
-        "units per layer; auto: features of the data,128,classes", least=None
-    )
+    sizes: tuple[int, ...] | None = auto("units per layer; auto: features of data,128,classes", least=None)
     portfolio: bool = option(False, "train the 28 architectures of the portfolio instead of --sizes")
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] = changed(
-        lab.NetworkFlags, "allocation"
-    )
+    allocation: Allocation = changed(lab.NetworkFlags, "allocation")
     num_seeds: int = option(100, "seeds of every architecture and density", least=1)
     own_order: bool = option(False, "every seed sees the samples in an order of its own (slower)")
     mode: Literal["single", "sweep", "range"] = option(
-        "single",
-        "single: the densities given; range: densities between two; sweep: coarse, then fine where promising",
+        "single", "single: the densities given; range: between two; sweep: coarse, then fine where promising"
     )
     densities: tuple[float, ...] | None = auto(
-        "fractions of weights that exist; lowest,highest with --mode range; "
-        "auto: 0.02, or 0.001,0.01,0.1 with --mode sweep",
+        "fractions that exist (--mode range: lowest,highest); auto: 0.02 (--mode sweep: 0.001,0.01,0.1)",
         least=None,
         fraction=True,
     )
@@ -63,14 +55,10 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     coarse_epochs: int | None = auto("passes of the coarse part of --mode sweep; auto: 3")
     fine_epochs: int | None = auto("passes of the fine part of --mode sweep; auto: 7")
     lr: float = changed(lab.TrainFlags, "lr", 1e-2)
-    method: Literal["set", "rigl"] | None = option(
-        None, "rewires the networks while they train (docs/extending.md)"
-    )
+    method: Literal["set", "rigl"] | None = option(None, "rewires networks in training (docs/extending.md)")
     detect_on: Literal["pre", "post"] = changed(lab.ExtremaFlags, "detect_on", "post")
     extrema_samples: int | None = changed(lab.ExtremaFlags, "extrema_samples", 3000)
-    top_k: int = option(
-        3, "networks kept by accuracy, patchability and efficiency, overall and per density", least=1
-    )
+    top_k: int = option(3, "kept by accuracy, patchability and efficiency, overall and per density", least=1)
     min_accuracy: float = option(
         0.15, "fraction that a network must reach to be ranked by patchability or efficiency", least=0
     )
@@ -79,18 +67,16 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     )
     precision: Literal["f32", "tf32", "bf16"] = option(
         "f32",
-        "operands of the dense product; parameters, sums and optimiser stay float32. tf32 and bf16 are for "
-        "GPUs (on a CPU tf32 is float32, bf16 is emulated and slower), and the csr kernel knows f32 only",
+        "operands of the dense product, all else stays float32; tf32 and bf16 are for GPUs (bf16 on a CPU is "
+        "emulated and slower), and the csr kernel knows f32 only",
     )
     chunk: int | None = auto(
-        "most networks trained by one call of a compiled program; auto: 128 on a CPU, 64 per processor where "
-        "that is more, 2048 per GPU"
+        "most networks of a call; auto: 128 on a CPU, 64 per processor where that is more, 2048 per GPU"
     )
     memory_budget: int | None = auto("memory of a call; auto: half of what the device has", "MiB")
     halving: int | None = option(
         None,
-        "compare networks of one architecture and density after few epochs already, at --epochs divided by "
-        "this factor again and again, and let only the best 1/factor go on, for instance 3",
+        "after --epochs divided by this factor (say 3), again and again, let only the best 1/factor go on",
         none="off",
         least=2,
     )
@@ -106,13 +92,8 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         super().check()
         check_sizes(self.sizes, 2, "(input, hidden, output)")
         d, halving, mode = self.densities, self.halving, self.mode
-        uses = {
-            "points": "sweep range",
-            "epochs": "single range",
-            "coarse_epochs": "sweep",
-            "fine_epochs": "sweep",
-        }
-        for flag, modes in uses.items():
+        uses = {"points": "sweep range", "epochs": "single range"}
+        for flag, modes in (uses | dict.fromkeys(("coarse_epochs", "fine_epochs"), "sweep")).items():
             if getattr(self, flag) is not None and mode not in modes.split():
                 raise InputError(
                     f"{flag_name(flag)} has no meaning with --mode {mode}: leave it out or choose --mode "
@@ -139,9 +120,8 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         if mode == "range" and (d is None or len(d) != 2 or d[0] >= d[1]):
             raise InputError("--mode range needs --densities lowest,highest, for instance 0.005,0.05")
         if halving is not None and self.method is not None:
-            raise InputError(
-                "--method and --halving exclude each other: rungs pass on values, not structures"
-            )
+            words = "rungs pass on values, not structures"
+            raise InputError(f"--method and --halving exclude each other: {words}")
         for flag in ("coarse_epochs", "fine_epochs") if mode == "sweep" else ("epochs",):
             epochs = plans.epochs_of(self, flag.split("_")[0])
             if halving is not None and epochs < halving:
@@ -167,13 +147,9 @@ class ReplayConfig:
     dataset: str | None = auto("where the hunt's data lie now; auto: as the hunt had it", least=None)
 
 
-def settle(config: Config, dataset: Dataset) -> Config:
+def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Checks what can be checked before anything is written."""
-    from jaxnet import environment, methods
-    from jaxnet.kernels import product
-    from jaxnet.lab.run import use_all_processors
-
-    use_all_processors()
+    lab.run.use_all_processors()
     rules = plans.rules_of(config)
     if not len(dataset.y_test if rules.split == "test" else dataset.y_val):
         raise InputError(f"{dataset.name} has no {rules.split} samples")
@@ -186,15 +162,15 @@ def settle(config: Config, dataset: Dataset) -> Config:
             f"density {density} leaves a layer of {architecture} without any weight: raise --densities"
         )
     steps = stage.epochs * -(-len(dataset.y_train) // config.batch_size)
-    method: Any = config.method and methods.make(config.method)
+    method: Any = config.method and jaxnet.methods.make(config.method)
     if method and steps < method.every:
         raise InputError(
             f"--method {config.method} changes weights every {method.every} steps, and {epochs} epochs have "
             f"{steps}: train longer, or leave it out"
         )
-    environment.check()
+    jaxnet.environment.check()
     if config.kernel != "auto":
-        product(config.kernel, config.precision)
+        jaxnet.kernels.product(config.kernel, config.precision)
     return config
 
 
@@ -202,14 +178,13 @@ def run_hunt(run: lab.Run[Config]) -> lab.Found:
     """Trains, ranks, saves the winners."""
     from experiments._hunt_report import describe
     from experiments._hunt_run import Hunt, leave_no_trace
-    from experiments._hunt_winners import save_winners
     from jaxnet.lab.cluster import executor
 
     try:
         with executor(run.config.workers) as workers:
             hunt = Hunt(run, workers)
             hunt.train_all()
-            extra, timing = describe(hunt, save_winners(hunt))
+            extra, timing = describe(hunt)
     except InputError:
         leave_no_trace(run)
         raise
@@ -221,11 +196,13 @@ class HuntStudy(lab.Study[Config]):
 
     def show(self, config: Config, summary: dict[str, Any], report: Callable[[str], None] = print) -> None:
         """Prints the ranking, and what it is worth."""
-        from experiments._hunt_report import report_lines, tables
+        from experiments._hunt_report import lines, tables
 
         for table in tables(summary):
             lab.terminal.print_table(*table)
-        for line in (*report_lines(summary), f"results in {user_path(config.out)}"):
+        gone = lab.shown.diverged_line(summary["diverged"], summary["networks"]["trained"])
+        told = lines("hunt_lines.txt", {**summary, "gone": gone})
+        for line in (*told, f"results in {user_path(config.out)}"):
             report(line)
 
 
@@ -257,9 +234,8 @@ STUDY = HuntStudy(
 def replay_main(config: ReplayConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains one network again and prints both rows; raises InputError where they differ."""
     from experiments._hunt_replay import replay
-    from jaxnet.lab.run import use_all_processors
 
-    use_all_processors()
+    lab.run.use_all_processors()
     result = replay(config)
     rows = [[name, *both] for name, both in result["compared"].items()]
     lab.terminal.print_table(result["title"], ["", "row", "replay"], rows)

@@ -17,7 +17,7 @@ from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_bytes, write_json
 from jaxnet.lab import changed, option
-from jaxnet.lab.shown import left_out, number, span
+from jaxnet.lab.shown import left_out, number
 
 MEASURED = ("accuracy", "extrema_score", "dead", "nonzeros")
 
@@ -30,9 +30,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(1000, "seeds of the hunt of one architecture")
     portfolio_seeds: int = option(20, "seeds of every architecture of the portfolio", least=1)
-    reference_seeds: int = option(
-        64, "seeds of the first hunt that are also trained as masked dense networks", least=2
-    )
+    reference_seeds: int = option(64, "seeds also trained as masked dense networks", least=2)
     epochs: int = option(5, "passes over the training samples", "epochs", least=1)
     out: str = changed(lab.RunFlags, "out", "checkpoints/seed_hunt_results")
 
@@ -52,15 +50,13 @@ def hunt_config(config: Config, name: str) -> seed_hunt.Config:
 
 def run(config: Config) -> dict[str, dict[str, Any]]:
     """Runs both hunts and the reference; an arm per architecture."""
-    from experiments._hunt_reference import masked_dense_accuracy
-
     many = hunt_config(config, "many-seeds")
     found = {name: hunt(hunt_config(config, name)) for name in ("many-seeds", "portfolio")}
     stored = user_path(config.out) / "reference.json"
     if config.resume and stored.exists():
         accuracy = read_json(stored)["accuracy"]
     else:
-        accuracy = masked_dense_accuracy(many, lab.run.load(many), config.reference_seeds)
+        accuracy = reference(many, config.reference_seeds)
         write_json(stored, {"accuracy": accuracy})
     (arm,) = found["many-seeds"]["arms"].values()
     same = compare([seed["accuracy"] for seed in arm["seeds"][: len(accuracy)]], accuracy)
@@ -68,6 +64,20 @@ def run(config: Config) -> dict[str, dict[str, Any]]:
     print(f"hunt against masked dense, {same['n']} seeds: mean difference {mean} points, largest {largest}")
     found["many-seeds"]["agreement"] = same
     return {"hunts": found}
+
+
+def reference(config: seed_hunt.Config, num_seeds: int) -> list[float]:
+    """Accuracies of the first seeds of a hunt of one architecture and density, as masked dense networks."""
+    from experiments import _hunt_plan as plans
+    from experiments._hunt_train import Trainer
+    from jaxnet.sweep import masked_dense_accuracy
+
+    dataset = lab.run.load(config)
+    stage = plans.Stage("reference", 0, plans.epochs_of(config, "single"), plans.first_densities(config))
+    seeds, groups = range(config.seed, config.seed + num_seeds), plans.make_groups(config, dataset)
+    (job,), _ = plans.make_jobs(stage, groups, seeds, config)
+    bench = Trainer(config, dataset.fingerprint, dataset).bench
+    return masked_dense_accuracy(bench, job.grid, job.numbers, stage.epochs)
 
 
 def hunt(config: seed_hunt.Config) -> dict[str, Any]:
@@ -78,10 +88,9 @@ def hunt(config: seed_hunt.Config) -> dict[str, Any]:
     from jaxnet.sweep.table import grouped
 
     rows = table_of(user_path(config.out)).read().select(["architecture", "seed", "diverged", *MEASURED])
-    found = {
-        a: rows.take(at).drop_columns("architecture") for (a,), at in grouped(rows, "architecture").items()
-    }
-    arms = {architecture: arm_summary(seeds.to_pylist()) for architecture, seeds in found.items()}
+    places = grouped(rows, "architecture")
+    rows = rows.drop_columns("architecture")
+    arms = {architecture: arm_summary(rows.take(at).to_pylist()) for (architecture,), at in places.items()}
     return {**summary, "arms": arms, "kernel": summary["plan"][0]["programs"][0]["kernel"]}
 
 
@@ -116,7 +125,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Any) -> dict[
     many, portfolio = groups["hunts"].values()
     ((name, arm),) = many["arms"].items()
     every = [s for a, found in portfolio["arms"].items() if a.count("-") > 1 for s in found["seeds"]]
-    told = {"many": many, "portfolio": portfolio, "architecture": name, "span": span}
+    told = {"many": many, "portfolio": portfolio, "architecture": name}
     return {**told, "correlation": correlation(arm["seeds"]), "correlation_of_all": correlation(every)}
 
 
@@ -125,20 +134,16 @@ def draw_seeds(path: Path, config: Config, groups: Mapping[str, Any], comparison
     plots, many = lab.plots, groups["hunts"]["many-seeds"]
     (arm,) = many["arms"].values()
     seeds, shown, same = arm["seeds"], lab.shown.sound(arm["seeds"]), many["agreement"]
-    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    left.hist([100 * seed["accuracy"] for seed in shown], bins=40, color=plots.LOW)
-    if not shown:
-        plots.say(left, plots.EVERY)
-    left.set(xlabel="validation accuracy (%)", ylabel="seeds")
-    left.set_title(f"{len(seeds)} seeds{left_out(len(seeds) - len(shown))}")
-    if ends := same["reference"]:
-        right.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.5", lw=1)
-    right.plot(same["reference"], same["hunt"], ".", color=plots.HIGH, ms=5)
-    right.set(xlabel="as a masked dense network (%)", ylabel="in the hunt (%)")
-    right.set_title(f"the same {same['n']} seeds both ways")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    plots.save_figure(figure, path)
+    with plots.picture(path, 1, 2, size=(9, 3.6)) as (left, right):
+        left.hist([100 * seed["accuracy"] for seed in shown], bins=40, color=plots.LOW)
+        left.set(xlabel="validation accuracy (%)", ylabel="seeds")
+        title = f"{len(seeds)} seeds{left_out(len(seeds) - len(shown))}"
+        plots.finish(left, title, "" if shown else plots.EVERY)
+        if ends := same["reference"]:
+            right.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.5", lw=1)
+        right.plot(same["reference"], same["hunt"], ".", color=plots.HIGH, ms=5)
+        right.set(xlabel="as a masked dense network (%)", ylabel="in the hunt (%)")
+        plots.finish(right, f"the same {same['n']} seeds both ways")
 
 
 def copy_plot(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:

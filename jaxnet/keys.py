@@ -55,3 +55,8 @@ def purpose(key: Key, *what: int | Int[Array, ""]) -> Key:
     for number in what:
         key = jax.random.fold_in(key, number)
     return key
+
+
+def network_keys(key: Key) -> dict[str, Key]:
+    """``key_mask`` and ``key_init`` of a network that is drawn."""
+    return {"key_mask": purpose(key, MASK), "key_init": purpose(key, INIT)}

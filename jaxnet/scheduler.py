@@ -228,3 +228,19 @@ def step(
         accuracy=jnp.where((snapshot | first) & ~jnp.isnan(accuracy), accuracy, state.accuracy),
     )
     return new, Observed(grow, snapshot, reason, scale, spike, earned, credits)
+
+
+def steps(
+    config: SchedulerConfig,
+    state: SchedulerState,
+    gradient_norms: Float[Array, "step"],
+    epoch: Int[Array, ""],
+) -> tuple[SchedulerState, Bool[Array, ""]]:
+    """Takes the gradient norms of an epoch one after the other; whether the network grows after any."""
+
+    def see(state: SchedulerState, norm: Scalar) -> tuple[SchedulerState, Bool[Array, ""]]:
+        state, observed = step(config, state, norm, epoch)
+        return state, observed.grow
+
+    state, grow = jax.lax.scan(see, state, norms)
+    return state, jnp.any(grow)

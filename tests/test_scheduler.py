@@ -65,6 +65,21 @@ def test_bootstrap_epochs_pay_once_each():
     assert [REASONS[r] for r in seen.reason] == ["too few credits"] * 40
 
 
+def test_an_epoch_at_one_go():
+    """Two in every epoch, and whether the network grows in it."""
+    state, seen = observe(SHORT, CALM * 20, [e for e in range(20) for _ in (0, 1)])
+    norms = np.asarray(CALM * 20, np.float32).reshape(20, 2)
+    steps = jax.jit(functools.partial(scheduler.steps, SHORT))
+    found, grew = scheduler.init_scheduler(SHORT), []
+    for epoch, both in enumerate(norms):
+        found, grow = steps(found, both, jnp.int32(epoch))
+        grew.append(bool(grow))
+    assert grew == seen.grow.reshape(20, 2).any(axis=1).tolist()
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True)
+    )
+
+
 def test_a_boundary_tips_the_balance_and_rest_follows():
     # 5 a epoch: 20 after epoch 3, and 80 for the boundary make 100: exactly enough
     state, seen = observe(ORIGINAL, CALM * 10, boundary=(3, 4, 13, 14, 15))

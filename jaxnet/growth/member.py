@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -82,6 +83,14 @@ def capacity(net: Net) -> int:
     """Weights of a network and all values of its patches, from its shapes."""
     layers = net.params.scaffold
     return sum(count(layer.weight) for layer in layers) + count(net.params.patches)
+
+
+def by_shape(members: Sequence[Member]) -> list[list[Member]]:
+    """Networks that one program can train, together."""
+    groups: dict[Any, list[Member]] = {}
+    for member in members:
+        groups.setdefault((member.spec.sizes, shape_of(member.net)), []).append(member)
+    return list(groups.values())
 
 
 def shape_of(net: Net) -> Any:

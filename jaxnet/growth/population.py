@@ -23,7 +23,7 @@ from jaxnet import environment
 from jaxnet.growth.budget import Budget, Target
 from jaxnet.growth.decisions import Decision, LayerCount, decide
 from jaxnet.growth.journal import Journal
-from jaxnet.growth.member import GrowthData, Member, capacity, history_entry, shape_of
+from jaxnet.growth.member import GrowthData, Member, by_shape, capacity, history_entry
 from jaxnet.growth.plan import GrowthPlan
 from jaxnet.growth.programs import GroupPrograms, one_of
 from jaxnet.growth.steps import Measured, fitted, grow, grown_spec, measure, start_net
@@ -156,11 +156,7 @@ class Population:
         """Networks that are still to be trained in the present iteration, by shape."""
         alive = [m for m in self.members if m.stop is None]
         now = min((len(m.history) for m in alive), default=0)
-        groups: dict[Any, list[Member]] = {}
-        for member in alive:
-            if len(member.history) == now:
-                groups.setdefault((member.spec.sizes, shape_of(member.net)), []).append(member)
-        return list(groups.values())
+        return by_shape([m for m in alive if len(m.history) == now])
 
     def iterate(self, group: list[Member], begun: tuple[PyTree, int] | None = None) -> None:
         """One iteration of networks of equal shape: train, measure, decide, change."""

@@ -15,7 +15,7 @@ from jaxnet.changes import add_patches, insert_layer, reshape, widen
 from jaxnet.data.batches import Split
 from jaxnet.growth.decisions import Decision
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.keys import CHANGE, INIT, LOOK, MASK, PATCH, purpose
+from jaxnet.keys import CHANGE, LOOK, MASK, PATCH, network_keys, purpose
 from jaxnet.masks import drawable_density
 from jaxnet.methods import SET
 from jaxnet.nn import mlp
@@ -46,7 +46,7 @@ class Measured(flax.struct.PyTreeNode):
 
 def start_net(plan: GrowthPlan, optimizer: optax.GradientTransformation, key: Key) -> Net:
     """The network before the first iteration; ``key`` determines its masks and values."""
-    params, structure = mlp.init(plan.spec, key_mask=purpose(key, MASK), key_init=purpose(key, INIT))
+    params, structure = mlp.init(plan.spec, **network_keys(key))
     return Net.of(params, structure, optimizer)
 
 
@@ -145,10 +145,7 @@ def scaffold_change(
 
     def change(params: Params, structure: Structure, key: Key) -> tuple[NetworkSpec, Params, Structure]:
         there = sparse(structure)[layer + 1].capacity
-        keys = {
-            "key_mask": purpose(key, MASK),
-            "key_init": purpose(key, INIT),
-        }
+        keys = network_keys(key)
         size, kept = decision.size, plan.operator == "preserve"
         if decision.change == "insert":
             into, out = new_weights(plan, below, size, above)

@@ -22,6 +22,8 @@ from jaxnet.errors import InputError
 from jaxnet.files import user_path
 
 C = TypeVar("C")
+Allocation = Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"]
+Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 
 MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "doc", "workers")
 """Flags that say where and how, not what: a continued run may change them."""
@@ -133,15 +135,13 @@ class NetworkFlags(Flags):
     density: float | None = option(
         0.02, "fraction of the weights that exist", "in (0, 1]", none="auto", fraction=True
     )
-    allocation: Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"] | None = option(
+    allocation: Allocation | None = option(
         "uniform", "how the density is shared out over the layers", none="auto"
     )
     init: Literal["dense-fan-in", "sparse-fan-in"] | None = option(
         None, "initial weights; auto: dense-fan-in with --protocol seed, else sparse-fan-in", none="auto"
     )
-    activation: Literal["relu", "tanh", "sigmoid", "gelu"] | None = option(
-        "relu", "of the hidden layers", none="auto"
-    )
+    activation: Activation | None = option("relu", "of the hidden layers", none="auto")
 
     def check(self) -> None:
         """Raises InputError where the sizes are those of no network with a hidden layer."""

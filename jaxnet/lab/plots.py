@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ __all__ = [
     "draw_comparisons",
     "draw_curve",
     "draw_differences",
+    "finish",
     "jitter",
+    "picture",
     "plt",
     "save_comparisons",
     "save_figure",
@@ -52,6 +55,24 @@ def save_figure(figure: Any, path: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
         plt.close(figure)
+
+
+@contextlib.contextmanager
+def picture(path: Path, *cells: int, size: tuple[float, float] = (7, 4.2), **more: Any) -> Iterator[Any]:
+    """Axes, in so many rows and columns, of a picture that is written when they are left."""
+    figure, axes = plt.subplots(*cells, figsize=size, layout="constrained", **more)
+    yield axes
+    save_figure(figure, path)
+
+
+def finish(axes: Any, title: str, why: str = "", grid: Any = "both", **legend: Any) -> None:
+    """Title, grid, a legend where anything has a name; ``why`` says why nothing is drawn."""
+    axes.set_title(title)
+    axes.grid(alpha=0.3, axis=grid)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, **legend)
+    if why:
+        say(axes, why)
 
 
 def say(axes: Any, text: str) -> None:
@@ -123,6 +144,5 @@ def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]], scale:
 
 def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
     """Saves the forest plot as a picture of its own."""
-    figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(comparisons) + 1.1), layout="constrained")
-    draw_comparisons(axes, comparisons)
-    save_figure(figure, path)
+    with picture(path, size=(8.2, 0.42 * len(comparisons) + 1.1)) as axes:
+        draw_comparisons(axes, comparisons)

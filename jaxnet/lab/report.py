@@ -15,7 +15,7 @@ from jaxnet.lab.compare import Comparison, correction
 from jaxnet.lab.flags import MAY_DIFFER, flag_name
 from jaxnet.lab.found import Document
 from jaxnet.lab.plots import save_comparisons
-from jaxnet.lab.shown import NOTHING, document_lines, number, percent, sound, span, with_interval
+from jaxnet.lab.shown import NOTHING, document_lines, number, percent, sizes_label, sound, span, with_interval
 from jaxnet.lab.summary import every_arm
 from jaxnet.lab.terminal import print_table
 
@@ -100,7 +100,7 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         autoescape=False,
     )
     environment.filters |= {"number": number, "percent": percent, "span": span, "sound": sound}
-    environment.filters |= {"interval": mean_and_interval, "sizes": lambda sizes: "-".join(map(str, sizes))}
+    environment.filters |= {"interval": mean_and_interval, "sizes": sizes_label}
     environment.globals |= {
         "comparison_table": comparison_table,
         "correction": correction,
@@ -149,6 +149,7 @@ def write_document(
         "kernel": first.get("kernel", first["config"].get("kernel")),
         "numbers": path.with_suffix(".json").name,
         "comparisons": comparisons,
+        "asked": {(c.question.first, c.question.second, c.question.measure): c for c in comparisons},
         "pictures": pictures,
         **document.values(config, groups, comparisons),
     }

@@ -43,6 +43,11 @@ def span(
     return NOTHING if NOTHING in shown else between.join(shown)
 
 
+def sizes_label(sizes: Iterable[int]) -> str:
+    """``784-128-10``."""
+    return "-".join(map(str, sizes))
+
+
 def with_interval(mean: str, ends: str) -> str:
     """A mean and its interval, both as they are shown."""
     return NOTHING if NOTHING == mean == ends else f"{mean} ({ends})"

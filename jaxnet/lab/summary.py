@@ -74,15 +74,18 @@ def entries(
       seeds: their numbers.
       arms: their names.
       diverged: ``(network,)``, the seeds of the first arm, then of the second, and so on.
-      measures: by name, ``(network, ...)`` each.
+      measures: by name, ``(network, ...)`` each, or mappings of such; lists are taken as they are, and
+        what is None was not measured.
     """
-    measured = {"diverged": diverged, **measures}
-    columns = {name: np.asarray(values).tolist() for name, values in measured.items()}
-    networks = [
-        {"seed": seeds[i % len(seeds)], **{name: values[i] for name, values in columns.items()}}
-        for i in range(len(arms) * len(seeds))
-    ]
+    networks = _listed({"seed": [*seeds] * len(arms), "diverged": diverged, **measures})
     return {arm: networks[i * len(seeds) : (i + 1) * len(seeds)] for i, arm in enumerate(arms)}
+
+
+def _listed(values: Any) -> list[Any]:
+    if not isinstance(values, Mapping):
+        return values if isinstance(values, list) else list(np.asarray(values).tolist())
+    parts = {name: _listed(part) for name, part in values.items() if part is not None}
+    return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
 
 
 def arm_summary(

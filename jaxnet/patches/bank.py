@@ -14,6 +14,7 @@ elsewhere and what the patches compute is unchanged.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,22 @@ def active_slots(bank: PatchBank) -> Bool[Array, "slot"]:
     """``(slot,)``, which slots of the whole bank hold a patch, in layer order."""
     parts = [p.active for p in bank.layers if p is not None]
     return jnp.concatenate(parts, axis=-1) if parts else jnp.zeros(0, bool)
+
+
+def placed(bank: PatchBank) -> list[dict[str, Any]]:
+    """Where the patches of a bank on the host sit: ``slot``, ``kind``, ``hidden_layer``, ``unit`` of each.
+
+    Hidden layers count from 0; a high patch sits in the layer below the one it feeds.
+    """
+    found, slot = list[dict[str, Any]](), 0
+    for layer, patches in enumerate(bank.layers):
+        for k in range(0 if patches is None else len(patches.active)):
+            if patches is not None and patches.active[k]:
+                kind, where = ("high", layer - 1) if k < patches.num_high else ("low", layer)
+                place = {"slot": slot, "kind": kind, "hidden_layer": where, "unit": int(patches.unit[k])}
+                found.append(place)
+            slot += 1
+    return found
 
 
 def slot_sizes(bank: PatchBank, params: PatchParams) -> Int[Array, "slot"]:

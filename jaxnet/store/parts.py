@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,15 +134,17 @@ class States(Parts):
     def __init__(self, out: Path, folder: str = "states") -> None:
         super().__init__(out, folder, "npz")
 
-    def save(self, path: Path, numbers: Sequence[int], states: Any) -> None:
-        """Writes states ``(network, ...)`` of networks of these numbers.
+    def save(self, path: Path, states: Mapping[int, Sequence[np.ndarray]]) -> None:
+        """Writes the leaves of networks by their number; nothing where there is none.
 
         Raises:
           InputError: the disk is full or cannot be written.
         """
-        leaves = {f"leaf{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(states))}
+        if not states:
+            return
+        leaves = {f"leaf{k}": np.stack(leaf) for k, leaf in enumerate(zip(*states.values(), strict=True))}
         buffer = io.BytesIO()
-        np.savez(buffer, numbers=np.asarray(numbers, np.int64), **leaves)  # type: ignore[arg-type]
+        np.savez(buffer, numbers=np.asarray(list(states), np.int64), **leaves)  # type: ignore[arg-type]
         self._write(path, buffer.getvalue())
 
     def load(self, stage: int, job: int, numbers: Sequence[int]) -> dict[int, list[np.ndarray]]:

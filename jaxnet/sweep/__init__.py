@@ -19,10 +19,13 @@ from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
 from jaxnet.sweep.memory import default_budget, program_bytes
 from jaxnet.sweep.program import Plan, Program, default_chunk, run_chunks
+from jaxnet.sweep.reference import masked_dense_accuracy
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
 from jaxnet.sweep.run import make_phases, make_run, make_rung
 from jaxnet.sweep.winner import (
+    Winner,
     load_winner,
+    read_winner,
     save_winner,
     sort_units,
     to_scipy,
@@ -45,6 +48,7 @@ __all__ = [
     "SweepConfig",
     "Trained",
     "Variant",
+    "Winner",
     "default_budget",
     "default_chunk",
     "draw_variant",
@@ -55,8 +59,10 @@ __all__ = [
     "make_run",
     "make_rung",
     "make_variant",
+    "masked_dense_accuracy",
     "program_bytes",
     "put_back",
+    "read_winner",
     "run_chunks",
     "save_winner",
     "sort_units",

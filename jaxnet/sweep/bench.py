@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxnet.data.batches import Split
 from jaxnet.kernels import product
+from jaxnet.kernels.choice import choose
+from jaxnet.masks import drawable_density
 from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep.family import draw_variant
 from jaxnet.sweep.grid import Grid
@@ -52,15 +54,24 @@ class Bench:
           rungs: networks may be trained in several steps.
         """
         self.config, self.splits, self.precision, self.rungs = config, splits, precision, rungs
+        self.key_data = key_data
         self._options = {"key_data": key_data, "memory_budget": memory_budget, "rungs": rungs}
         self._programs: dict[Any, Program] = {}
 
     def plan(self, grid: Grid, epochs: int, networks: int, kernel: str, chunk: int) -> dict[str, Any]:
         """Compiles a program for so many networks of a grid, in calls of at most ``chunk``; its plan.
 
+        The kernel ``auto`` is the faster one at the mean density; only dense has another precision than f32.
+
         Raises:
           ValueError: not even one network fits the memory.
         """
+        if kernel == "auto":
+            kernel = "dense"
+            if self.precision == "f32":
+                sizes, densities = grid.family().sizes, [density for _, density in grid.members]
+                mean = drawable_density(sizes, sum(densities) / len(densities))
+                kernel = choose(sizes, mean, self.config.batch_size, networks)
         program = self._compile(grid, epochs, networks, kernel, chunk, None)
         plan, devices = program.plan, program.num_devices
         self._programs[grid, epochs, kernel, plan.chunk, devices] = program

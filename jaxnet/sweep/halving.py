@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+from jaxnet.sweep.table import grouped, values
 
 Rung = Mapping[Any, tuple[np.ndarray, np.ndarray]]
 """By group: seeds ``(network,)``, and their accuracies."""
@@ -36,6 +39,19 @@ def best_first(seeds: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
     """
     finite = np.flatnonzero(np.isfinite(accuracy))
     return np.asarray(finite[np.lexsort((seeds[finite], -accuracy[finite]))])
+
+
+def rung(table: pa.Table) -> Rung:
+    """The rows of a table as a rung: networks of one architecture and density may be compared."""
+    seeds, accuracy = values(table, "seed"), values(table, "accuracy")
+    return {key: (seeds[at], accuracy[at]) for key, at in grouped(table, "architecture", "density").items()}
+
+
+def surviving(table: pa.Table, factor: int, keep: int | None = None) -> np.ndarray:
+    """Places of the rows that go on, the best of every group: one in ``factor``, rounded up, or ``keep``."""
+    groups = zip(rung(table).values(), grouped(table, "architecture", "density").values(), strict=True)
+    found = [at[best_first(*here)][: -(-len(at) // factor) if keep is None else keep] for here, at in groups]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def rank_correlation(early: Rung, late: Rung) -> float | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet import optim, signals
 from jaxnet.data.batches import Split, epoch_batches
-from jaxnet.keys import INIT, MASK, METHOD, ORDER, purpose
+from jaxnet.keys import METHOD, ORDER, network_keys, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
@@ -88,9 +88,7 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
     method = config.method
 
     def begin(key: Key, variant: Variant) -> Learner:
-        params, structure = draw_variant(
-            family, variant, config.draw, key_mask=purpose(key, MASK), key_init=purpose(key, INIT)
-        )
+        params, structure = draw_variant(family, variant, config.draw, **network_keys(key))
         part, optimizer = None, config.optimizer(variant)
         if family.live is not None and method is None:
             part = take_live(params, structure, family.live)

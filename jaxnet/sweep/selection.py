@@ -79,3 +79,14 @@ def aggregates(rows: pa.Table, *names: str) -> list[dict[str, Any]]:
         }
         for key, places in grouped(rows, *names).items()
     ]
+
+
+def pareto_front(weights: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Places of the networks that no other beats: fewer weights and at least the accuracy, or vice versa.
+
+    Ordered by weights; of equal networks the first. None has an accuracy that is NaN.
+    """
+    judged = np.flatnonzero(np.isfinite(accuracy))
+    order = judged[np.lexsort((judged, -accuracy[judged], weights[judged]))]
+    before = np.maximum.accumulate(np.concatenate([[-1.0], accuracy[order]]))[:-1]
+    return np.asarray(order[accuracy[order] > before])

@@ -6,6 +6,7 @@ makes Python objects of rows: a million of them are ranked in columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jaxnet.statistics import exact_fraction
+from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.rows import Row
 
 _MEASURES = """
@@ -36,6 +38,33 @@ CRITERIA = ("accuracy", "patchability", "efficiency")
 
 NAME = ("seed", "architecture", "density", "stage")
 """What tells networks apart, and decides between equal ones."""
+
+
+def network_id(row: Mapping[str, Any]) -> str:
+    """What names a network in a table: :data:`NAME` in one text."""
+    return f"{row['stage']}/{row['architecture']}/{row['density']!r}/{row['seed']}"
+
+
+def sizes_of(architecture: str) -> tuple[int, ...]:
+    """The sizes behind ``784-128-10``, as tables have them."""
+    return tuple(map(int, architecture.split("-")))
+
+
+def named(grid: Grid, numbers: Sequence[int]) -> dict[str, list[Any]]:
+    """The columns that name some networks of a grid."""
+    networks = [grid.network(number) for number in numbers]
+    architectures = ["-".join(map(str, sizes)) for sizes, _, _ in networks]
+    densities, seeds = ([one[k] for one in networks] for k in (1, 2))
+    return {"seed": seeds, "architecture": architectures, "density": densities}
+
+
+def numbers_in(grid: Grid, table: pa.Table) -> tuple[int, ...]:
+    """Numbers, ascending, of the networks of some rows in their grid."""
+    found = np.zeros(len(table), np.int64)
+    for (architecture, density), places in grouped(table, "architecture", "density").items():
+        seeds = values(table, "seed")[places] - grid.seeds.start
+        found[places] = seeds * len(grid.members) + grid.members.index((sizes_of(architecture), density))
+    return tuple(np.sort(found).tolist())
 
 
 def measured(row: Row, judged: int) -> dict[str, Any]:

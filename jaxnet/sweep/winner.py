@@ -7,7 +7,9 @@ logits, and nothing remembers the family.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -200,6 +202,38 @@ def load_winner(path: str | os.PathLike[str]) -> tuple[NetworkSpec, Params, Stru
         density = drawable_density(sizes, density)
     spec = NetworkSpec(sizes, density, meta["activation"], allocation, meta["init"])
     return spec, tree["params"], tree["structure"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """A saved winner.
+
+    Attributes:
+      path: its folder.
+      spec: the network.
+      params: trained values.
+      structure: without patches.
+      meta: what is known of it, see :func:`winner_meta`.
+    """
+
+    path: Path
+    spec: NetworkSpec
+    params: Params
+    structure: Structure
+    meta: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, a hash of the network: the same wherever the same network lies."""
+        digest = hashlib.sha256(repr(self.spec).encode())
+        for leaf in jax.tree.leaves((self.params, self.structure)):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_winner(path: str | os.PathLike[str]) -> Winner:
+    """What :func:`load_winner` and :func:`winner_meta` say; InputError as they do."""
+    return Winner(user_path(path), *load_winner(path), winner_meta(path))
 
 
 def winner_meta(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ python -m tests.experiments.stop_hunt_at '[["kill", "after", ".parquet", 2], nul
 from __future__ import annotations
 
 import experiments._hunt_plots
-import experiments._hunt_winners  # noqa: F401  (slow to import: once, not in every stage)
+import experiments._hunt_report  # noqa: F401  (slow to import: once, not in every stage)
 from experiments import seed_hunt
 from tests.experiments import stop_at
 

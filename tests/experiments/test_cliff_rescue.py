@@ -246,8 +246,8 @@ def test_networks_that_diverged_are_left_out(few: Path, tmp_path: Path, xla_cach
     shutil.copytree(few, out)
     gone = np.isin(np.arange(9), (0, 5))  # static, seed 0; random, seed 2
 
-    def measure(run: Any, task: Any, state: Any) -> Any:
-        return real(run, task, state.replace(diverged=gone))
+    def measure(run: Any, task: Any, arms: Any, state: Any) -> Any:
+        return real(run, task, arms, state.replace(diverged=gone))
 
     with mock.patch.object(cliff_rescue, "measure", measure):
         summary = cliff.run(xla_cache, out, **FEW, resume=True)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import seed_hunt_results
-from experiments._hunt_plots import PLOTS, draw_rows, pareto_front
+from experiments._hunt_plots import PLOTS, draw_rows
 from experiments._hunt_replay import _close
-from experiments._hunt_rows import rung, surviving
-from jaxnet.sweep.halving import place_of_best, rank_correlation
-from jaxnet.sweep.selection import aggregates, distribution, selection
+from jaxnet.sweep.halving import place_of_best, rank_correlation, rung, surviving
+from jaxnet.sweep.selection import aggregates, distribution, pareto_front, selection
 from jaxnet.sweep.table import ranked
 from tests.experiments.hunts import Hunter, as_table, row
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments._hunt_plan import Stage, make_groups, make_jobs, network_id, portfolio, spaced
-from experiments._hunt_plots import pareto_front
+from experiments._hunt_plan import Stage, make_groups, make_jobs, portfolio, spaced
 from experiments._hunt_rows import promising_ranges
 from experiments.seed_hunt import Config
 from jaxnet.masks import allocate
 from jaxnet.sweep import default_chunk
-from jaxnet.sweep.table import CRITERIA, leading, ranked, where
+from jaxnet.sweep.selection import pareto_front
+from jaxnet.sweep.table import CRITERIA, leading, network_id, ranked, where
 from tests.experiments.hunts import as_table, row
 
 CLEAN = Config()

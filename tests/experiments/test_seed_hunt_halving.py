@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from experiments._hunt_plan import Stage, make_jobs
-from experiments._hunt_rows import numbers_in, rung, surviving
 from experiments.seed_hunt import Config, ReplayConfig, replay_main
 from jaxnet import files
 from jaxnet.store import States
-from jaxnet.sweep.halving import place_of_best, rank_correlation, rung_epochs
+from jaxnet.sweep.halving import place_of_best, rank_correlation, rung, rung_epochs, surviving
+from jaxnet.sweep.table import numbers_in
 from tests.experiments.hunts import Hunted, Hunter, as_flags, as_table, results, row, table
 from tests.experiments.patched import cache_variables, compiling_once, contents
 
@@ -52,7 +52,7 @@ def test_the_best_of_each_architecture_and_density_go_on() -> None:
     config = Config()
     (job,), _ = make_jobs(Stage("s", 0, 3, (0.1, 0.2)), groups, range(5, 9), config)
     there = [row(7, 0.0, density=0.2, architecture="20-20"), row(5, 0.0, architecture="20-20")]
-    left = job._replace(chosen=numbers_in(job, as_table(there)))
+    left = job._replace(chosen=numbers_in(job.grid, as_table(there)))
     assert list(left.numbers) == [0, 5]
     assert [left.grid.network(n) for n in left.numbers] == [((20, 20), 0.1, 5), ((20, 20), 0.2, 7)]
     assert left.find(there[0]) == 5
@@ -69,9 +69,9 @@ def test_agreement_of_rungs_by_hand() -> None:
 
 def test_states_lost_or_damaged_are_not_found(tmp_path: Path) -> None:
     states = States(tmp_path)
-    carried = [np.arange(6.0).reshape(3, 2), np.arange(3)]
-    states.save(states.part(0, 1, 0), [4, 9, 2], carried)
-    states.save(states.part(0, 1, 3), [7, 8, 5], carried)
+    carried = [[np.array([2.0 * k, 2.0 * k + 1]), np.array(k)] for k in range(3)]
+    states.save(states.part(0, 1, 0), dict(zip((4, 9, 2), carried, strict=True)))
+    states.save(states.part(0, 1, 3), dict(zip((7, 8, 5), carried, strict=True)))
     found = states.load(0, 1, [9, 5, 6])
     assert {g: [leaf.tolist() for leaf in leaves] for g, leaves in found.items()} == {
         9: [[2.0, 3.0], 1],

@@ -100,6 +100,23 @@ def test_halves_tell_luck_from_skill() -> None:
     assert halves(seeds[:3])["accuracy"] == {"correlation": None, "n": 2}, "two points are on every line"
 
 
+def test_entries_by_arm_and_seed() -> None:
+    """Two seeds in two arms; parts of parts, lists as they are, and nothing of what was not measured."""
+    found = lab.entries(
+        range(4, 6),
+        ("a", "b"),
+        diverged=np.array([False, True, False, False]),
+        sizes={"layers": np.arange(8).reshape(4, 2), "all": np.arange(4)},
+        told=[{"n": n} for n in range(4)],
+        missing=None,
+    )
+    assert found["b"] == [
+        {"seed": 4, "diverged": False, "sizes": {"layers": [4, 5], "all": 2}, "told": {"n": 2}},
+        {"seed": 5, "diverged": False, "sizes": {"layers": [6, 7], "all": 3}, "told": {"n": 3}},
+    ]
+    assert [s["diverged"] for s in found["a"]] == [False, True]
+
+
 def test_aggregates_leave_diverged_networks_out() -> None:
     seeds = [
         {"seed": 0, "diverged": False, "x": 1.0, "ok": True, "part": {"n": 3}, "none": None},

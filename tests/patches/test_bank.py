@@ -109,6 +109,23 @@ draw = jax.jit(lambda exclude, key: first_by_rank(jax.random.uniform(key, (3, 6)
 
 
 @pytest.mark.parametrize("kind", patches.KINDS)
+def test_patches_are_named_by_their_place(kind, key):
+    """High ones first in every layer, and one layer below the one they feed; slots are numbered through."""
+    spec, _, structure = networks.small(None)
+    found = networks.made_up_extrema(spec.sizes, key)
+    rules = patches.KINDS[kind].rules(kind, max_patches=2)
+    bank, values = patches.add_patches(found, structure.weights, rules, key_patch=key)
+    placed = patches.placed(bank)
+    assert [p["slot"] for p in placed] == np.flatnonzero(patches.active_slots(bank)).tolist()
+    assert {p["kind"] for p in placed} == {"high", "low"}
+    for at in placed:
+        extreme = getattr(found[at["hidden_layer"]], at["kind"])
+        assert bool(extreme[at["unit"]]), "a patch sits at an extremum"
+    kept = patches.remove_patches(bank, values, jnp.arange(len(patches.active_slots(bank))) > 0)[0]
+    assert [p["slot"] for p in patches.placed(kept)] == [p["slot"] for p in placed if p["slot"]]
+
+
+@pytest.mark.parametrize("kind", patches.KINDS)
 def test_a_bank_without_slots_adds_nothing(kind, key):
     spec, _, structure = networks.small(None)
     bank, values = patches.add_patches(
@@ -119,7 +136,7 @@ def test_a_bank_without_slots_adds_nothing(kind, key):
     )
     assert bank.layers == (None, None, None) and values == (None, None, None)
     assert patches.active_slots(bank).shape == (0,)
-    assert patches.slot_sizes(bank, values).shape == (0,)
+    assert patches.slot_sizes(bank, values).shape == (0,) and patches.placed(bank) == []
     assert patches.contributions(lambda b: jnp.float32(0.5), bank).shape == (0,)
     assert patches.redundancy(lambda b: jnp.float32(0.5), bank).shape == (0, 0)
     assert np.isnan(float(patches.gain_per_weight(jnp.float32(0.1), bank, values)))
