@@ -28,6 +28,7 @@ import dataclasses
 import math
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from jaxnet.types import Array, Bool, Float, Int, Scalar
@@ -242,5 +243,5 @@ def steps(
         state, observed = step(config, state, norm, epoch)
         return state, observed.grow
 
-    state, grow = jax.lax.scan(see, state, norms)
+    state, grow = jax.lax.scan(see, state, gradient_norms)
     return state, jnp.any(grow)
