@@ -76,7 +76,8 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     memory_budget: int | None = auto("memory of a call; auto: half of what the device has", "MiB")
     halving: int | None = option(
         None,
-        "after --epochs divided by this factor (say 3), again and again, let only the best 1/factor go on",
+        "compare networks of one architecture and density after few epochs already, at --epochs divided by "
+        "this factor again and again, and let only the best 1/factor go on, for instance 3",
         none="off",
         least=2,
     )
