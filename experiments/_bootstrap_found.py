@@ -194,14 +194,13 @@ def layers(aggregate: Mapping[str, Any]) -> str:
 
 def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the document shows: searched architectures, weights by layer, speed of learning."""
-    summary, scales = groups["run"][""], ("medium", "fine")
+    summary = groups["run"][""]
     shown = {(c.question.shown, c.question.measure): c.shown() for c in comparisons}
     measures = [*(f"after.{e}" for e in shown_epochs(config.epochs)), MEAN]
     titles = dict.fromkeys((c.question.where, c.question.shown) for c in comparisons)
-    speed = {
-        scale: [[t, *(shown[t, m] for m in measures)] for where, t in titles if where == scale]
-        for scale in scales
-    }
+    speed: dict[str, list[list[str]]] = {"medium": [], "fine": []}
+    for where, title in titles:
+        speed[where].append([title, *(shown[title, measure] for measure in measures)])
     return {
         "watched": watched(summary),
         "scales": {scale: at_scale(summary, scale) for scale in summary["scales"]},

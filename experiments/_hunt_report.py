@@ -159,5 +159,4 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[o
 
 def lines(template: str, values: Mapping[str, Any]) -> list[str]:
     """Lines for the terminal."""
-    text = render(Path(__file__).parent / "reports" / template, values)
-    return [line for line in text.splitlines() if line]
+    return [*filter(None, render(Path(__file__).parent / "reports" / template, values).splitlines())]

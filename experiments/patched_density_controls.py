@@ -111,8 +111,7 @@ def _lost(name: str, arm: dict[str, Any]) -> list[str] | None:
     cells = [name]
     for place in (("high", 0), ("high", 1), ("low", 1)):
         lost = np.array([p["contribution"] for p in patches if (p["kind"], p["hidden_layer"]) == place])
-        share = f"{100 * lost.mean():+.2f} ({100 * np.mean(lost == 0):.0f} %)" if lost.size else NOTHING
-        cells.append(share)
+        cells.append(f"{100 * lost.mean():+.2f} ({100 * np.mean(lost == 0):.0f} %)" if lost.size else NOTHING)
     return cells
 
 
