@@ -18,7 +18,7 @@ from experiments._hunt_train import Call, Result, Trainer
 from jaxnet.files import read_json
 from jaxnet.lab.cluster import Executor
 from jaxnet.lab.run import Run
-from jaxnet.lab.terminal import Progress
+from jaxnet.lab.terminal import progress
 from jaxnet.store import States, Table
 from jaxnet.store.folder import CONFIG, PROVENANCE
 from jaxnet.sweep.halving import surviving
@@ -111,11 +111,11 @@ class Hunt:
         for line in lines("hunt_plan.txt", {**told, "done": total - left, "seeds": self.seeds}):
             self.report(line)
         asked: list[tuple[Job, int, Sequence[int]]] = []
-        with Progress(total, f"{stage.name}, {total} networks") as progress:
-            progress.update(total - left)
+        with progress(total, f"{stage.name}, {total} networks") as show:
+            show(completed=total - left)
             for index, result in self.workers.run(self.trainer.train, self.calls(entries, asked)):
                 self.take(*asked[index], result)
-                progress.advance(len(result.rows), note=self.note())
+                show(advance=len(result.rows), note=self.note())
         self.complete = not any(self.pending(*planned) for planned in entries)
         if self.complete:  # all rows of this stage are on disk
             self.states.drop(stage.number if stage.last else stage.number - 1)
@@ -126,12 +126,12 @@ class Hunt:
         found = {key: entries[-1] for key, entries in planned.items() if entries}
         known = {key for key, entry in found.items() if entry["epochs"] == stage.epochs}
         missing = [j for j in jobs if j.key not in known or self.pending(j, found[j.key])]
-        with Progress(len(jobs), f"{stage.name}, compiling") as progress:
-            progress.update(len(jobs) - len(missing))
+        with progress(len(jobs), f"{stage.name}, compiling") as show:
+            show(completed=len(jobs) - len(missing))
             asked = (self.call(job, job.numbers) for job in missing)
             for index, entry in self.workers.run(self.trainer.plan, asked):
                 found[missing[index].key] = entry
-                progress.advance(note=missing[index].group)
+                show(advance=1, note=missing[index].group)
         return [(job, found[job.key]) for job in jobs]
 
     def call(self, job: Job, numbers: Sequence[int], **more: Any) -> Call:

@@ -63,10 +63,8 @@ def draw(path: Path, config: Config, groups: Any, comparisons: Any) -> None:
 
 
 REPORT = Path(__file__).parent / "reports" / "cliff_rescue.md"
-VALUES = {"arms": cliff.ARMS}
-CONTROLS = lab.Controls(
-    "cliff_rescue_report", Config, run_all, REPORT, questions, lambda *_: VALUES, ("rescued",), {"": draw}
-)
+DOCUMENT = lab.Document(REPORT, lambda *_: {"arms": cliff.ARMS}, {"": draw})
+CONTROLS = lab.Controls("cliff_rescue_report", Config, run_all, DOCUMENT, ("rescued",), questions=questions)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

@@ -161,7 +161,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 def run_growth(run: lab.Run[Config]) -> lab.Found:
     """Grows all seeds, and reads the test samples once."""
     from jaxnet.growth import GrowthData, Target, grow_until
-    from jaxnet.lab.stages import WATCH_NAME, median_note
+    from jaxnet.lab.stages import median_note
 
     config: Any = run.config  # nothing is auto
     plan, watched = make_plan(config, run.dataset), run.watched
@@ -169,12 +169,12 @@ def run_growth(run: lab.Run[Config]) -> lab.Found:
     third = seed and config.extrema_samples is None and len(run.dataset.y_test) >= SEED_EXTREMA.stop
     samples = SEED_EXTREMA if third else slice(config.extrema_samples)
     shown = run.split("test" if seed else "train", samples)
-    data = GrowthData(run.split("train"), run.split(watched), shown, run.key_data, WATCH_NAME[watched])
-    with lab.terminal.Progress(config.iterations * plan.epochs, f"{config.num_seeds} seeds") as progress:
+    data = GrowthData(run.split("train"), run.split(watched), shown, run.key_data, lab.run.PARTS[watched])
+    with lab.terminal.progress(config.iterations * plan.epochs, f"{config.num_seeds} seeds") as show:
 
         def at(iteration: int, epoch: int, accuracy: Any) -> None:
             note = f"iteration {iteration}, {len(accuracy)} networks, {median_note(accuracy)}"
-            progress.update((iteration - 1) * plan.epochs + epoch, note)
+            show(completed=(iteration - 1) * plan.epochs + epoch, note=note)
 
         def after(member: jaxnet.growth.Member) -> None:
             run.report(found.iteration_line(member))

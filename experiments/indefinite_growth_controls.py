@@ -134,7 +134,8 @@ def extrema_shares(entries: list[dict[str, Any]]) -> str:
 
 
 REPORT = Path(__file__).parent / "reports" / "growth.md"
-CONTROLS = lab.Controls("indefinite_growth_controls", Config, run_all, REPORT, QUESTIONS, values)
+DOCUMENT = lab.Document(REPORT, values)
+CONTROLS = lab.Controls("indefinite_growth_controls", Config, run_all, DOCUMENT, questions=QUESTIONS)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

@@ -81,7 +81,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     teacher = None
     if any(methods.ARMS[name].taught for name in names):
         teaching = arm_config(config, "dense", 1.0, config.rates[:1], num_seeds=1, seed=trial_seed(config))
-        teacher = lab.run.run_study(ARM, teaching, report=print, dataset=dataset)[1].shared
+        teacher = ARM.compute(teaching, report=print, dataset=dataset)[1].shared
     unpruned: dict[str, Any] = {}  # the same at every density
     for density, name in runs:
         if name in unpruned:
@@ -91,7 +91,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
 
         def one(rates: Sequence[float], **more: Any) -> dict[str, Any]:
             arm = arm_config(config, name, density, rates, **more)  # noqa: B023
-            done = lab.run.run_study(ARM, arm, report=lambda line: None, dataset=dataset, given=given)  # noqa: B023
+            done = ARM.compute(arm, report=lambda line: None, dataset=dataset, given=given)  # noqa: B023
             return done[0]
 
         rate = config.rates[0]
@@ -232,17 +232,19 @@ def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], compari
 
 def draw_differences(path: Path, config: Config, groups: Any, comparisons: Sequence[Any]) -> None:
     """The forest plot of what is judged."""
-    lab.plots.save_comparisons([c for c in comparisons if c.question.primary], path)
+    lab.plots.save_comparisons(path, config, groups, [c for c in comparisons if c.question.primary])
 
 
 CONTROLS = lab.Controls(
     "method_comparison",
     Config,
     run_all,
-    Path(__file__).parent / "reports" / "methods.md",
-    questions,
-    values=values,
-    plots={"": draw_accuracy, "_differences": draw_differences},
+    lab.Document(
+        Path(__file__).parent / "reports" / "methods.md",
+        values,
+        {"": draw_accuracy, "_differences": draw_differences},
+    ),
+    questions=questions,
 )
 
 if __name__ == "__main__":

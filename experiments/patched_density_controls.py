@@ -122,8 +122,8 @@ def _first_epoch(arm: dict[str, Any]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-REPORT = Path(__file__).parent / "reports" / "patched_density.md"
-CONTROLS = lab.Controls("patched_density_controls", Config, run, REPORT, QUESTIONS, values)
+DOCUMENT = lab.Document(Path(__file__).parent / "reports" / "patched_density.md", values)
+CONTROLS = lab.Controls("patched_density_controls", Config, run, DOCUMENT, questions=QUESTIONS)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

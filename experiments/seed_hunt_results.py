@@ -155,7 +155,7 @@ def copy_plot(path: Path, config: Config, groups: Mapping[str, Any], comparisons
 
 PLOTS = {"_seeds": draw_seeds, "_portfolio": copy_plot, "_pareto": copy_plot}
 REPORT = Path(__file__).parent / "reports" / "seed_hunt.md"
-RESULTS = lab.Controls("seed_hunt_results", Config, run, REPORT, values=values, plots=PLOTS)
+RESULTS = lab.Controls("seed_hunt_results", Config, run, lab.Document(REPORT, values, PLOTS))
 
 if __name__ == "__main__":
     RESULTS.command(__doc__)

@@ -1,9 +1,8 @@
 """Summaries of many seeds: the whole distribution in few numbers, and paired comparisons.
 
-Everything returned is JSON-safe: Python floats, integers, lists and ``None``
-where a number does not exist (never NaN). A value that is not finite (a seed
-that diverged) never enters a mean silently: it is left out and counted in
-``not_finite``, which a report must show beside ``n``.
+Everything returned is JSON-safe, with ``None`` where a number does not exist. A value that
+is not finite (a seed that diverged) is left out and counted in ``not_finite``, which a report
+must show beside ``n``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Aggregate(TypedDict):
 
 
 class PairedDifference(TypedDict):
-    """What :func:`paired_difference` returns."""
+    """What :func:`paired_difference` and :func:`paired_rates` return."""
 
     mean: float | None
     std: float | None
@@ -47,17 +46,12 @@ class PairedDifference(TypedDict):
 
 
 def aggregate(values: Sequence[float] | np.ndarray | Any) -> Aggregate:
-    """Summarises one number per seed.
-
-    Args:
-      values: ``(n,)``, one number per seed.
+    """Summarises one number per seed, ``values: (n,)``.
 
     Returns:
-      ``mean``, ``std`` (unbiased, ``n - 1``), ``median``, ``min``, ``max``,
-      ``ci95`` (95 % Student-t interval of the mean, ``[low, high]``) of the
-      finite values, ``n`` how many these are and ``not_finite`` how many were
-      left out. ``std`` and ``ci95`` are ``None`` for ``n = 1``, everything is
-      for ``n = 0``.
+      ``std`` (unbiased, ``n - 1``) and ``ci95`` (95 % Student-t interval of the mean,
+      ``[low, high]``) are ``None`` for ``n = 1``, everything is for ``n = 0``; ``n``
+      counts the finite values, ``not_finite`` those left out.
 
     Raises:
       ValueError: there is no value at all, or ``values`` is not one-dimensional.
@@ -104,39 +98,16 @@ def paired_difference(
     Raises:
       ValueError: different lengths, no pair at all, or not one-dimensional.
     """
-    left, right = _vector(a, "a"), _vector(b, "b")
-    if left.size != right.size:
-        raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
-    with np.errstate(over="ignore", invalid="ignore"):  # not finite, and as such counted
-        both = np.isfinite(left - right)
-    left, right = left[both], right[both]
-    difference = left - right
-    n = int(difference.size)
-    mean, std, ci95 = _moments(difference)
-    p, test = _p_value(difference)
-    return PairedDifference(
-        mean=mean,
-        std=std,
-        ci95=ci95,
-        n=n,
-        wins=int(np.sum(left > right)),
-        ties=int(np.sum(left == right)),
-        losses=int(np.sum(left < right)),
-        p=p,
-        test=test,
-        not_finite=int(both.size) - n,
-    )
+    left, right, left_out = _pairs(a, b)
+    found = _compared(left, right, left_out)
+    found["p"], found["test"] = _p_value(left - right)
+    return found
 
 
 def exact_fraction(value: float, count: int) -> float:
-    """The fraction of a count that a rounded one stands for: 9,700 of 10,000 are 0.97.
+    """The fraction of ``count`` samples (below 2**23) that a rounded one in [0, 1] stands for.
 
-    In float32, as accuracies are computed, 0.97 is 0.96999997, which is below a
-    target of 0.97.
-
-    Args:
-      value: in [0, 1], rounded.
-      count: samples it is a fraction of, below 2**23.
+    In float32, as accuracies are computed, 0.97 is 0.96999997: below a target of 0.97.
 
     Raises:
       ValueError: a count below 1.
@@ -162,8 +133,7 @@ class Rate(TypedDict):
 def success_rate(success: Sequence[bool | None] | np.ndarray | Any) -> Rate:
     """How often something succeeded, with Wilson's 95 % interval.
 
-    Args:
-      success: ``(n,)``, whether each seed succeeded; None or NaN for one that has no say.
+    ``success: (n,)`` says it of each seed; None or NaN for one that has no say.
 
     Returns:
       ``successes`` among ``n`` seeds, ``not_finite`` seeds left out; ``rate`` and
@@ -188,21 +158,9 @@ def success_rate(success: Sequence[bool | None] | np.ndarray | Any) -> Rate:
     return Rate(successes=k, n=n, rate=k / n, ci95=ci95, not_finite=left_out)
 
 
-class PairedRates(TypedDict):
-    """What :func:`paired_rates` returns."""
-
-    only_a: int
-    only_b: int
-    n: int
-    difference: float | None
-    ci95: list[float] | None
-    p: float | None
-    not_finite: int
-
-
 def paired_rates(
     a: Sequence[bool | None] | np.ndarray | Any, b: Sequence[bool | None] | np.ndarray | Any
-) -> PairedRates:
+) -> PairedDifference:
     """Compares how often two methods succeed on the same seeds: McNemar's exact test.
 
     Args:
@@ -210,39 +168,26 @@ def paired_rates(
       b: ``(n,)``, the same seeds in the same order.
 
     Returns:
-      Pairs in which only one succeeded, all ``n`` pairs, ``not_finite`` pairs left
-      out, the ``difference`` of the two rates with its 95 % interval (Wald's, after
-      half a pair was added to each of the four outcomes: Agresti & Min, 2005), and the
-      two-sided p-value of the sign test on the pairs that differ (1 without any).
-      ``None`` where there is no pair.
+      As :func:`paired_difference`, with ``wins`` and ``losses`` the pairs in which only ``a``
+      or only ``b`` succeeded and ``mean`` the difference of the two rates; ``ci95`` is Wald's
+      after half a pair was added to each of the four outcomes (Agresti & Min, 2005), ``p`` that
+      of the two-sided sign test on the pairs that differ (1 without any).
 
     Raises:
       ValueError: different lengths, no pair at all, or not one-dimensional.
     """
     from scipy.stats import binomtest
 
-    left, right = _vector(a, "a"), _vector(b, "b")
-    if left.size != right.size:
-        raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
-    both = np.isfinite(left) & np.isfinite(right)
-    first, second = left[both] > 0, right[both] > 0
-    n, left_out = int(both.sum()), int(both.size - both.sum())
-    only_a, only_b = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    if not n:
-        nothing = {"difference": None, "ci95": None, "p": None}
-        return PairedRates(only_a=0, only_b=0, n=0, not_finite=left_out, **nothing)  # type: ignore[typeddict-item]
-    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    centre = (only_a - only_b) / (n + 2)
-    half = 1.959963984540054 * math.sqrt((only_a + only_b + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
-    return PairedRates(
-        only_a=only_a,
-        only_b=only_b,
-        n=n,
-        difference=(only_a - only_b) / n,
-        ci95=[max(-1.0, centre - half), min(1.0, centre + half)],
-        p=p,
-        not_finite=left_out,
-    )
+    left, right, left_out = _pairs(a, b)
+    found = _compared((left > 0).astype(float), (right > 0).astype(float), left_out)
+    found["test"] = "McNemar, exact"
+    n, only_a, only_b = found["n"], found["wins"], found["losses"]
+    if n:
+        found["p"] = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+        centre = (only_a - only_b) / (n + 2)
+        half = 1.959963984540054 * math.sqrt((only_a + only_b + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
+        found["ci95"] = [max(-1.0, centre - half), min(1.0, centre + half)]
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -266,6 +211,34 @@ def _vector(values: Any, name: str) -> np.ndarray:
     if array.ndim != 1 or not array.size:
         raise ValueError(f"{name} must be one number per seed, at least one: shape {array.shape}")
     return array
+
+
+def _pairs(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """Both sides ``(n,)`` of the pairs with a finite difference, and how many others there are."""
+    left, right = _vector(a, "a"), _vector(b, "b")
+    if left.size != right.size:
+        raise ValueError(f"a and b must be pairs of equal length: {left.size} and {right.size}")
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite, and as such counted
+        both = np.isfinite(left - right)
+    return left[both], right[both], int(both.size - both.sum())
+
+
+def _compared(left: np.ndarray, right: np.ndarray, left_out: int) -> PairedDifference:
+    """What is known of pairs before a test."""
+    mean, std, ci95 = _moments(left - right)
+    wins, ties, losses = (int(np.sum(sign)) for sign in (left > right, left == right, left < right))
+    return PairedDifference(
+        mean=mean,
+        std=std,
+        ci95=ci95,
+        n=left.size,
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        p=None,
+        test=None,
+        not_finite=left_out,
+    )
 
 
 def _moments(x: np.ndarray) -> tuple[float | None, float | None, list[float] | None]:

@@ -162,8 +162,8 @@ def test_paired_rates_count_the_pairs_that_differ() -> None:
     a, b = [1, 1, 1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1]
     # 5 against 1: two-sided binomial, 2 * (1 + 6) / 64
     found = paired_rates(a, b)
-    assert (found["only_a"], found["only_b"], found["n"], found["not_finite"]) == (5, 1, 8, 0)
-    assert found["p"] == pytest.approx(14 / 64) and found["difference"] == 0.5
+    assert (found["wins"], found["losses"], found["ties"], found["n"], found["not_finite"]) == (5, 1, 2, 8, 0)
+    assert found["p"] == pytest.approx(14 / 64) and found["mean"] == 0.5
     assert paired_rates(a, a)["p"] == 1
     with pytest.raises(ValueError, match="equal length"):
         paired_rates(a, b[:3])
@@ -177,6 +177,6 @@ def test_rates_leave_diverged_seeds_out_and_count_them() -> None:
     assert (nobody["n"], nobody["rate"], nobody["ci95"], nobody["not_finite"]) == (0, None, None, 2)
     # the second pair would count for a, the third for b
     pairs = paired_rates([1, 1, nan, 1], [0, nan, 1, 1])
-    assert (pairs["only_a"], pairs["only_b"], pairs["n"], pairs["not_finite"]) == (1, 0, 2, 2)
+    assert (pairs["wins"], pairs["losses"], pairs["n"], pairs["not_finite"]) == (1, 0, 2, 2)
     none = paired_rates([nan], [1])
-    assert none["p"] is None and none["difference"] is None and none["ci95"] is None
+    assert none["p"] is None and none["mean"] is None and none["ci95"] is None

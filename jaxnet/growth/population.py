@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,8 @@ from jaxnet.growth.training import outcome, padded, stack_host, start_state, tak
 from jaxnet.keys import METHOD, key_of, keys_of, purpose
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.programs import ONCE, Clock
+from jaxnet.store.checkpoint import Pace
 from jaxnet.store.folder import RunFolder
-from jaxnet.store.pace import Pace
 from jaxnet.train import Net
 from jaxnet.types import Key, PyTree
 

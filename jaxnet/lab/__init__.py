@@ -1,10 +1,4 @@
-"""The laboratory: a study is a page; folders, resume, tables, comparisons and documents are here.
-
->>> from jaxnet import lab
->>> asked = lab.Question("patched", "plain", "accuracy")
->>> asked.shown
-'patched − plain'
-"""
+"""The laboratory: a study is a page; folders, resume, tables, comparisons and documents are here."""
 
 import lazy_loader
 

@@ -16,11 +16,10 @@ from .flags import (
     option,
     settled,
 )
-from .found import Document, Found
-from .run import Run, run_arms, run_study
+from .run import Run
 from .stages import Stage, Trained, train_stages
-from .study import Controls, Study
-from .summary import entries
+from .study import Controls, Page, Study, run_arms
+from .summary import Document, Found, entries
 
 __all__ = [
     "Comparison",
@@ -32,6 +31,7 @@ __all__ = [
     "Flags",
     "Found",
     "NetworkFlags",
+    "Page",
     "Question",
     "Run",
     "RunFlags",
@@ -52,7 +52,6 @@ __all__ = [
     "run",
     "run_arms",
     "run_main",
-    "run_study",
     "settled",
     "shown",
     "terminal",

@@ -14,12 +14,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jaxnet.errors import InputError
 from jaxnet.lab.flags import Flags, option
-from jaxnet.provenance import DISTRIBUTION, version
+from jaxnet.provenance import version
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,49 +48,43 @@ class WorkerFlags(Flags):
         super().check()
 
 
+@dataclass
 class Executor:
-    """Runs tasks here, one after the other."""
+    """Runs tasks: here, one after the other, or in the workers of a Dask scheduler."""
 
-    note = ""  # who computes, for a progress bar
+    client: Any = None
+    address: str = ""
+
+    @property
+    def note(self) -> str:
+        """Who computes, for a progress bar."""
+        return "" if self.client is None else f"{self._count()} workers"
+
+    def _count(self) -> int:
+        with self._asking():
+            return len(self.client.nthreads())
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
         """Number and result of every item, as they come; items are drawn when someone can take them.
 
-        Where there are workers, function, items and results are pickled. A task does not
-        depend on others, and may be run more than once, since a worker may die over it.
-        InputError: the scheduler is gone, a worker has other versions, or too many died.
+        For workers, function, items and results are pickled; one may die over a task, which is
+        run again. InputError: the scheduler is gone, a worker has other versions, or too many died.
         """
-        for number, item in enumerate(items):
-            yield number, function(item)
-
-
-class Workers(Executor):
-    """Runs tasks in the workers of a Dask scheduler."""
-
-    def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
-
-    @property
-    def note(self) -> str:  # type: ignore[override]
-        """How many there are."""
-        return f"{self._count()} workers"
-
-    def _count(self) -> int:
-        with self._asking():
-            return len(self._client.nthreads())
-
-    def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """See :meth:`Executor.run`."""
+        waiting = enumerate(items)
+        if self.client is None:
+            yield from ((number, function(item)) for number, item in waiting)
+            return
         import distributed
 
-        task, waiting, numbers = _Task(function, versions()), enumerate(items), dict[Any, int]()
-        done = distributed.as_completed(loop=self._client.loop)
+        task = functools.partial(_checked, versions(), function)
+        numbers: dict[Any, int] = {}
+        done = distributed.as_completed(loop=self.client.loop)
         try:
             while True:
                 room = AHEAD * max(1, self._count()) - len(numbers)
                 for number, item in itertools.islice(waiting, max(0, room)):
                     with self._asking():
-                        future = self._client.submit(task, item, pure=False)
+                        future = self.client.submit(task, item, pure=False)
                     numbers[future] = number
                     done.add(future)
                 if not numbers:
@@ -105,58 +101,43 @@ class Workers(Executor):
                 del future, found  # the workers may forget it
         finally:
             with contextlib.suppress(Exception):
-                self._client.cancel(list(numbers))
+                self.client.cancel(list(numbers))
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        from concurrent.futures import CancelledError
-
-        from distributed.comm import CommClosedError
-
         try:
             yield
-        except (CancelledError, CommClosedError, OSError, TimeoutError):
+        except (CancelledError, OSError):
             words = "start it and its workers again, then continue with --resume"
-            raise InputError(f"the Dask scheduler {self._address} is gone: {words}") from None
+            raise InputError(f"the Dask scheduler {self.address} is gone: {words}") from None
 
 
 def _explained(error: BaseException) -> BaseException:
     from distributed.scheduler import KilledWorker
 
     if isinstance(error, KilledWorker):
-        return InputError(
-            f"{error.allowed_failures + 1} workers died over one task: look into their logs (memory?), then "
-            "continue with --resume"
-        )
+        died = f"{error.allowed_failures + 1} workers died over one task"
+        return InputError(f"{died}: look into their logs (memory?), then continue with --resume")
     if isinstance(error, ImportError) or "deserializ" in str(error):
-        return InputError(
-            "the scheduler or a worker cannot load what it is to run: start them in the same checkout and "
-            "environment (docs/scaling.md)"
-        )
+        what = "the scheduler or a worker cannot load what it is to run"
+        return InputError(f"{what}: start them in the same checkout and environment (docs/scaling.md)")
     return error
 
 
-@dataclass(frozen=True)
-class _Task:
+def _checked(wanted: dict[str, str | None], function: Callable[[Any], Any], item: Any) -> Any:
     """What a worker runs: the function, where the versions are the driver's."""
+    import distributed
 
-    function: Callable[[Any], Any]
-    wanted: dict[str, str | None]
-
-    def __call__(self, item: Any) -> Any:
-        import distributed
-
-        here, worker = versions(), distributed.get_worker().address
-        if differ := [f"{n} {here[n]} instead of {v}" for n, v in self.wanted.items() if here[n] != v]:
-            raise InputError(f"the worker {worker} has {', '.join(differ)}: install the same on both sides")
-        return self.function(item)
+    here, worker = versions(), distributed.get_worker().address
+    if differ := [f"{n} {here[n]} instead of {v}" for n, v in wanted.items() if here[n] != v]:
+        raise InputError(f"the worker {worker} has {', '.join(differ)}: install the same on both sides")
+    return function(item)
 
 
 @functools.cache
 def versions() -> dict[str, str | None]:
     """What must be the same in all workers."""
-    packages = {"jaxnet": DISTRIBUTION, "jax": "jax", "flax": "flax", "optax": "optax"}
-    return {name: version(package) for name, package in packages.items()}
+    return {name: version(name) for name in ("jaxnet", "jax", "flax", "optax")}
 
 
 @contextlib.contextmanager
@@ -172,25 +153,23 @@ def executor(workers: str | None) -> Iterator[Executor]:
         raise InputError("--workers needs the extra `cluster`: pip install 'distributed>=2025'") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
     silent = {"distributed.admin.large-graph-warning-threshold": "1TB"}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set({**silent, "distributed.scheduler.allowed-failures": DEATHS}))
-        number, address = int(workers.split(":")[1]) if workers.startswith("local:") else 0, workers
+    number, address = int(workers.split(":")[1]) if workers.startswith("local:") else 0, workers
+    with dask.config.set({**silent, "distributed.scheduler.allowed-failures": DEATHS}), ExitStack() as stack:
         try:
             if number:
                 where = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}  # of its HTTP server
                 how = {"scheduler_kwargs": {"dashboard": False}, "silence_logs": logging.CRITICAL}
                 what = {"n_workers": number, "threads_per_worker": 1, "memory_limit": None}
-                address = stack.enter_context(
-                    distributed.LocalCluster(processes=True, **where, **how, **what)
-                )
+                local = distributed.LocalCluster(processes=True, **where, **how, **what)
+                address = stack.enter_context(local)
             client = distributed.Client(address, timeout=SECONDS, set_as_default=False)
             stack.enter_context(client).wait_for_workers(1, timeout=SECONDS)
-        except (OSError, TimeoutError):
+        except OSError:
             words = "no Dask scheduler with a worker answers: start both (docs/scaling.md)"
             raise InputError(f"{workers}: {words}") from None
         if number:
             client.run(_own_processors, number)
-        yield Workers(client, workers)
+        yield Executor(client, workers)
 
 
 def _own_processors(number: int, dask_worker: Any) -> None:

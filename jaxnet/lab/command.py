@@ -18,11 +18,10 @@ import inspect
 import math
 import os
 import sys
-import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
@@ -31,28 +30,11 @@ from jaxnet.lab.flags import flag_name
 C = TypeVar("C")
 
 
-def parse(
-    config_class: type[C],
-    argv: Sequence[str] | None = None,
-    *,
-    description: str | None = None,
-    prog: str | None = None,
-) -> C:
-    """Makes a configuration from the command line; ``--help`` prints and exits with code 0.
-
-    Args:
-      config_class: a dataclass, see :mod:`jaxnet.lab.flags`.
-      argv: the arguments without the program's name; those of the process if ``None``.
-      description: for ``--help``; the docstring of ``config_class`` if ``None``.
-      prog: name of the program for ``--help``.
-
-    Raises:
-      SystemExit: with code 2 after one line ``error: ...`` on stderr.
-    """
-    try:
-        return _parse(config_class, argv, description, prog)
-    except InputError as error:
-        _leave(f"error: {error}", 2)
+def parse(config_class: type[C], argv: Sequence[str] | None = None, **told: str | None) -> C:
+    """Makes a configuration from the command line; see :func:`run_main`."""
+    made: list[C] = []
+    run_main(made.append, config_class, argv, **told)
+    return made[0]
 
 
 def run_main(
@@ -65,19 +47,22 @@ def run_main(
 ) -> None:
     """Parses the command line and calls ``main(config)``; returns if that went well.
 
+    ``config_class`` is a dataclass (:mod:`jaxnet.lab.flags`); ``argv`` are the arguments without the
+    program's name, those of the process if ``None``; ``prog`` is this name and ``description`` a text
+    for ``--help``, the docstring of ``config_class`` if ``None``.
+
     Raises:
       SystemExit: after one line on stderr. Code 2: wrong input, a file or disk
-        that cannot be used, too little memory. Code 130: interrupted. Code 141,
-        without a line: the reader of the output went away.
+        that cannot be used, too little memory. Code 130: interrupted. Without a
+        line: code 0 after ``--help``, 141 where the reader of the output went away.
     """
     try:
-        main(parse(config_class, argv, description=description, prog=prog))
+        main(_parse(config_class, argv, description, prog))
         sys.stdout.flush()
     except InputError as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
-        names = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-        again = ": the same command with --resume continues" if "resume" in names else ""
+        again = ": the same command with --resume continues" if hasattr(config_class, "resume") else ""
         _leave(f"interrupted{again}", 130)
     except BrokenPipeError:
         _drop_output()
@@ -109,16 +94,11 @@ def _parse(config_class: type[C], argv: Sequence[str] | None, description: str |
         if field.init and field.metadata.get("cli", True)
     ]
     found.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
-    app = cyclopts.App(
-        name=prog,
-        help=description or "",
-        help_format="plaintext",
-        version_flags=[],
-        result_action="return_value",
-    )
+    told: dict[str, Any] = {"help": description or "", "help_format": "plaintext", "version_flags": []}
+    app = cyclopts.App(name=prog, **told, result_action="return_value")
     app["--help"].group = cyclopts.Group("", show=False)
     app.default(found)
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         given = app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -127,8 +107,6 @@ def _parse(config_class: type[C], argv: Sequence[str] | None, description: str |
         raise SystemExit(0)
     try:
         return config_class(**given)
-    except InputError:
-        raise
     except ValueError as error:  # a check of the library that the configuration calls
         raise InputError(str(error)) from error
 
@@ -136,11 +114,8 @@ def _parse(config_class: type[C], argv: Sequence[str] | None, description: str |
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     import cyclopts
 
-    default: Any = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    none = str(field.metadata.get("none") or "none")
-    unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
+    meta = field.metadata
+    none, unit = meta.get("none", "none"), f" [{meta['unit']}]" if meta.get("unit") else ""
 
     def read(_: Any, tokens: Sequence[Any]) -> Any:
         if len(tokens) > 1:
@@ -151,17 +126,17 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     reading: dict[str, Any] = {"converter": read, "n_tokens": 1, "negative": (), "accepts_keys": False}
     one = cyclopts.Parameter(
         name=flag_name(field.name),
-        help=f"{field.metadata.get('help', '')}{unit}".strip(),
+        help=f"{meta.get('help', '')}{unit}".strip(),
         show_default=lambda value: _shown(value, none),
         **({} if hint is bool else {**reading, "allow_leading_hyphen": True}),
     )
-    missing = default is dataclasses.MISSING
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if missing else default,
-        annotation=Annotated[hint, one],
-    )
+    default: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    elif default is dataclasses.MISSING:
+        default = inspect.Parameter.empty
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, kind, default=default, annotation=Annotated[hint, one])
 
 
 def _shown(value: Any, none: str) -> str:
@@ -175,7 +150,7 @@ def _shown(value: Any, none: str) -> str:
 def _value(hint: Any, text: str, none: str) -> Any:
     """A value of type ``hint`` from text; ValueError says what is wrong with it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
+    if len(args) == 2 and type(None) in args:
         if text == none:
             return None
         try:
@@ -187,29 +162,22 @@ def _value(hint: Any, text: str, none: str) -> Any:
         if text not in by_text:
             raise ValueError(f"{text!r} is not one of {', '.join(by_text)}")
         return by_text[text]
-    if origin is tuple and args[-1] is Ellipsis:
-        return tuple(_value(args[0], part.strip(), none) for part in text.split(",")) if text.strip() else ()
     if origin is tuple:
-        parts = text.split(",")
+        parts = text.split(",") if text.strip() else []
+        if args[-1] is Ellipsis:
+            args = args[:1] * len(parts)
         if len(parts) != len(args):
             raise ValueError(f"{text!r} is not {len(args)} values with commas between")
         return tuple(_value(arg, part.strip(), none) for arg, part in zip(args, parts, strict=True))
-    if hint is str:
-        return text
-    if hint is Path:
-        return user_path(text)
-    if hint is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number") from None
-    if hint is not float:
+    if hint in (str, Path):
+        return text if hint is str else user_path(text)
+    if hint not in (int, float):
         raise TypeError(f"no flag can be made for the type {hint}")
     try:
-        value = float(text)
+        value = hint(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a {'whole ' if hint is int else ''}number") from None
+    if hint is float and not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
     return value
 
@@ -225,8 +193,6 @@ def _leave(message: str, code: int) -> NoReturn:
 
 def _drop_output() -> None:
     """Points stdout to nowhere: flushing what it still holds at exit would fail once more."""
-    with contextlib.suppress(OSError, ValueError):  # a stdout without a file, or closed
-        target = sys.stdout.fileno()
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, target)
-        os.close(devnull)
+    # suppressed: a stdout without a file, or closed
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

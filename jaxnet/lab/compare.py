@@ -8,17 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxnet.lab.shown import number, pairs_won, span, with_interval
+from jaxnet.lab.shown import percent, span, with_interval
 from jaxnet.statistics import holm, paired_difference, paired_rates
 
-LEVEL = 0.05
-"""A difference is called one where p, corrected for the number of questions, is below this and the 95 %
-interval excludes zero."""
-
-LEAST_PAIRS = 12
-"""Fewer pairs give intervals and no verdict: an exact test of 8 cannot go below p = 0.0078."""
-
-Verdict = Literal["better", "worse", "no difference shown", "no verdict", "not judged"]
+LEVEL = 0.05  # a difference is one where the corrected p is below this and the 95 % interval excludes zero
+LEAST_PAIRS = 12  # fewer give intervals and no verdict: an exact test of 8 cannot go below p = 0.0078
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +22,10 @@ class Question:
     Attributes:
       first: name of an arm.
       second: of another.
-      measure: of every seed: a number, or a truth value (how often it holds is compared).
-        Parts of a name in several levels are separated by dots.
+      measure: of every seed, a number, or a truth value (how often it holds is compared); dots
+        separate the levels of its name.
       title: what is asked, for readers; made from the arms if empty.
-      primary: whether it is one of those that the document decides. The others are given
-        with intervals and not judged.
+      primary: whether the document decides it; others are given with intervals and not judged.
       where: the context that both arms belong to (a scale, a data set), for readers.
       higher_is_better: otherwise the verdict calls less better.
     """
@@ -57,19 +50,16 @@ class Comparison:
 
     Attributes:
       question: what was asked.
-      difference: mean; None where there is no pair.
-      ci95: its 95 % interval.
-      p: two-sided, uncorrected; of the paired differences, of truth values McNemar's.
+      difference: mean, with its 95 % interval ``ci95``; None where there is no pair.
+      p: of ``test``, two-sided, uncorrected.
+      wins: pairs in which the first has more; ``losses``, in which the second has.
+      n: pairs, without the ``not_finite`` ones in which one of the two networks diverged.
       p_holm: corrected for all primary questions; None of the others.
-      wins: pairs in which the first has more.
-      losses: pairs in which the second has; the others are ties.
-      n: pairs.
-      not_finite: pairs left out, since one of the two networks diverged.
     """
 
     question: Question
     difference: float | None
-    ci95: tuple[float, float] | None
+    ci95: Sequence[float] | None
     p: float | None
     wins: int
     n: int
@@ -79,15 +69,15 @@ class Comparison:
     losses: int = 0
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Literal["better", "worse", "no difference shown", "no verdict", "not judged"]:
         """What all this allows to say."""
         if not self.question.primary:
             return "not judged"
         if self.n < LEAST_PAIRS or self.difference is None:
             return "no verdict"
-        if self.p_holm is None or not self.p_holm < LEVEL or self.ci95 is None:
+        if self.p_holm is None or not self.p_holm < LEVEL:
             return "no difference shown"
-        if self.ci95[0] <= 0 <= self.ci95[1]:  # test and interval must agree
+        if self.ci95 is None or self.ci95[0] <= 0 <= self.ci95[1]:  # test and interval must agree
             return "no difference shown"
         return "better" if (self.difference > 0) == self.question.higher_is_better else "worse"
 
@@ -96,42 +86,40 @@ class Comparison:
         """1 where the first is shown to be better, -1 where it is shown to be worse, else 0."""
         return {"better": 1, "worse": -1}.get(self.verdict, 0)
 
-    def said(self, scale: float = 100, unit: str = "points") -> str:
+    def said(self) -> str:
         """The verdict in words, with the size of the difference."""
         if self.verdict == "no verdict":
-            return (
-                f"no verdict ({self.n} pairs, {LEAST_PAIRS} needed)" if self.n else "no pair left to compare"
-            )
-        if not self.sign:
+            needed = f"no verdict ({self.n} pairs, {LEAST_PAIRS} needed)"
+            return needed if self.n else "no pair left to compare"
+        if not self.sign or self.difference is None:
             return self.verdict
-        assert self.difference is not None
         word = "better" if self.sign > 0 else "**worse**"
-        return f"{word} by {abs(scale * self.difference):.2f}{' ' * bool(unit)}{unit}"
+        return f"{word} by {abs(100 * self.difference):.2f} points"
 
-    def interval(self, scale: float = 100, between: str = " .. ") -> str:
-        """The 95 % interval."""
-        return span(self.ci95, "+.2f", scale=scale, between=between)
+    def mean(self) -> str:
+        """The mean difference in points."""
+        return percent(self.difference, "+.2f")
 
-    def shown(self, scale: float = 100) -> str:
+    def interval(self) -> str:
+        """The 95 % interval in points."""
+        return span(self.ci95, "+.2f", between=" .. ")
+
+    def shown(self) -> str:
         """The mean difference with its interval."""
-        mean = number(None if self.difference is None else scale * self.difference, "+.2f")
-        return with_interval(mean, self.interval(scale))
+        return with_interval(self.mean(), self.interval())
 
     @property
     def won(self) -> str:
         """In how many of the pairs the first is better, and how many pairs are left out."""
-        return pairs_won(self.wins, self.n, self.not_finite)
+        return f"{self.wins}/{self.n}" + (f" ({self.not_finite} left out)" if self.not_finite else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For ``summary.json``."""
-        asked = {
-            "first": self.question.first,
-            "second": self.question.second,
-            "measure": self.question.measure,
-        }
-        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "question"}
-        more = {"title": self.question.shown, "primary": self.question.primary, "where": self.question.where}
-        return {**asked, **rest, "verdict": self.verdict, **more}
+        asked = self.question
+        names = {name: getattr(asked, name) for name in ("first", "second", "measure")}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        more = {"title": asked.shown, "primary": asked.primary, "where": asked.where}
+        return {**names, **found, "verdict": self.verdict, **more}
 
 
 def values_of(seeds: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
@@ -150,34 +138,21 @@ def compare(
 ) -> list[Comparison]:
     """Answers questions about arms whose ``seeds`` are the same, in the same order.
 
-    Args:
-      arms: by name, each with an entry per seed under ``seeds``; see :func:`values_of`.
-      questions: what is asked.
-      rates: measures that are truth values: how often they hold is compared.
+    ``rates`` are measures that are truth values: how often they hold is compared.
     """
     found = []
     for asked in questions:
         a, b = (values_of(arms[name]["seeds"], asked.measure) for name in (asked.first, asked.second))
-        if asked.measure in rates:
-            pairs = paired_rates(a, b)
-            wins, losses, test = pairs["only_a"], pairs["only_b"], "McNemar, exact"
-            mean, ends = pairs["difference"], pairs["ci95"]
-            p, n, lost = pairs["p"], pairs["n"], pairs["not_finite"]
-        else:
-            difference = paired_difference(a, b)
-            wins, losses, test = difference["wins"], difference["losses"], difference["test"]  # type: ignore[assignment]
-            mean, ends = difference["mean"], difference["ci95"]
-            p, n, lost = difference["p"], difference["n"], difference["not_finite"]
-        interval = None if ends is None else (ends[0], ends[1])
-        found.append(Comparison(asked, mean, interval, p, wins, n, lost, test=test, losses=losses))
+        pairs: Mapping[str, Any] = (paired_rates if asked.measure in rates else paired_difference)(a, b)
+        taken = {name: pairs[name] for name in ("ci95", "p", "wins", "n", "not_finite", "test", "losses")}
+        found.append(Comparison(asked, pairs["mean"], **taken))
     return corrected(found)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with Holm's correction; its family is all primary ones."""
-    family = [i for i, c in enumerate(comparisons) if c.question.primary and c.p is not None]
-    adjusted = holm([float(comparisons[i].p or 0.0) for i in family])
-    by_place = dict(zip(family, adjusted, strict=True))
+    family = {i: c.p for i, c in enumerate(comparisons) if c.question.primary and c.p is not None}
+    by_place = dict(zip(family, holm(list(family.values())), strict=True))
     return [dataclasses.replace(c, p_holm=by_place.get(i)) for i, c in enumerate(comparisons)]
 
 

@@ -1,18 +1,19 @@
 """Configurations: frozen dataclasses whose fields are flags, composed of parts that studies share.
 
-A field made by :func:`option` says what its flag means and which values it takes; the
-check runs whenever a configuration is made, from a command line or in Python::
+Fields made by :func:`option` are checked whenever a configuration is made, from a command line
+or in Python::
 
     @dataclass(frozen=True)
     class Config(RunFlags, SeedFlags, NetworkFlags, DataFlags):
         epochs: int = option(20, "of training", "epochs", least=1)
 
-The last part named comes first in ``--help``. A value of ``None`` (``auto``, ``none``)
-passes every check: it is decided later (:func:`settled`).
+The last part named comes first in ``--help``. ``None`` (``auto``, ``none``) passes every check: it
+is decided later (:func:`settled`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -25,11 +26,8 @@ C = TypeVar("C")
 Allocation = Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 
-MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "doc", "workers")
-"""Flags that say where and how, not what: a continued run may change them."""
-
-BY_FINGERPRINT = ("dataset",)
-"""Flags in whose place the fingerprint of the data decides whether a run may be continued."""
+MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "doc", "workers")  # where and how, not what
+BY_FINGERPRINT = ("dataset",)  # in its place the fingerprint decides whether a run may be continued
 
 
 def option(
@@ -37,26 +35,19 @@ def option(
     help: str,
     unit: str | None = None,
     *,
-    none: str | None = None,
+    none: str = "none",
     least: float | None = None,
     above: float | None = None,
     fraction: bool = False,
     cli: bool = True,
 ) -> Any:
-    """A field of a configuration.
+    """A field of a configuration, with text and unit for ``--help``.
 
-    Args:
-      default: its value where nothing is said.
-      help: for ``--help``.
-      unit: likewise.
-      none: the word that stands for ``None`` on the command line; "none" unless given.
-      least: smallest value allowed.
-      above: the value must be finite and above this one.
-      fraction: the value must be above 0 and at most 1.
-      cli: whether there is a flag.
+    ``none`` is the word for ``None`` on the command line; without ``cli`` there is no flag. Allowed
+    are values from ``least`` on, finite ones ``above`` one, or (``fraction``) above 0 and at most 1.
     """
-    known = {"help": help, "unit": unit, "none": none, "least": least, "above": above, "fraction": fraction}
-    return field(default=default, metadata={**known, "cli": cli})
+    limits = {"least": least, "above": above, "fraction": fraction}
+    return field(default=default, metadata={"help": help, "unit": unit, "none": none, "cli": cli, **limits})
 
 
 def changed(part: type, name: str, default: Any = dataclasses.MISSING, help: str | None = None) -> Any:
@@ -76,37 +67,32 @@ class Flags:
     """What every configuration is: checked when it is made."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for a value out of range, whatever the data."""
+        """Raises InputError for a value out of range."""
         for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if value is not None:
-                _check_range(one, value)
+            flag, value, meta = flag_name(one.name), getattr(self, one.name), one.metadata
+            if value is None:
+                continue
+            if meta.get("least") is not None and value < meta["least"]:
+                raise InputError(f"{flag} must be at least {meta['least']}: {value}")
+            if meta.get("above") is not None and not (math.isfinite(value) and value > meta["above"]):
+                raise InputError(f"{flag} must be above {meta['above']}: {value}")
+            for part in (value if isinstance(value, tuple) else (value,)) if meta.get("fraction") else ():
+                if not 0 < part <= 1:
+                    raise InputError(f"{flag} must be above 0 and at most 1: {part}")
         self.check()
 
     def check(self) -> None:
         """Raises InputError where values do not go together; parts call the next one's."""
 
 
-def _check_range(one: dataclasses.Field[Any], value: Any) -> None:
-    flag, meta = flag_name(one.name), one.metadata
-    if meta.get("least") is not None and value < meta["least"]:
-        raise InputError(f"{flag} must be at least {meta['least']}: {value}")
-    if meta.get("above") is not None and not (math.isfinite(value) and value > meta["above"]):
-        raise InputError(f"{flag} must be above {meta['above']}: {value}")
-    for part in (value if isinstance(value, tuple) else (value,)) if meta.get("fraction") else ():
-        if not 0 < part <= 1:
-            raise InputError(f"{flag} must be above 0 and at most 1: {part}")
-
-
 def settled(config: C, values: dict[str, Any]) -> C:
     """The configuration with ``values`` where nothing else is asked for; values are not checked again."""
-    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    missing = {n: v for n, v in values.items() if n in names and getattr(config, n) is None}
+    missing = {name: v for name, v in values.items() if getattr(config, name, name) is None}
     if not missing:
         return config
-    new = object.__new__(type(config))
-    for name in names:
-        object.__setattr__(new, name, missing.get(name, getattr(config, name)))
+    new = copy.copy(config)
+    for name, value in missing.items():
+        object.__setattr__(new, name, value)
     return new
 
 
@@ -144,7 +130,7 @@ class NetworkFlags(Flags):
     activation: Activation | None = option("relu", "of the hidden layers", none="auto")
 
     def check(self) -> None:
-        """Raises InputError where the sizes are those of no network with a hidden layer."""
+        """Raises InputError for sizes without a hidden layer."""
         check_sizes(self.sizes, 3)
         super().check()
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot
 import numpy as np
 
-from jaxnet.files import disk_errors
+from jaxnet.files import write_bytes
 from jaxnet.lab.compare import Comparison
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+plt = matplotlib.pyplot
 
 EVERY = "every network diverged"
 """What an empty plot says."""
@@ -25,36 +27,13 @@ HIGH, LOW, SCAFFOLD, PATCH = "#c44e52", "#4c72b0", "#55708c", "#dd8452"
 COLORS = ("0.45", "#4c72b0", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#937860", "#da8bc3")
 """Colours of arms, in order; the first is that of the one others are compared with."""
 
-__all__ = [
-    "COLORS",
-    "EVERY",
-    "HIGH",
-    "LOW",
-    "PATCH",
-    "SCAFFOLD",
-    "draw_comparisons",
-    "draw_curve",
-    "draw_differences",
-    "finish",
-    "jitter",
-    "picture",
-    "plt",
-    "save_comparisons",
-    "save_figure",
-    "say",
-]
-
 
 def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all, and closes it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with disk_errors(path, "write"):
-            figure.savefig(partial, dpi=130, format="png")
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        plt.close(figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130, format="png")
+    plt.close(figure)
+    write_bytes(path, picture.getvalue())
 
 
 @contextlib.contextmanager
@@ -86,18 +65,11 @@ def jitter(number: int, width: float) -> np.ndarray:
 
 
 def draw_curve(
-    axes: Any,
-    rows: Sequence[Mapping[str, Any]],
-    color: str,
-    label: str,
-    *,
-    shift: int = 0,
-    whole: bool = False,
+    axes: Any, rows: Sequence[Mapping[str, Any]], color: str, label: str, shift: int = 0, whole: bool = False
 ) -> int:
-    """Accuracy over the epochs: the median of the seeds and their middle half, or their range too.
+    """Accuracy over the epochs: median and middle half of the seeds, with ``whole`` their range too.
 
-    Returns:
-      The last epoch; 0 where there is no row.
+    Returns the last epoch, 0 where there is no row.
     """
     by_epoch: dict[int, list[float]] = {}
     for row in rows:
@@ -117,24 +89,18 @@ def draw_curve(
     return int(epochs[-1])
 
 
-def draw_comparisons(axes: Any, comparisons: Sequence[Comparison], scale: float = 100) -> None:
-    """A forest plot: the mean paired difference of each comparison with its interval."""
-    draw_differences(axes, [c.as_dict() for c in comparisons], scale)
-
-
-def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]], scale: float = 100) -> None:
-    """As :func:`draw_comparisons`, of what ``summary.json`` holds."""
+def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """A forest plot of comparisons as ``summary.json`` has them: mean paired differences, intervals."""
     y = np.arange(len(comparisons))[::-1]
     colors = {"better": "#2e7d4f", "worse": "#c44e52"}
     for yi, c in zip(y, comparisons, strict=True):
         if c["difference"] is None:
             continue
-        color, mean = colors.get(c["verdict"], "0.45"), scale * c["difference"]
-        low, high = (scale * end for end in c["ci95"] or [c["difference"]] * 2)
+        color, mean = colors.get(c["verdict"], "0.45"), 100 * c["difference"]
+        low, high = (100 * end for end in c["ci95"] or [c["difference"]] * 2)
         axes.plot([low, high], [yi, yi], color=color, lw=2)
         axes.plot([mean], [yi], "o", color=color, ms=6)
-        place = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-        axes.annotate(f"{mean:+.2f}", (high, yi), (6, 0), **place)
+        axes.annotate(f"{mean:+.2f}", (high, yi), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(y, [c["title"] for c in comparisons], fontsize=8.5)
     axes.set_xlabel("difference in test accuracy (points), paired over seeds, 95 % interval")
@@ -142,7 +108,7 @@ def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]], scale:
     axes.grid(alpha=0.3, axis="x")
 
 
-def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Saves the forest plot as a picture of its own."""
+def save_comparisons(path: Path, config: Any, groups: Any, comparisons: Sequence[Comparison]) -> None:
+    """Saves the forest plot: the picture of a document that has none of its own."""
     with picture(path, size=(8.2, 0.42 * len(comparisons) + 1.1)) as axes:
-        draw_comparisons(axes, comparisons)
+        draw_differences(axes, [c.as_dict() for c in comparisons])

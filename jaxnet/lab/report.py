@@ -10,20 +10,19 @@ from typing import Any
 
 import jinja2
 
-from jaxnet.files import disk_errors, json_safe, user_path, write_json
+from jaxnet.files import disk_errors, user_path, write_json
 from jaxnet.lab.compare import Comparison, correction
 from jaxnet.lab.flags import MAY_DIFFER, flag_name
-from jaxnet.lab.found import Document
 from jaxnet.lab.plots import save_comparisons
-from jaxnet.lab.shown import NOTHING, document_lines, number, percent, sizes_label, sound, span, with_interval
-from jaxnet.lab.summary import every_arm
+from jaxnet.lab.shown import diverged_of, number, percent, sizes_label, sound, span, with_interval
+from jaxnet.lab.summary import Document, every_arm
 from jaxnet.lab.terminal import print_table
-
-OWN = Path(__file__).parent / "templates"
-"""Folder of the templates that others extend."""
 
 HEAVY = ("patches", "history", "redundancy")
 """Entries of seeds that the numbers beside a document leave out; the ``summary.json`` of a run has them."""
+
+COLUMNS = ("points", "95 % interval", "wins", "p", "p (Holm)", "verdict")
+"""What tables tell of a comparison."""
 
 
 def mean_and_interval(aggregate: Mapping[str, Any]) -> str:
@@ -31,34 +30,29 @@ def mean_and_interval(aggregate: Mapping[str, Any]) -> str:
     return with_interval(percent(aggregate["mean"]), span(aggregate["ci95"], between=" .. "))
 
 
-def comparison_rows(comparisons: Sequence[Comparison], scale: float = 100) -> list[list[str]]:
-    """A row per comparison: title, difference, interval, wins, p, p (Holm), verdict."""
-    return [
-        [
-            c.question.shown,
-            number(None if c.difference is None else scale * c.difference, "+.2f"),
-            c.interval(scale),
-            c.won,
-            number(c.p, ".2g"),
-            number(c.p_holm, ".2g"),
-            c.said(scale),
-        ]
-        for c in comparisons
-    ]
+def comparison_row(found: Comparison) -> list[str]:
+    """Of a comparison: title, difference, interval, wins, p, p (Holm), verdict."""
+    p = (number(value, ".2g") for value in (found.p, found.p_holm))
+    return [found.question.shown, found.mean(), found.interval(), found.won, *p, found.said()]
 
 
 def print_comparisons(title: str, comparisons: Sequence[Comparison]) -> None:
     """Prints a row per comparison to the terminal."""
-    columns = ["first minus second", "points", "95 % interval", "wins", "p", "p (Holm)", "verdict"]
-    where = [f"{c.question.where}: " if c.question.where else "" for c in comparisons]
-    rows = zip(where, comparison_rows(comparisons), strict=True)
-    print_table(title, columns, [[place + row[0], *row[1:]] for place, row in rows])
+    rows = [comparison_row(c) for c in comparisons]
+    for row, c in zip(rows, comparisons, strict=True):
+        row[0] = f"{c.question.where}: {row[0]}" if c.question.where else row[0]
+    print_table(title, ["first minus second", *COLUMNS], rows)
 
 
-def comparison_table(comparisons: Sequence[Comparison], scale: float = 100, unit: str = "points") -> str:
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """A Markdown table, a row per comparison."""
-    head = ["comparison (first minus second)", unit, "95 % interval", "wins", "p", "p (Holm)", "verdict"]
-    return table(head, comparison_rows(comparisons, scale))
+    return table(["comparison (first minus second)", *COLUMNS], list(map(comparison_row, comparisons)))
+
+
+def diverged(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence about the diverged networks of some arms; nothing without any."""
+    line = diverged_of(arms) or ""
+    return f"{line[0].upper()}{line[1:]}.\n" if line else ""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -68,12 +62,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def command_line(program: str, config: Any) -> str:
-    """The command that makes a document again: every flag that decides the results, and the document.
-
-    Args:
-      program: name of the module.
-      config: its configuration, a dataclass with a field ``doc``.
-    """
+    """The command that makes a document again: the flags of a configuration that decide it, and ``--doc``."""
     always = ("dataset", "datasets", "num_seeds", "doc")
     flags = [
         f"{flag_name(field.name)} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -86,102 +75,52 @@ def command_line(program: str, config: Any) -> str:
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:
-    """Fills a template; it may extend ``document.md``.
-
-    Raises:
-      jinja2.UndefinedError: it asks for a value that there is not.
-    """
+    """Fills a template, which may extend ``document.md``; jinja2.UndefinedError for a value that is not."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, OWN]),
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent / "templates"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
     )
     environment.filters |= {"number": number, "percent": percent, "span": span, "sound": sound}
     environment.filters |= {"interval": mean_and_interval, "sizes": sizes_label}
-    environment.globals |= {
-        "comparison_table": comparison_table,
-        "correction": correction,
-        "diverged": lambda arms: "\n".join(document_lines(arms)),
-        "table": table,
-        "nothing": NOTHING,
-    }
+    environment.globals |= {"comparison_table": comparison_table, "correction": correction}
+    environment.globals |= {"diverged": diverged, "table": table}
     text = environment.get_template(template.name).render(**values)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def write_document(
-    name: str,
-    document: Document,
-    config: Any,
-    groups: Mapping[str, Mapping[str, Any]],
-    comparisons: Sequence[Comparison],
-    program: str | None = None,
+    program: str, document: Document, config: Any, groups: dict[str, Any], comparisons: Sequence[Comparison]
 ) -> None:
-    """Writes the Markdown file, its pictures and its numbers.
+    """Writes the Markdown file that ``config.doc`` names, its pictures and its numbers beside it.
 
-    Args:
-      name: of the experiment.
-      document: template and pictures.
-      config: its configuration.
-      groups: by name, arms and their summaries.
-      comparisons: what was asked.
-      program: its module, where that is none of ``experiments``.
+    ``program`` is the module of the experiment; ``groups`` are summaries by group and run.
     """
     path = user_path(config.doc)
-    plots = document.plots or {
-        "": lambda path, config, groups, comparisons: save_comparisons(comparisons, path)
-    }
     pictures = {}
-    for end, draw in plots.items():
+    for end, draw in (document.plots or {"": save_comparisons}).items():
         picture = path.with_name(f"{path.stem}{end}.png")
         draw(picture, config, groups, comparisons)
         pictures[end.strip("_") or "main"] = picture.name
     first = next(iter(next(iter(groups.values())).values()))
-    values = {
-        "command": command_line(program or f"experiments.{name}", config),
-        "config": config,
-        "groups": groups,
-        "first": first,
-        "provenance": first["provenance"],
-        "kernel": first.get("kernel", first["config"].get("kernel")),
-        "numbers": path.with_suffix(".json").name,
-        "comparisons": comparisons,
-        "asked": {(c.question.first, c.question.second, c.question.measure): c for c in comparisons},
-        "pictures": pictures,
-        **document.values(config, groups, comparisons),
-    }
+    values = {"config": config, "groups": groups, "comparisons": comparisons, "pictures": pictures}
+    values |= {"command": command_line(program, config), "numbers": path.with_suffix(".json").name}
+    values |= {"first": first, "provenance": first["provenance"]}
+    values["kernel"] = first.get("kernel", first["config"].get("kernel"))
+    values["asked"] = {(c.question.first, c.question.second, c.question.measure): c for c in comparisons}
+    values |= document.values(config, groups, comparisons)
     text = render(document.template, values)
     with disk_errors(path, "write"):
         path.write_text(text, encoding="utf-8")
-    write_json(path.with_suffix(".json"), numbers_of(name, config, groups, comparisons))
-
-
-def numbers_of(
-    name: str, config: Any, groups: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]
-) -> dict[str, Any]:
-    """What lies beside a document: every seed of every arm, and the comparisons."""
-
-    def light(entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in entry.items() if key not in HEAVY}
-
-    arms = {
-        arm: {**found, "seeds": [light(entry) for entry in found["seeds"]]}
-        for arm, found in every_arm(groups).items()
-    }
     runs = [summary for group in groups.values() for summary in group.values()]
     timing = {key: sum(r["timing"][key] for r in runs) for key in ("compile_seconds", "run_seconds")}
-    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in MAY_DIFFER}
-    found: dict[str, Any] = json_safe(
-        {
-            "experiment": name,
-            "config": flags,
-            "provenance": runs[0]["provenance"],
-            "arms": arms,
-            "comparisons": [c.as_dict() for c in comparisons],
-            "timing": timing,
-        }
-    )
-    return found
+    flags = {flag: value for flag, value in dataclasses.asdict(config).items() if flag not in MAY_DIFFER}
+    arms = {}
+    for name, arm in every_arm(groups).items():
+        seeds = [{key: value for key, value in seed.items() if key not in HEAVY} for seed in arm["seeds"]]
+        arms[name] = {**arm, "seeds": seeds}
+    found = {"experiment": program.rpartition(".")[-1], "config": flags, "provenance": first["provenance"]}
+    found |= {"arms": arms, "comparisons": [c.as_dict() for c in comparisons], "timing": timing}
+    write_json(path.with_suffix(".json"), found)

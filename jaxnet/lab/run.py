@@ -1,4 +1,4 @@
-"""A run of a study: its folder, its samples, its clock, and everything around what it computes."""
+"""A run of a study: its folder, its samples, its clock, and what is settled before it begins."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import jax
@@ -19,22 +19,18 @@ from jaxnet import data, environment
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.files import cache_folder, json_safe, read_json, user_path
+from jaxnet.files import cache_folder, read_json, user_path
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.keys import key_of, keys_of
-from jaxnet.lab.compare import compare
-from jaxnet.lab.flags import BY_FINGERPRINT, MAY_DIFFER
-from jaxnet.lab.found import Found
-from jaxnet.lab.summary import arm_summary, summarise
 from jaxnet.lab.terminal import compiling
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.programs import ONCE, Beside, Clock
-from jaxnet.provenance import processors, provenance
+from jaxnet.provenance import processors
 from jaxnet.statistics import exact_fraction
 from jaxnet.store.folder import CONFIG, RunFolder
 from jaxnet.sweep.memory import available_memory
-from jaxnet.train import Batches, Evaluation, Task, answers, epoch_order, evaluate
+from jaxnet.train import Batches, Task, answers, epoch_order
 from jaxnet.types import Array, Int, Key
 
 C = TypeVar("C")
@@ -44,7 +40,11 @@ Part = Literal["train", "val", "test"]
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 """The parts in words."""
 
+WATCHED: dict[str, Part] = {"clean": "val", "seed": "test"}
+"""What epochs and targets are judged by, by protocol."""
 
+
+@dataclass(eq=False)
 class Run(Generic[C]):
     """What a study computes with.
 
@@ -53,19 +53,20 @@ class Run(Generic[C]):
       dataset: the samples, on the host.
       folder: where everything goes.
       report: takes a line for the reader.
+      beside: compiles what :meth:`compiled` will be asked for by name.
       clock: seconds of compiling and running.
     """
 
-    def __init__(
-        self, config: C, dataset: Dataset, folder: RunFolder, report: Callable[[str], None] = print
-    ) -> None:
-        self.config, self.dataset, self.folder, self.report = config, dataset, folder, report
-        self.clock = Clock()
-        self._splits: dict[Any, Split] = {}
-        self._orders: dict[int, Any] = {}
-        self._beside = Beside()
+    config: C
+    dataset: Dataset
+    folder: RunFolder
+    report: Callable[[str], None] = print
+    beside: Beside = field(default_factory=Beside)
+    clock: Clock = field(default_factory=Clock)
+    _splits: dict[Any, Split] = field(default_factory=dict)
+    _orders: dict[int, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def seeds(self) -> range:
         """Numbers of the networks of an arm."""
         config: Any = self.config
@@ -83,8 +84,8 @@ class Run(Generic[C]):
 
     @property
     def watched(self) -> Part:
-        """What is looked at after every epoch: test samples under ``--protocol seed``."""
-        return watched_part(self.config)
+        """What epochs and targets are judged by."""
+        return WATCHED[self.config.protocol]  # type: ignore[attr-defined]
 
     def split(self, part: Part, samples: slice = slice(None)) -> Split:
         """A part of the data set on the device as it is stored; all samples or some."""
@@ -101,49 +102,21 @@ class Run(Generic[C]):
             self._orders[batch_size] = self.compiled("the order", draw, key_of(0), number, options=ONCE)
         return self._orders[batch_size]
 
-    def provenance(self) -> dict[str, Any]:
-        """Code, versions, device, time, and which data."""
-        return {**provenance(), "dataset": self.dataset.name, "data_fingerprint": self.dataset.fingerprint}
-
     def compiled(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """The compiled function; the terminal says what is being compiled."""
         with compiling(what):
-            if begun := self._beside.take(what):
+            if begun := self.beside.take(what):
                 return self.clock.awaited(begun)
             return self.clock.compiled(function, *args, **options)
-
-    def begin(self, what: str, make: Callable[[], tuple[Any, ...]]) -> None:
-        """Begins to compile what :meth:`compiled` will be asked for (:class:`jaxnet.programs.Beside`)."""
-        self._beside.begin(what, make)
-
-    def close(self) -> None:
-        """Lets go what is still to be compiled."""
-        self._beside.close()
 
     def over_seeds(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """``function`` of every network: arguments ``(network, ...)``; a :class:`Split` is shared."""
         together = jax.vmap(function, in_axes=tuple(None if isinstance(a, Split) else 0 for a in args))
         return self.compiled(what, together, *args, **options)(*args)
 
-    def evaluate(self, task: Task, params: Any, structure: Any, split: Split) -> Evaluation:
-        """Loss and accuracy of every network on samples, ``(network,)``."""
-
-        def one(params: Any, structure: Any, split: Split) -> Evaluation:
-            return evaluate(task, params, structure, split)
-
-        result: Evaluation = self.over_seeds("the evaluation", one, params, structure, split)
-        return result
-
     def judge(self, task: Task, params: Any, structure: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracy of every network ``(network,)``, and on the even and the odd samples ``(network, 2)``.
-
-        Exact fractions; NaN where a weight or a logit is not finite.
-        """
-
-        def one(params: Any, structure: Any, split: Split) -> Array:
-            return count_right(task, params, structure, split)
-
-        counts = self.over_seeds("the evaluation", one, params, structure, split)
+        """Exact accuracies ``(network,)``, and on even and odd samples ``(network, 2)``; NaN if diverged."""
+        counts = self.over_seeds("the evaluation", partial(count_right, task), params, structure, split)
         return fractions(np.asarray(counts), split.size)
 
 
@@ -158,11 +131,6 @@ def fractions(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy ``(network,)`` and that on both halves ``(network, 2)`` from counts ``(network, 2)``."""
     counts = np.where(counts < 0, np.nan, counts.astype(float))
     return counts.sum(axis=1) / size, counts / np.array([(size + 1) // 2, max(size // 2, 1)])
-
-
-def watched_part(config: Any) -> Part:
-    """Samples that epochs and targets are judged by."""
-    return "test" if config.protocol == "seed" else "val"
 
 
 def load(config: Any) -> Dataset:
@@ -182,13 +150,7 @@ def make_split(dataset: Dataset, part: Part, samples: slice = slice(None)) -> Sp
 def network_spec(
     dataset: Dataset, sizes: tuple[int, ...] | None, hidden: tuple[int, ...] = (256, 128), **fields: Any
 ) -> NetworkSpec:
-    """The network for a data set.
-
-    Args:
-      dataset: decides the first and the last size.
-      sizes: as given by ``--sizes``.
-      hidden: units of the hidden layers if no sizes are given.
-      fields: the other fields of the specification.
+    """The network for a data set, of ``--sizes`` or (None) with ``hidden`` layers, and other ``fields``.
 
     Raises:
       InputError: ``--sizes`` does not fit the data, or the density is too low for the sizes.
@@ -214,7 +176,7 @@ def init_rule(config: Any) -> str:
 
 def check_samples(config: Any, dataset: Dataset) -> None:
     """Raises InputError where there is nothing to judge by."""
-    for part in dict.fromkeys((watched_part(config), "test")):
+    for part in dict.fromkeys((WATCHED[config.protocol], "test")):
         if not len(getattr(dataset, f"y_{part}")):
             raise InputError(f"{dataset.name} has no {PARTS[part]} samples")
 
@@ -222,16 +184,14 @@ def check_samples(config: Any, dataset: Dataset) -> None:
 def resolve_kernel(config: C, spec: NetworkSpec, num_networks: int) -> C:
     """The configuration with a kernel: ``auto`` is measured once for the task and remembered.
 
-    A continued run keeps the product that it started with, so that it ends with
-    the same bits whatever a new measurement would say.
+    A continued run keeps the product that it started with, and so the bits it ends with.
 
     Raises:
       InputError: the product asked for is not available here, or a setting would change results.
     """
     given: Any = config
     environment.check()
-    kernel = given.kernel
-    stored = user_path(given.out) / CONFIG
+    kernel, stored = given.kernel, user_path(given.out) / CONFIG
     if kernel == "auto" and given.resume and stored.exists():
         known = read_json(stored)
         kernel = known.get("kernel", kernel) if isinstance(known, dict) else kernel
@@ -251,11 +211,10 @@ def use_compilation_cache() -> None:
 
 
 def use_all_processors() -> None:
-    """Has JAX see a CPU as one device per processor, before it starts.
+    """Has JAX see a CPU as one device per processor, before it starts; JAX_NUM_CPU_DEVICES says otherwise.
 
-    Networks that are trained in one call are laid over the devices: then every part of a step runs
-    on all processors, and not the sparse products alone. JAX_NUM_CPU_DEVICES says otherwise; samples
-    lie on every device, so there are no more devices than the free memory has GiB.
+    Networks trained in one call are laid over the devices, so that every part of a step runs on all
+    processors. Samples lie on every device: there are no more of them than the free memory has GiB.
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
@@ -263,107 +222,11 @@ def use_all_processors() -> None:
         jax.config.update("jax_num_cpu_devices", min(processors(), max(1, available_memory() // 2**30)))
 
 
-def open_folder(study: Any, config: Any, dataset: Dataset) -> RunFolder:
-    """Opens the folder of a run; see :meth:`jaxnet.store.RunFolder.open`.
-
-    Where the data lie does not change the results; which data they are does.
-    """
-    flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
-    flags = {name: value for name, value in flags.items() if value is not None or name not in study.unsaid}
-    return RunFolder.open(
-        config.out,
-        flags,
-        resume=config.resume,
-        overwrite=config.overwrite,
-        may_differ=(*MAY_DIFFER, *study.may_differ),
-        only_stored=BY_FINGERPRINT,
-        owns=(*study.plots, *study.owned(user_path(config.out))),
-    )
-
-
-def run_study(
-    study: Any,
-    config: C,
-    *,
-    report: Callable[[str], None] = print,
-    dataset: Dataset | None = None,
-    given: Any = None,
-) -> tuple[dict[str, Any], Found]:
-    """Runs a study in the folder that its configuration names, or continues it there.
-
-    Args:
-      study: what to do, a :class:`jaxnet.lab.study.Study` (above this module).
-      config: its flags; ``auto`` is settled first, before anything is written.
-      report: takes lines for the reader.
-      dataset: saves loading it again.
-      given: what the study's ``run`` may take over from another run.
-
-    Returns:
-      The summary, which is on disk with the plots, and what the study found.
-    """
-    dataset = load(config) if dataset is None else dataset
-    config = study.settle(config, dataset)
-    with (
-        open_folder(study, config, dataset) as folder,
-        contextlib.closing(Run(config, dataset, folder, report)) as run,
-    ):
-        if line := study.opening(config):
-            report(line)
-        known = {**run.provenance(), **study.known(config)}
-        folder.write_json("provenance.json", known)
-        found = study.run(run) if given is None else study.run(run, given)
-        arms = {name: arm_summary(seeds, study.numbers, study.rates) for name, seeds in found.arms.items()}
-        found.comparisons = comparisons = compare(arms, found.questions, rates=study.rates)
-        stored = folder.read_json(CONFIG)
-        timing = {**run.clock.as_dict(), **found.timing}
-        summary = json_safe(summarise(study.name, stored, known, arms, comparisons, timing, found.extra))
-        folder.write_json("summary.json", summary)
-        rows = folder.read_rows()
-        for name, draw in study.plots.items():
-            draw(folder.path / name, summary, rows)
-    return summary, found
-
-
-def run_arms(
-    study: Any,
-    arms: Mapping[str, Mapping[str, Any]],
-    config: Any,
-    *,
-    shared: Sequence[str] = (),
-    **values: Any,
-) -> dict[str, dict[str, Any]]:
-    """Runs a study once per arm, in a folder each below ``config.out``.
-
-    Args:
-      study: of one arm.
-      arms: by name, what each changes in the study's configuration.
-      config: the flags of the comparison, whose data, kernel and folder the arms share.
-      shared: arms that agree in these flags start from one another's results.
-      values: what all arms have besides.
-
-    Returns:
-      The summary of each arm.
-    """
-    configs = {name: study.config(**{**arm_values(config, name), **values, **arms[name]}) for name in arms}
-    dataset = load(next(iter(configs.values())))
-    # all are settled first: wrong input leaves nothing behind
-    settled = {name: study.settle(arm, dataset) for name, arm in configs.items()}
-    known: dict[Any, Any] = {}
-    summaries = {}
-    for name, arm in settled.items():
-        key = tuple(getattr(arm, flag) for flag in shared) if shared else name
-        summaries[name], found = run_study(
-            study, arm, report=lambda line: None, dataset=dataset, given=known.get(key)
-        )
-        known.setdefault(key, found.shared)
-    return summaries
-
-
 def arm_values(config: Any, name: str) -> dict[str, Any]:
     """What a comparison hands to one of its runs, whose folder is called after it."""
     folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     handed = {key: getattr(config, key) for key in ("dataset", "data_dir", "kernel", "resume", "overwrite")}
-    return {**handed, "out": str(Path(user_path(config.out)) / folder)}
+    return {**handed, "out": str(user_path(config.out) / folder)}
 
 
 def exact(values: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How tables, lines and documents show numbers and networks: what does not exist is ``-``.
 
-A network with a loss, a weight or a logit that is not finite has *diverged*. It is counted and
-named (:func:`diverged_line`) and left out of everything else (:func:`sound`).
+A network with a loss, a weight or a logit that is not finite has *diverged*: it is counted and
+named, and left out of everything else.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 NOTHING = "-"
 """Stands for a number that does not exist."""
 
-NAMED = 8
-"""So many diverged networks are named in a line; ``summary.json`` has all."""
+_NAMED = 8  # diverged networks are named in a line
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """A number in a format; ``-`` where there is none (None, or not finite).
+    """A number in a format; ``-`` where there is none.
 
     >>> number(0.125), number(None), number(float("nan"))
     ('0.12', '-', '-')
@@ -53,38 +52,26 @@ def with_interval(mean: str, ends: str) -> str:
     return NOTHING if NOTHING == mean == ends else f"{mean} ({ends})"
 
 
-def pairs_won(wins: int, n: int, not_finite: int) -> str:
-    """In how many of ``n`` pairs the first was better, and how many were left out since one diverged."""
-    return f"{wins}/{n}" + (f" ({not_finite} left out)" if not_finite else "")
-
-
 def sound(entries: Iterable[Mapping[str, Any]]) -> list[Any]:
     """The entries (of seeds, rows of a table) whose network has not diverged."""
     return [entry for entry in entries if not entry["diverged"]]
 
 
-def diverged_in(arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def diverged_in(arms: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """The diverged networks of several arms, each with the entries of its ``seeds``."""
-    return [
-        {"arm": name, "seed": entry["seed"]}
-        for name, arm in arms.items()
-        for entry in arm["seeds"]
-        if entry["diverged"]
-    ]
+    gone = [(name, entry) for name, arm in arms.items() for entry in arm["seeds"] if entry["diverged"]]
+    return [{"arm": name, "seed": entry["seed"]} for name, entry in gone]
 
 
-def document_lines(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a document says of the diverged networks of its arms; nothing without any."""
-    line = diverged_line(diverged_in(arms), sum(len(arm["seeds"]) for arm in arms.values()))
-    return [] if line is None else [line[0].upper() + line[1:] + ".", ""]
+def diverged_of(arms: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The :func:`diverged_line` of several arms."""
+    return diverged_line(diverged_in(arms), sum(len(arm["seeds"]) for arm in arms.values()))
 
 
 def diverged_line(diverged: Sequence[Any], networks: int) -> str | None:
     """One line that says how many networks diverged, which, and that they count nowhere; None without any.
 
-    Args:
-      diverged: seeds, names, or mappings that name a network (arm, seed, ...).
-      networks: how many there are, these included.
+    ``diverged`` are seeds, names, or mappings that name one of ``networks`` (arm, seed, ...).
 
     >>> diverged_line([3, 5], 8)
     'diverged: 2 of 8 networks (seeds 3, 5); they are in no mean, ranking or comparison'
@@ -93,44 +80,31 @@ def diverged_line(diverged: Sequence[Any], networks: int) -> str | None:
     """
     if not diverged:
         return None
-    named = diverged[:NAMED]
-    if all(isinstance(one, int) for one in named):
-        names = f"seed{'s' if len(diverged) > 1 else ''} {', '.join(map(str, named))}"
+    if all(isinstance(one, int) for one in diverged):
+        names = f"seed{'s' if len(diverged) > 1 else ''} {', '.join(map(str, diverged[:_NAMED]))}"
     else:
-        names = "; ".join(map(_name, named))
-    if len(diverged) > NAMED:
-        names += f" and {len(diverged) - NAMED} more, all in summary.json"
+        names = "; ".join(map(_name, diverged[:_NAMED]))
+    if len(diverged) > _NAMED:
+        names += f" and {len(diverged) - _NAMED} more, all in summary.json"
     of = f"{len(diverged)} of {networks} network{'' if networks == 1 else 's'}"
     return f"diverged: {of} ({names}); they are in no mean, ranking or comparison"
 
 
 def arms_and_verdicts(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[object]]]]:
-    """The tables of a study that has none of its own: what was asked of every arm, and the answers.
-
-    Numbers are as they are stored.
-    """
+    """The tables of a study without its own: every arm and the answers, numbers as they are stored."""
     asked = summary["comparisons"]
     measures = list(dict.fromkeys(c["measure"] for c in asked))
-    of = {name: arm["aggregate"] for name, arm in summary["arms"].items()}
-    first: list[list[object]] = [
-        [name, *(number(a[m].get("mean", a[m].get("rate")), ".4g") for m in measures)]
-        for name, a in of.items()
-    ]
-    second: list[list[object]] = [
-        [
-            c["title"],
-            c["measure"],
-            number(c["difference"], "+.4g"),
-            span(c["ci95"], "+.4g", scale=1),
-            f"{c['wins']}/{c['n']}",
-            number(c["p_holm"], ".2g"),
-            c["verdict"],
-        ]
-        for c in asked
-    ]
+    means: list[list[object]] = []
+    for name, arm in summary["arms"].items():
+        found = [arm["aggregate"][m] for m in measures]
+        means.append([name, *(number(a.get("mean", a.get("rate")), ".4g") for a in found)])
+    answers: list[list[object]] = []
+    for c in asked:
+        size = number(c["difference"], "+.4g"), span(c["ci95"], "+.4g", scale=1), f"{c['wins']}/{c['n']}"
+        answers.append([c["title"], c["measure"], *size, number(c["p_holm"], ".2g"), c["verdict"]])
     heads = ["first minus second", "measure", "difference", "95 %", "wins", "p (Holm)", "verdict"]
-    tables = [("means over seeds", ["arm", *measures], first)]
-    return [*tables, ("paired seeds", heads, second)] if asked else []
+    tables = [("means over seeds", ["arm", *measures], means), ("paired seeds", heads, answers)]
+    return tables if asked else []
 
 
 def left_out(diverged: int) -> str:

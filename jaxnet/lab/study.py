@@ -5,128 +5,170 @@ This module loads without JAX, so that a wrong flag is answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from jaxnet.files import user_path
+from jaxnet.files import json_safe, read_json, user_path
 from jaxnet.lab.command import run_main
-from jaxnet.lab.compare import Question
-from jaxnet.lab.found import Document, Found, Summary, Table, nothing
-from jaxnet.lab.shown import arms_and_verdicts, diverged_in, diverged_line
-from jaxnet.lab.summary import Entry, every_arm, numbers
+from jaxnet.lab.compare import Comparison, Question, compare
+from jaxnet.lab.flags import BY_FINGERPRINT, MAY_DIFFER
+from jaxnet.lab.shown import arms_and_verdicts, diverged_line, diverged_of
+from jaxnet.lab.summary import Document, Found, arm_summary, every_arm, numbers, summarise
 
 if TYPE_CHECKING:
     from jaxnet.data import Dataset
 
 C = TypeVar("C")
+Summary = dict[str, Any]
+Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Study(Generic[C]):
-    """A study.
+class Page(Generic[C]):
+    """What studies and comparisons of studies have in common.
 
     Attributes:
       name: its module, and the ``experiment`` of its summaries.
       config: its configuration, a frozen dataclass of :mod:`jaxnet.lab.flags`.
-      settle: ``(config, dataset) -> config``: decides what is ``auto`` and checks what can
-        be checked before anything is written.
-      run: ``(run, *given) -> Found``, with a :class:`jaxnet.lab.run.Run`.
-      tables: ``summary -> tables`` for the terminal.
-      plots: files by name, each drawn by ``draw(path, summary, rows)``.
-      opening: ``config -> line``, printed before anything is computed.
-      numbers: ``entry -> numbers`` that are aggregated.
-      rates: measures that are truth values.
-      known: ``config -> facts`` beside the provenance.
-      owned: ``folder -> names`` of further files that a run writes.
-      may_differ: flags that a continued run may change, besides the usual ones.
-      unsaid: flags that are stored only where they have a value.
+      run: what it does.
       document: for ``--doc``; None where the configuration has no such flag.
+      rates: measures that are truth values.
       package: where its module is, for the command that starts it.
     """
 
     name: str
     config: type[C]
-    run: Callable[..., Found]
+    run: Callable[..., Any]
+    document: Document | None = None
+    rates: Sequence[str] = ()
+    package: str = "experiments"
+
+    def command(self, description: str | None) -> None:
+        """The command line ``python -m PACKAGE.NAME``."""
+        prog = f"python -m {self.package}.{self.name}"
+        run_main(self.main, self.config, description=description, prog=prog)  # type: ignore[attr-defined]
+
+    def write(self, config: Any, groups: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
+        """Writes the document, where one is asked for."""
+        if self.document is not None and config.doc is not None:
+            from jaxnet.lab.report import write_document
+
+            write_document(f"{self.package}.{self.name}", self.document, config, groups, comparisons)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Page[C]):
+    """A :class:`Page` whose ``run`` is ``(run, *given) -> Found``, with a :class:`jaxnet.lab.run.Run`.
+
+    Attributes:
+      settle: ``(config, dataset) -> config``: decides what is ``auto``, refuses what cannot work.
+      tables: ``summary -> tables`` (title, columns, rows) for the terminal.
+      plots: files by name, each drawn by ``draw(path, summary, rows)``.
+      opening: ``config -> line``, printed before anything is computed.
+      numbers: ``entry -> numbers`` that are aggregated.
+      known: ``config -> facts`` beside the provenance.
+      owned: ``folder -> names`` of further files that a run writes.
+      may_differ: flags that a continued run may change, besides the usual ones.
+      unsaid: flags that are stored only where they have a value.
+    """
+
     settle: Callable[[C, Dataset], C] = lambda config, dataset: config
-    tables: Callable[[Summary], Sequence[Table]] = arms_and_verdicts
+    tables: Callable[[Summary], Sequence[tuple[Any, Any, Any]]] = arms_and_verdicts
     plots: Mapping[str, Callable[..., None]] = dataclasses.field(default_factory=dict)
     opening: Callable[[C], str] = lambda config: ""
-    numbers: Callable[[Entry], Mapping[str, float | None]] = numbers
-    rates: Sequence[str] = ()
-    known: Callable[[C], Mapping[str, Any]] = nothing
+    numbers: Callable[[dict[str, Any]], Mapping[str, float | None]] = numbers
+    known: Callable[[C], Mapping[str, Any]] = lambda config: {}
     owned: Callable[[Path], Sequence[str]] = lambda folder: ()
     may_differ: Sequence[str] = ()
     unsaid: Sequence[str] = ()
-    document: Document | None = None
-    package: str = "experiments"
 
-    def main(self, config: C, report: Callable[[str], None] = print) -> Summary:
+    def main(self, config: C, report: Report = print) -> Summary:
         """Runs the study and prints what came out; returns the summary."""
-        from jaxnet.lab.run import run_study, use_compilation_cache
+        from jaxnet.lab.run import use_compilation_cache
 
         use_compilation_cache()
-        summary, found = run_study(self, config, report=report)
-        if self.document is not None and config.doc is not None:  # type: ignore[attr-defined]
-            from jaxnet.lab.report import write_document
-
-            groups, program = {"run": {"": summary}}, f"{self.package}.{self.name}"
-            write_document(self.name, self.document, config, groups, found.comparisons, program)
+        summary, found = self.compute(config, report=report)
+        self.write(config, {"run": {"": summary}}, found.comparisons)
         self.show(config, summary, report)
         return summary
 
-    def show(self, config: C, summary: Summary, report: Callable[[str], None] = print) -> None:
+    def show(self, config: Any, summary: Summary, report: Report = print) -> None:
         """Prints tables, diverged networks, seconds and the folder."""
         from jaxnet.lab.terminal import print_table
 
         for table in self.tables(summary):
             print_table(*table)
-        line = diverged_line(summary["diverged"], sum(len(arm["seeds"]) for arm in summary["arms"].values()))
-        if line is not None:
+        number = sum(len(arm["seeds"]) for arm in summary["arms"].values())
+        if line := diverged_line(summary["diverged"], number):
             report(line)
-        timing = summary["timing"]
-        report(
-            f"compiled in {timing['compile_seconds']:.1f} s, ran for {timing['run_seconds']:.1f} s; "
-            f"results in {user_path(config.out)}"  # type: ignore[attr-defined]
-        )
+        compiled, ran = (summary["timing"][f"{what}_seconds"] for what in ("compile", "run"))
+        report(f"compiled in {compiled:.1f} s, ran for {ran:.1f} s; results in {user_path(config.out)}")
 
-    def command(self, description: str | None) -> None:
-        """The command line ``python -m PACKAGE.NAME``."""
-        prog = f"python -m {self.package}.{self.name}"
-        run_main(self.main, self.config, description=description, prog=prog)
+    def compute(
+        self, config: Any, *, report: Report = print, dataset: Dataset | None = None, given: Any = None
+    ) -> tuple[Summary, Found]:
+        """Runs the study in the folder that its configuration names, or continues it there.
+
+        ``dataset`` saves loading it again, ``given`` is what ``run`` may take over from another run.
+        Returns the summary, which is on disk with the plots, and what the study found.
+        """
+        from jaxnet.lab.run import Run, load
+        from jaxnet.programs import Beside
+        from jaxnet.provenance import provenance
+        from jaxnet.store.folder import CONFIG, RunFolder
+
+        dataset = load(config) if dataset is None else dataset
+        config = self.settle(config, dataset)
+        # where the data lie does not change the results; which data they are does
+        flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
+        with (
+            RunFolder.open(
+                config.out,
+                {flag: v for flag, v in flags.items() if v is not None or flag not in self.unsaid},
+                resume=config.resume,
+                overwrite=config.overwrite,
+                may_differ=(*MAY_DIFFER, *self.may_differ),
+                only_stored=BY_FINGERPRINT,
+                owns=(*self.plots, *self.owned(user_path(config.out))),
+            ) as folder,
+            contextlib.closing(Beside()) as beside,
+        ):
+            run = Run(config, dataset, folder, report, beside)
+            if line := self.opening(config):
+                report(line)
+            known = {**provenance(), "dataset": dataset.name, "data_fingerprint": dataset.fingerprint}
+            known |= self.known(config)
+            folder.write_json("provenance.json", known)
+            found: Found = self.run(run) if given is None else self.run(run, given)
+            arms = {name: arm_summary(seeds, self.numbers, self.rates) for name, seeds in found.arms.items()}
+            found.comparisons = compare(arms, found.questions, rates=self.rates)
+            stored, timing = read_json(folder.path / CONFIG), {**run.clock.as_dict(), **found.timing}
+            summary = {"experiment": self.name, "config": stored, "provenance": known}
+            summary |= {**summarise(arms, found.comparisons), **found.extra, "timing": timing}
+            summary = json_safe(summary)
+            folder.write_json("summary.json", summary)
+            rows = folder.read_rows()
+            for name, draw in self.plots.items():
+                draw(folder.path / name, summary, rows)
+        return summary, found
 
 
 @dataclasses.dataclass(frozen=True)
-class Controls(Generic[C]):
-    """Several runs of studies compared on the same seeds, and the document of what came out.
+class Controls(Page[C]):
+    """A :class:`Page` that compares runs of studies; ``run`` is ``config -> groups`` of summaries by arm.
 
     Attributes:
-      name: its module.
-      config: with the fields of :class:`jaxnet.lab.flags.DocumentFlags`.
-      run: ``config -> groups``: by name, arms and their summaries.
-      questions: what is asked of the arms, as :func:`jaxnet.lab.summary.every_arm` names them;
-        or ``config -> questions``.
-      values: ``(config, groups, comparisons) -> values`` that the template has besides.
-      template: file in ``experiments/reports``.
-      rates: measures that are truth values.
-      plots: pictures beside the document by the end of their name, each drawn by
-        ``draw(path, config, groups, comparisons)``; an empty end is the document's own name.
+      questions: of the arms as :func:`jaxnet.lab.summary.every_arm` names them, or ``config -> questions``.
     """
 
-    name: str
-    config: type[C]
-    run: Callable[[C], Mapping[str, Mapping[str, Summary]]]
-    template: Path
     questions: Sequence[Question] | Callable[[C], Sequence[Question]] = ()
-    values: Callable[..., Mapping[str, Any]] = nothing
-    rates: Sequence[str] = ()
-    plots: Mapping[str, Callable[..., None]] = dataclasses.field(default_factory=dict)
 
     def main(self, config: C) -> dict[str, Any]:
         """Runs all arms, compares them, prints and writes what came out."""
-        from jaxnet.lab.compare import compare
-        from jaxnet.lab.report import print_comparisons, write_document
+        from jaxnet.lab.report import print_comparisons
         from jaxnet.lab.run import use_compilation_cache
 
         use_compilation_cache()
@@ -136,14 +178,40 @@ class Controls(Generic[C]):
         comparisons = compare(arms, asked, rates=self.rates)
         if comparisons:
             print_comparisons(f"{self.name}, paired seeds", comparisons)
-        line = diverged_line(diverged_in(arms), sum(len(arm["seeds"]) for arm in arms.values()))
-        if line is not None:
+        if line := diverged_of(arms):
             print(line)
-        if config.doc is not None:  # type: ignore[attr-defined]
-            document = Document(self.template, self.values, self.plots)
-            write_document(self.name, document, config, groups, comparisons)
+        self.write(config, groups, comparisons)
         return {"groups": groups, "comparisons": comparisons}
 
-    def command(self, description: str | None) -> None:
-        """The command line ``python -m experiments.NAME``."""
-        run_main(self.main, self.config, description=description, prog=f"python -m experiments.{self.name}")
+
+def run_arms(
+    study: Study[Any],
+    arms: Mapping[str, Mapping[str, Any]],
+    config: Any,
+    *,
+    shared: Sequence[str] = (),
+    **values: Any,
+) -> dict[str, Summary]:
+    """Runs a study once per arm, in a folder each below ``config.out``; returns their summaries.
+
+    Args:
+      study: of one arm.
+      arms: by name, what each changes in the study's configuration.
+      config: the flags of the comparison, whose data, kernel and folder the arms share.
+      shared: arms that agree in these flags start from one another's results.
+      values: what all arms have besides.
+    """
+    from jaxnet.lab.run import arm_values, load
+
+    configs = {name: study.config(**{**arm_values(config, name), **values, **arms[name]}) for name in arms}
+    dataset = load(next(iter(configs.values())))
+    # all are settled first: wrong input leaves nothing behind
+    settled = {name: study.settle(arm, dataset) for name, arm in configs.items()}
+    known: dict[Any, Any] = {}
+    summaries = {}
+    for name, arm in settled.items():
+        key = tuple(getattr(arm, flag) for flag in shared) if shared else name
+        given = known.get(key)
+        summaries[name], found = study.compute(arm, report=lambda line: None, dataset=dataset, given=given)
+        known.setdefault(key, found.shared)
+    return summaries

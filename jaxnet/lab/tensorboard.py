@@ -14,8 +14,7 @@ from jaxnet.errors import InputError
 from jaxnet.files import user_path
 from jaxnet.lab.command import run_main
 from jaxnet.lab.flags import Flags, option
-from jaxnet.store.folder import METRICS
-from jaxnet.store.rows import read_rows
+from jaxnet.store.folder import METRICS, read_rows
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,7 @@ class Config(Flags):
 
 
 def export(rows: Sequence[Mapping[str, Any]], folder: Path) -> int:
-    """Writes rows as scalars; returns how many networks there are.
-
-    Raises:
-      InputError: the package is missing.
-    """
+    """Writes rows as scalars; returns how many networks there are. InputError: the package is missing."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -42,9 +37,8 @@ def export(rows: Sequence[Mapping[str, Any]], folder: Path) -> int:
     for name, mine in networks.items():
         with SummaryWriter(str(folder / name)) as writer:
             for row in mine:
-                for key, value in row.items():
-                    if isinstance(value, float):
-                        writer.add_scalar(key, value, row["epoch"])
+                for key in (key for key, value in row.items() if isinstance(value, float)):
+                    writer.add_scalar(key, row[key], row["epoch"])
     return len(networks)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from jaxnet.store.checkpoint import Checkpoint, checkpoints, latest, read_meta, restore, save
-from jaxnet.store.folder import RunFolder
+from jaxnet.store.folder import RunFolder, read_rows
 from jaxnet.store.parts import States, Table
-from jaxnet.store.rows import append_rows, read_rows
 
 __all__ = [
     "Checkpoint",
     "RunFolder",
     "States",
     "Table",
-    "append_rows",
     "checkpoints",
     "latest",
     "read_meta",

@@ -1,8 +1,6 @@
-"""Files that appear call by call: rows of networks as Parquet, their states as NumPy arrays.
+"""Files that appear call by call, whole: rows of networks as Parquet, their states as NumPy arrays.
 
-A part's name says which networks it holds (``stage-job-first``), so a run that
-was killed knows what is still to train: no row is lost, none is there twice. A
-part is on disk whole, or not at all.
+A part's name (``stage-job-first``) says which networks it holds, and so what is still to train.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ import contextlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +19,13 @@ import pyarrow.parquet as pq
 from jaxnet.errors import InputError
 from jaxnet.files import disk_errors, write_bytes
 
-_NAME = re.compile(r"(\d{2})-(\d{2})-(\d{10})\.[a-z]+", re.ASCII)
-
 
 class Parts:
-    """The parts of one kind: files ``OUT/folder/SS-JJ-FFFFFFFFFF.suffix``."""
+    """The parts of one kind: files ``OUT/folder/SS-JJ-FFFFFFFFFF.suffix``, unfinished ones with a dot."""
 
     def __init__(self, out: Path, folder: str, suffix: str) -> None:
         self.path, self.suffix = out / folder, suffix
+        self._ours = re.compile(rf"\.?[0-9]{{2}}-[0-9]{{2}}-[0-9]{{10}}\.{suffix}(\.partial)?")
 
     def part(self, stage: int, job: int, first: int) -> Path:
         """Where the part of the call that starts with network ``first`` of a job of a stage is."""
@@ -65,67 +61,57 @@ class Parts:
             self.path.mkdir(exist_ok=True)
         write_bytes(path, data)
 
+    def _contents(self, start: str = "") -> Iterator[tuple[Path, io.BytesIO]]:
+        for path in self.files():
+            if path.name.startswith(start):
+                with disk_errors(path, "read"):
+                    data = io.BytesIO(path.read_bytes())
+                yield path, data
+
     def _all(self) -> list[Path]:
         with disk_errors(self.path, "read"):
             found = self.path.iterdir() if self.path.is_dir() else ()
-            return sorted(p for p in found if self._ours(p.name.removeprefix(".").removesuffix(".partial")))
-
-    def _ours(self, name: str) -> bool:
-        return bool(_NAME.fullmatch(name)) and name.endswith(f".{self.suffix}")
+            return sorted(p for p in found if self._ours.fullmatch(p.name))
 
 
 class Table(Parts):
     """Rows of networks, read as one Parquet data set (``pandas.read_parquet(OUT/table)``, DuckDB)."""
 
-    def __init__(self, out: Path, schema: pa.Schema, folder: str = "table") -> None:
-        super().__init__(out, folder, "parquet")
+    def __init__(self, out: Path, schema: pa.Schema) -> None:
+        super().__init__(out, "table", "parquet")
         self.schema = schema
 
-    def write(self, path: Path, rows: Mapping[str, Any] | pa.Table, seconds: Mapping[str, float]) -> None:
-        """Writes a part; it is on disk and whole when this returns.
-
-        Args:
-          path: from :meth:`part`.
-          rows: columns of :attr:`schema`, an entry per network.
-          seconds: time that this part took, by name.
+    def write(self, path: Path, rows: pa.Table, seconds: Mapping[str, float]) -> None:
+        """Writes a part, on disk and whole when this returns: a row per network, ``seconds`` by name.
 
         Raises:
           InputError: the disk is full or cannot be written; the other parts are intact.
         """
-        table = rows if isinstance(rows, pa.Table) else pa.table(dict(rows), schema=self.schema)
         metadata = {f"jaxnet.{name}_seconds": repr(value) for name, value in seconds.items()}
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        self._write(path, sink.getvalue().to_pybytes())
+        sink = io.BytesIO()
+        pq.write_table(rows.replace_schema_metadata(metadata), sink, compression="zstd")
+        self._write(path, sink.getvalue())
 
     def read(self) -> pa.Table:
-        """All rows, in the order of the parts' names."""
-        parts = [self.read_part(path).replace_schema_metadata() for path in self.files()]
+        """All rows, in the order of the parts' names; InputError: a part is damaged or of other columns."""
+        parts = [part.replace_schema_metadata() for part in self._read()]
         return pa.concat_tables(parts) if parts else self.schema.empty_table()
 
     def seconds(self, name: str) -> float:
         """Time of one name, over all parts."""
         key = f"jaxnet.{name}_seconds".encode()
-        return sum(float((self.read_part(p).schema.metadata or {}).get(key, b"0")) for p in self.files())
+        return sum(float((part.schema.metadata or {}).get(key, b"0")) for part in self._read())
 
-    def read_part(self, path: Path) -> pa.Table:
-        """One part.
-
-        Raises:
-          InputError: it is damaged, has other columns or cannot be read.
-        """
-        with disk_errors(path, "read"):
-            data = path.read_bytes()
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-            if not table.schema.equals(self.schema):
-                raise ValueError
-        except (pa.ArrowException, ValueError, OSError):
-            raise InputError(
-                f"{path} is damaged, or of another release: delete it, and the same command with --resume "
-                "trains its networks again"
-            ) from None
-        return table
+    def _read(self) -> Iterator[pa.Table]:
+        for path, data in self._contents():
+            try:
+                table = pq.read_table(data)
+                if not table.schema.equals(self.schema):
+                    raise ValueError
+            except (pa.ArrowException, ValueError, OSError):
+                ways = "delete it, and the same command with --resume trains its networks again"
+                raise InputError(f"{path} is damaged, or of another release: {ways}") from None
+            yield table
 
 
 class States(Parts):
@@ -135,11 +121,7 @@ class States(Parts):
         super().__init__(out, folder, "npz")
 
     def save(self, path: Path, states: Mapping[int, Sequence[np.ndarray]]) -> None:
-        """Writes the leaves of networks by their number; nothing where there is none.
-
-        Raises:
-          InputError: the disk is full or cannot be written.
-        """
+        """Writes the leaves of networks by their number, if there are any; see :meth:`Table.write`."""
         if not states:
             return
         leaves = {f"leaf{k}": np.stack(leaf) for k, leaf in enumerate(zip(*states.values(), strict=True))}
@@ -151,14 +133,10 @@ class States(Parts):
         """Leaves of the states of some networks by their number; without those that no file holds."""
         wanted = set(numbers)
         found: dict[int, list[np.ndarray]] = {}
-        for path in self.files():
-            if not path.name.startswith(f"{stage:02d}-{job:02d}-"):
-                continue
-            with disk_errors(path, "read"):
-                data = path.read_bytes()
+        for _, data in self._contents(f"{stage:02d}-{job:02d}-"):
             with (
                 contextlib.suppress(ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile),
-                np.load(io.BytesIO(data)) as stored,
+                np.load(data) as stored,
             ):
                 here = [(k, n) for k, n in enumerate(stored["numbers"].tolist()) if n in wanted]
                 if here:

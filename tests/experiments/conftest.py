@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet.store import pace
+from jaxnet.store import checkpoint
 from tests.experiments.hunts import Hunted, Hunter
 from tests.experiments.patched import Finished, Runner
 
-pace.OVERHEAD = math.inf  # a checkpoint after every epoch, however short
+checkpoint.OVERHEAD = math.inf  # a checkpoint after every epoch, however short
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments.patched_density import STUDY, Config
 from jaxnet.data import Dataset
 from jaxnet.kernels import PRODUCTS
-from jaxnet.lab.run import run_study
 from jaxnet.lab.stages import Trained
 
 SMALL: dict[str, Any] = {
@@ -116,9 +115,7 @@ class Runner:
         folder = self.root / name
         config = Config(**{**SMALL, "out": str(folder), **changes})
         with compiling_once(self.cache):
-            summary, found = run_study(
-                STUDY, config, report=lambda line: None, dataset=images, given=scaffolds
-            )
+            summary, found = STUDY.compute(config, report=lambda line: None, dataset=images, given=scaffolds)
         return Finished(folder, config, summary, found.shared)
 
 

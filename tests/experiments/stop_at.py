@@ -25,14 +25,13 @@ from typing import Any
 
 import jaxnet.lab.plots
 import jaxnet.lab.stages  # slow to import: once, not in every stage
-import jaxnet.store.pace
+import jaxnet.store.checkpoint
 from experiments import patched_density
 from jaxnet import files
 from jaxnet.lab import Study
 from jaxnet.lab.command import run_main
-from jaxnet.store import rows
 
-jaxnet.store.pace.OVERHEAD = math.inf  # a checkpoint after every epoch, so that moments can be named
+jaxnet.store.checkpoint.OVERHEAD = math.inf  # a checkpoint after every epoch, so that moments can be named
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT}
 
@@ -69,7 +68,7 @@ def arm(how: str, moment: str, suffix: str, count: int) -> None:
         return stopping
 
     if moment == "half":
-        files.write_all = rows.write_all = half_write
+        files.write_all = half_write
     else:
         os.rename, os.replace = around(os.rename), around(os.replace)
 

@@ -28,10 +28,9 @@ from jaxnet import lab
 from jaxnet.files import json_safe
 from jaxnet.kernels import PRODUCTS
 from jaxnet.lab import run_main
-from jaxnet.lab.report import write_document
 from jaxnet.lab.run import load
 from jaxnet.lab.summary import arm_summary
-from jaxnet.lab.summary import summarise as study_summary
+from jaxnet.lab.summary import summarise as summarise_arms
 from jaxnet.masks import allocate
 from jaxnet.statistics import paired_difference
 from tests.experiments.patched import (
@@ -304,7 +303,8 @@ def told(gone: set[tuple[str, int]]) -> tuple[dict[str, Any], list[dict[str, Any
     settings = {"threshold": 0.15, "protocol": "clean", "search_epochs": 1}
     extra = {"kernel": "dense", **summarise(config, scales, arms)}
     known, timing = {**facts, "versions": {}}, {"compile_seconds": 0.0, "run_seconds": 0.0}
-    whole = study_summary("optimal_bootstrap", settings, known, summaries, answers, timing, extra)
+    head = {"experiment": "optimal_bootstrap", "config": settings, "provenance": known, "timing": timing}
+    whole = {**head, **summarise_arms(summaries, answers), **extra}
     return {**json_safe(whole), "answers": answers}, rows
 
 
@@ -329,7 +329,7 @@ def test_those_that_diverged_are_left_out(every: bool, tmp_path: Path) -> None:
         draw(tmp_path / name, summary, rows)
     config = Config(num_seeds=2, epochs=1, out=str(tmp_path), doc=str(tmp_path / "doc.md"))
     assert STUDY.document is not None
-    write_document(STUDY.name, STUDY.document, config, {"run": {"": summary}}, answers)
+    STUDY.write(config, {"run": {"": summary}}, answers)
     assert shown_nan((tmp_path / "doc.md").read_text() + shown) == []
 
 

@@ -22,7 +22,6 @@ from experiments import _patched_found, patched_density_controls
 from experiments.patched_density import STUDY, Config
 from experiments.patched_density_controls import QUESTIONS
 from jaxnet import data, lab
-from jaxnet.lab.report import write_document
 from tests.experiments.patched import (
     SMALL,
     Finished,
@@ -546,8 +545,7 @@ def test_when_all_diverged_there_are_no_numbers(base: Finished, patched: Runner,
     arms = dict.fromkeys(patched_density_controls.ARMS, summary)
     groups = {"controls": arms, "headline": dict.fromkeys(patched_density_controls.HEADLINE, summary)}
     config = patched_density_controls.Config(doc=str(tmp_path / "doc.md"))
-    document = lab.Document(controls.template, controls.values)
-    write_document(controls.name, document, config, groups, lab.compare(arms, QUESTIONS))
+    controls.write(config, groups, lab.compare(arms, QUESTIONS))
     text = (tmp_path / "doc.md").read_text()
     assert shown_nan(text) == [] and f"Diverged: {3 * len(arms)} of {3 * len(arms)} networks (" in text
 
@@ -557,14 +555,7 @@ def test_the_document_of_the_controls(base: Finished, tmp_path: Path) -> None:
     controls = patched_density_controls.CONTROLS
     arms = dict.fromkeys(patched_density_controls.ARMS, base.summary)
     config = patched_density_controls.Config(doc=str(tmp_path / "doc.md"), num_seeds=3)
-    document = lab.Document(controls.template, controls.values)
-    write_document(
-        controls.name,
-        document,
-        config,
-        {"controls": arms},
-        lab.compare(arms, QUESTIONS),
-    )
+    controls.write(config, {"controls": arms}, lab.compare(arms, QUESTIONS))
     text, numbers = (tmp_path / "doc.md").read_text(), read_json(tmp_path / "doc.json")
     assert "python -m experiments.patched_density_controls --dataset mnist --num-seeds 3 --doc" in text
     mean = base.summary["aggregate"]["patched_accuracy"]["mean"]

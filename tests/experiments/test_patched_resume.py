@@ -103,7 +103,7 @@ def test_checkpoints_are_rare_where_they_cost_more_than_epochs(
     def saves(run: Finished) -> int:
         return max(int(path.name.split(".")[0]) for path in (run.folder / "checkpoints").iterdir())
 
-    monkeypatch.setattr("jaxnet.store.pace.OVERHEAD", 0.0)
+    monkeypatch.setattr("jaxnet.store.checkpoint.OVERHEAD", 0.0)
     rare = patched("rare")
     epochs = (base.config.scaffold_epochs or 0) + base.config.patch_epochs
     assert (saves(base), saves(rare)) == (epochs, 4), "after the first and the last epoch of a stage"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from jaxnet.errors import InputError
 from jaxnet.lab.command import parse, run_main
-from jaxnet.lab.terminal import Progress, print_table
+from jaxnet.lab.terminal import print_table, progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,7 +231,7 @@ SCRIPT = """
 import sys, time
 from dataclasses import dataclass
 from jaxnet.lab.command import run_main
-from jaxnet.lab.terminal import Progress, print_table
+from jaxnet.lab.terminal import print_table, progress
 
 @dataclass(frozen=True)
 class Config:
@@ -240,9 +240,9 @@ class Config:
     resume: bool = False
 
 def main(config):
-    with Progress(3, "working") as bar:
-        bar.advance(1, note="one")
-        bar.update(3)
+    with progress(3, "working") as show:
+        show(advance=1, note="one")
+        show(completed=3)
     if config.wait:
         print("ready", flush=True)
         time.sleep(60)
@@ -352,7 +352,7 @@ def test_a_sign_the_output_does_not_know_is_replaced(monkeypatch: pytest.MonkeyP
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(10, "working") as bar:
-        bar.advance(3, note="[x]")
-        bar.update(10)
+    with progress(10, "working") as show:
+        show(advance=3, note="[x]")
+        show(completed=10)
     assert capsys.readouterr() == ("", "")

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from jaxnet import lab
 from jaxnet.lab.compare import Comparison, compare, corrected, correction
 from jaxnet.lab.report import command_line
-from jaxnet.lab.summary import aggregate_seeds, halves
+from jaxnet.lab.summary import arm_summary, halves
 from jaxnet.statistics import holm, paired_rates
 from tests.lab.test_flags import Config
 
@@ -123,7 +123,7 @@ def test_aggregates_leave_diverged_networks_out() -> None:
         {"seed": 1, "diverged": True, "x": 9.0, "ok": True, "part": {"n": 9}, "none": None},
         {"seed": 2, "diverged": False, "x": 2.0, "ok": False, "part": {"n": 5}, "none": None},
     ]
-    found = aggregate_seeds(seeds)
+    found = arm_summary(seeds)["aggregate"]
     assert found["x"]["mean"] == 1.5 and found["part.n"]["mean"] == 4 and found["x"]["not_finite"] == 1
     assert (found["ok"]["successes"], found["ok"]["n"]) == (1, 2) and found["none"]["n"] == 0
     assert "seed" not in found

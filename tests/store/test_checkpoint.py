@@ -28,7 +28,7 @@ from hypothesis.extra import numpy as hnp
 
 import jaxnet.store.checkpoint as checkpoint
 from jaxnet.errors import InputError
-from jaxnet.store import orbax
+from jaxnet.store import arrays
 from jaxnet.store.checkpoint import checkpoints, latest, restore, save
 from jaxnet.trees import is_key
 
@@ -501,8 +501,8 @@ def test_other_writes_that_failed_are_not_reported_and_all_else_is():
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, message, None, None)
 
     lost = "Future exception was never retrieved\nfuture: <Future finished exception=ValueError('"
-    assert not orbax._is_no_other_write(
+    assert not arrays._is_no_other_write(
         report(lost + 'OUT_OF_RANGE: Error writing "4/0.0" in OCDBT database\')>')
     )
-    assert orbax._is_no_other_write(report(lost + "another')>"))
-    assert orbax._is_no_other_write(report("Task was destroyed but it is pending"))
+    assert arrays._is_no_other_write(report(lost + "another')>"))
+    assert arrays._is_no_other_write(report("Task was destroyed but it is pending"))

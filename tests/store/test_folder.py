@@ -54,8 +54,8 @@ def full(_fd: int, _data: object = None) -> int:
 
 def test_a_new_folder_holds_the_configuration_without_paths_and_switches(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "a" / "b", CONFIG) as run:
-        assert not run.resumed and not run.finished and run.read_rows() == []
-        assert run.read_json("config.json") == {"seeds": 4, "rate": 0.1, "sizes": [784, 10]}
+        assert not run.resumed and run.read_rows() == []
+        assert read_json(run.path / "config.json") == {"seeds": 4, "rate": 0.1, "sizes": [784, 10]}
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json"])
@@ -116,7 +116,7 @@ def test_what_is_only_stored_may_differ_and_stays_as_the_run_began(tmp_path: Pat
 
     opened("a.npz", "1").close()
     with opened("elsewhere/b.npz", "1", resume=True) as run:
-        assert run.resumed and run.read_json("config.json")["dataset"] == "a.npz"
+        assert run.resumed and read_json(run.path / "config.json")["dataset"] == "a.npz"
     message = fails("data_fingerprint", lambda: opened("a.npz", "2", resume=True))
     assert 'data_fingerprint was "1" and is now "2"' in message and "dataset was" not in message
 
@@ -153,8 +153,8 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).write_text("mine")
     (tmp_path / "curve.png").write_text("plot")
     with RunFolder.open(tmp_path, {"seeds": 9}, overwrite=True, owns=["curve.png"]) as run:
-        assert not run.resumed and run.read_rows() == [] and not run.finished
-        assert run.read_json("config.json") == {"seeds": 9}
+        assert not run.resumed and run.read_rows() == [] and not (tmp_path / "summary.json").exists()
+        assert read_json(tmp_path / "config.json") == {"seeds": 9}
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {*foreign, "config.json", ".lock"}
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best", "mine.txt"]
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_the_json_file_before(
     monkeypatch.setattr(os, call, full)
     fails(r"summary\.json: the disk is full", lambda: folder.write_json("summary.json", {"a": 2}))
     monkeypatch.undo()
-    assert folder.read_json("summary.json") == {"a": 1}
+    assert read_json(folder.path / "summary.json") == {"a": 1}
     assert not list(folder.path.glob("*.partial")) and not list(folder.path.glob(".*.partial"))
 
 
@@ -331,7 +331,7 @@ def test_a_disk_that_really_fills_up(small_disk: Path) -> None:
         fails("the disk is full", fill)
         assert 10 < written < 64 and run.read_rows() == [row] * written
         fails("the disk is full", lambda: run.write_json("summary.json", {"text": "x" * 9999}))
-        assert run.read_rows() == [row] * written and not run.finished
+        assert run.read_rows() == [row] * written and not (run.path / "summary.json").exists()
 
 
 def test_a_file_in_the_way_and_a_missing_right_are_one_line(
