@@ -145,7 +145,7 @@ def test_the_gradient_of_distillation_equals_pytorchs():
     )
     whole = 0.3 * functional.cross_entropy(z, torch.tensor(labels)) + 0.7 * 2.5**2 * soft
     whole.backward()
-    assert float(value) == pytest.approx(float(whole), rel=1e-5)
+    assert float(value) == pytest.approx(whole.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, z.grad.numpy(), atol=1e-6)
 
 
