@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxnet
 from jaxnet import changes, keys, lab, scheduler, trees
@@ -36,6 +37,11 @@ class Growth:
     spec: NetworkSpec
     task: Task
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """One for all: networks of another one could not lie side by side."""
+        return jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
 
     @cached_property
     def first(self) -> tuple[int, ...]:
@@ -79,8 +85,7 @@ class Growth:
         """A network before training, with room for what its arm and the others add."""
         spec = dataclasses.replace(self.spec, allocation=allocation)
         there = allocate(spec.sizes, spec.density, allocation)
-        optimizer = jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
-        net = Net.of(*jaxnet.init(spec, **keys.network_keys(key)), optimizer)
+        net = Net.of(*jaxnet.init(spec, **keys.network_keys(key)), self.optimizer)
         net, _ = changes.with_room(net, by_path(self.room(layer) - n for layer, n in enumerate(there)))
         if any(arm.grow == "skips" for arm in self.arms.values()):
             net, _ = changes.with_skips(net, max(1, self.times * sum(self.step)))

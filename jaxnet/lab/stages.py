@@ -111,8 +111,9 @@ def train_stages(
             continue
         if state is None:
             before = stages[number - 1].hand(kept[stages[number - 1].name]) if number else None
-            for place in (number, number + 1)[: len(stages) - number]:
-                _begin(run, stages[: place + 1], given)
+            for coming in (stages[number : number + 1], stages[number : number + 2]):
+                if coming[-1].name not in given:
+                    _begin(run, coming, before)
             run.order(stage.task.batch_size)
             args, options = (run.keys, before), ONCE if stage.quick else None
             program = run.compiled(f"the start of {stage.name}", stage.starts, *args, options=options)
@@ -129,17 +130,15 @@ def train_stages(
     return found
 
 
-def _begin(run: Run[Any], stages: Sequence[Stage], given: Mapping[str, Trained]) -> None:
-    """Begins to compile, beside the rest, what the last of these stages needs."""
+def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree) -> None:
+    """Begins to compile, beside the rest, what the last of these stages needs; the first starts now."""
     stage, lock = stages[-1], threading.Lock()
-    if stage.name in given:
-        return
     for part in ("train", run.watched):  # made here, once, and not in the threads that compile
         run.split(part)
 
     def shapes() -> tuple[PyTree, TrainState]:
         with lock:
-            return _shapes(run, stages)[:2]
+            return _shapes(run, stages, before)[:2]
 
     def start() -> tuple[Any, ...]:
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
@@ -217,10 +216,11 @@ def median_note(accuracy: np.ndarray) -> str:
     return median + (f", {accuracy.size - finite.size} diverged" if finite.size < accuracy.size else "")
 
 
-def _shapes(run: Run[Any], stages: Sequence[Stage]) -> tuple[PyTree, TrainState, dict[str, PyTree]]:
+def _shapes(
+    run: Run[Any], stages: Sequence[Stage], before: PyTree = None
+) -> tuple[PyTree, TrainState, dict[str, PyTree]]:
     """Shapes: what the last of these stages starts from, its state, and what those before it keep."""
     kept: dict[str, Any] = {}
-    before = None
     for stage in stages[:-1]:
         found = jax.eval_shape(stage.starts, run.keys, before)
         if stage.keep is not None:
