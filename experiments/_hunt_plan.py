@@ -155,7 +155,8 @@ def make_jobs(
 def first_densities(config: Any) -> tuple[float, ...]:
     """Densities that are trained first, ascending."""
     if config.mode == "range":
-        return spaced(*config.densities, config.points or 5)
+        lowest, highest = config.densities
+        return spaced(lowest, highest, config.points or 5)
     return tuple(sorted(config.densities or (COARSE if config.mode == "sweep" else (0.02,))))
 
 

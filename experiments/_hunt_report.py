@@ -125,9 +125,12 @@ def describe_halving(rows: pa.Table, plan: Sequence[Mapping[str, Any]], factor: 
         tables = [where(rows, stage=name, epochs=stage["epochs"]) for stage in stages]
         rungs, entries = [rung(table) for table in tables], []
         for stage, here, after in zip(stages, tables, [*stages[1:], None], strict=True):
-            on = after and int(after["networks"])
+            on = None if after is None else int(after["networks"])
             entry = {"epochs": stage["epochs"], "networks": len(here), "went_on": on}
-            entry |= {"stopped": after and len(here) - on, "diverged": len(here) - len(sound(here))}
+            entry |= {
+                "stopped": None if on is None else len(here) - on,
+                "diverged": len(here) - len(sound(here)),
+            }
             entries.append({**entry, "distribution": distribution(here) if len(here) else None})
         trained = sum((s["epochs"] - s["start"]) * len(t) for s, t in zip(stages, tables, strict=True))
         told = {"stage": name, "factor": factor, "rungs": entries, "epochs_trained": trained}

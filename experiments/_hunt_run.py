@@ -95,8 +95,8 @@ class Hunt:
             why, left_out = "of the rung before every network diverged", []
             before = where(self.table.read(), stage=stage.name, epochs=stage.start)
             on = before.take(surviving(before, self.config.halving))
-            left = [(job, numbers_in(job.grid, where(on, group=job.group))) for job in jobs]
-            jobs = [job._replace(chosen=numbers) for job, numbers in left if numbers]
+            chosen = [(job, numbers_in(job.grid, where(on, group=job.group))) for job in jobs]
+            jobs = [job._replace(chosen=numbers) for job, numbers in chosen if numbers]
         if not jobs:
             self.report(f"{stage.name}: nothing to train, {why}")
         self.jobs |= {job.key: job for job in jobs}

@@ -172,7 +172,7 @@ def measure(run: lab.Run[Config], task: Any, arms: Sequence[str], state: Any) ->
         diverged=np.isnan(accuracy),
         accuracy=accuracy,
         accuracy_halves=halves,
-        rescued=np.where(np.isnan(accuracy), None, accuracy >= run.config.target),
+        rescued=[None if np.isnan(a) else bool(a >= run.config.target) for a in accuracy],
         weights=counts["total"] - counts["bias"],
         nonzeros={**counts, "layers": np.stack([layer.num_nonzeros for layer in weights], axis=1)},
         # skips apart: they lie between layers that have no weights between them in the dense network

@@ -116,8 +116,12 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 def grow(spec: jaxnet.NetworkSpec, params: Any, structure: Any, key: Any) -> tuple[Any, ...]:
     """All arms of a scale for one seed, in the order of :data:`ARMS`: parameters and structure of each."""
     keys, changes = jaxnet.keys, jaxnet.changes
-    own, shuffle = keys.network_keys(key), keys.purpose(key, keys.SHUFFLE)
-    other = {"key_mask": keys.purpose(key, keys.OTHER_MASK), "key_init": keys.purpose(key, keys.OTHER_INIT)}
+    own: dict[str, Any] = keys.network_keys(key)
+    shuffle = keys.purpose(key, keys.SHUFFLE)
+    other: dict[str, Any] = {
+        "key_mask": keys.purpose(key, keys.OTHER_MASK),
+        "key_init": keys.purpose(key, keys.OTHER_INIT),
+    }
     grown, connected = changes.bootstrap(spec, params, structure, **own)
     topologies = [t for t in connected.weights if isinstance(t, jaxnet.Topology)]
     # as the original compared: without the weights that the features add

@@ -129,7 +129,7 @@ def make_stages(run: lab.Run[Config], task: jaxnet.Task) -> list[lab.Stage]:
 
     config: Any = run.config  # nothing is auto
     seed, winner = config.protocol == "seed", _winner.of(config)
-    spec, rules = task.model.spec, patch_rules(config)
+    spec, rules = make_spec(config, run.dataset), patch_rules(config)
     slow, fast = (jaxnet.dual_rate_adam(lr, config.lr_patch) for lr in (config.lr, config.lr_scaffold))
 
     def scaffold(key: Any, before: Any) -> Any:

@@ -15,7 +15,7 @@ from jaxnet.changes.weights import after_keeping, smallest
 from jaxnet.methods.base import DenseGradient, Periodic, connected, dense_by_path, scaffold, unit_stats
 from jaxnet.methods.soft import most_of, number_of, regrown, softly_largest
 from jaxnet.structure import reserved, weights, with_entries
-from jaxnet.topology import Topology
+from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net
 from jaxnet.types import Array, Bool, Float, Int, Key, PyTree, UnitScore
 from jaxnet.units import Extrema as Found
@@ -90,7 +90,7 @@ class Extrema(Periodic):
         ]
         ends = [jnp.ones(list(there.values())[end].shape[1 + end], bool) for end in (0, -1)]
         alive = [ends[0], *connected(there), ends[1]]
-        new: dict[str, Topology] = {}
+        new: dict[str, Entry] = {}
         for layer, (path, entry) in enumerate(there.items()):
             number = number_of(fraction, entry.num_nonzeros)
             keep = ~smallest(entry, jnp.abs(values[path][0]), number)

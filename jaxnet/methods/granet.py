@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxnet.changes import edit, exchange
@@ -49,16 +48,17 @@ class GraNet(Gradual):
         del key
         gradient = dense_by_path(dense_gradient(), net.structure)
         keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
-        net, pruned = keep_best(net, scores_of(net, self.scope), keep)
+        # one edit from what was to what will be: a weight that is cut and grows again stays as it was
+        pruned, _ = keep_best(net, scores_of(net, self.scope), keep)
         fraction, taken = self.fraction_at(step), reserved(net.structure)
         new = {
             path: exchange(
                 entry, values, jnp.abs(gradient[path]), fraction, self.fraction, taken=taken.get(path)
             )
-            for path, (values, entry) in weights(net.params, net.structure).items()
+            for path, (values, entry) in weights(pruned.params, pruned.structure).items()
         }
         net, info = edit(net, with_entries(net.structure, new))
-        return net, state, jax.tree.map(jnp.add, pruned, info)
+        return net, state, info
 
     def budget(self, step: int, sizes: Sizes) -> int:
         """By the last change so far, and never more than at the start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,7 @@ def test_without_softness_a_layer_grows_the_best_links_of_what_is_left():
     rng = np.random.default_rng(5)
     there = rng.random(SHAPE) < 0.5
     values = np.where(there, rng.permutation(30).reshape(SHAPE) + 1.0, 0).astype(np.float32)
-    rules = methods.make("chts", delta=1.0, delta_grow=1.0, fraction=0.4)
+    rules: Any = methods.make("chts", delta=1.0, delta_grow=1.0, fraction=0.4)
     number = int(0.4 * there.sum())
     keep = there & ~np.isin(values, np.sort(values[there])[:number])
     score = scores_by_paths(keep, "ch2")
@@ -163,7 +164,7 @@ def test_without_softness_a_layer_grows_the_best_links_of_what_is_left():
 
 
 def test_the_sigmoid_meets_both_ends_and_is_even():
-    rules = methods.make("chtss", density=0.1, begin=10, end=110, every=10)
+    rules: Any = methods.make("chtss", density=0.1, begin=10, end=110, every=10)
     densities = rules._densities()
     assert densities[0] == 0.5 and densities[-1] == pytest.approx(0.1) and len(densities) == 11
     assert densities[5] == pytest.approx(0.3) and all(np.diff(densities) < 0)

@@ -68,6 +68,7 @@ def test_granet_equals_numpy(scope):
         net = run(net, as_given, jnp.int32(step), KEY)
         keep: Any = {name: int(density * a.size) for name, a in dense.items()}
         score = lamp_scores if scope == "lamp" else np.abs
+        before = dense
         dense = pruned(
             dense,
             {name: score(a) for name, a in dense.items()},
@@ -82,7 +83,8 @@ def test_granet_equals_numpy(scope):
             grown = free[np.argsort(-np.abs(gradient[name].ravel()[free]), kind="stable")][:number]
             new = np.full(flat.shape, np.nan)
             new[kept] = flat[kept]
-            new[grown] = np.nan_to_num(flat[grown])  # just dropped: stays as it was; else zero
+            # cut or dropped in this very event: stays as it was; else zero
+            new[grown] = np.nan_to_num(before[name].ravel()[grown])
             dense[name] = new.reshape(values.shape)
         got = dense_of(net)
         for name, want in dense.items():

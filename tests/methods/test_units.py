@@ -102,14 +102,13 @@ def test_extrema_grow_what_numpy_grows(gradient):
         free = np.setdiff1d(np.arange(before.size), kept)
         targets = lows[layer] if layer < 2 else np.ones(SIZES[layer + 1])
         sources = ranks[layer - 1] if layer else np.ones(SIZES[layer])
-        score = np.outer(targets, sources).astype(np.float32).ravel()[free]
+        score: Any = np.outer(targets, sources).astype(np.float32).ravel()[free]
         steep = slope.ravel()[free]
         if gradient == "product":
             score = score * steep
         elif gradient == "rank":
-            score = np.float32(
-                [(np.mean(score <= a) + np.mean(steep <= b)) / 2 for a, b in zip(score, steep, strict=True)]
-            )
+            pairs = zip(score, steep, strict=True)
+            score = np.array([(np.mean(score <= a) + np.mean(steep <= b)) / 2 for a, b in pairs], np.float32)
         chosen = ~np.isnan(got.ravel())
         assert chosen[kept].all() and chosen.sum() == there.size
         grown = np.setdiff1d(np.flatnonzero(chosen), kept)
