@@ -18,6 +18,9 @@ import numpy as np
 
 from jaxnet.errors import InputError
 
+FULL = "the disk is full: make room, then continue with --resume"
+"""What is said of a full disk."""
+
 _LOCKED_BYTE = 2**30  # on Windows a locked byte cannot be read, so it lies behind all contents
 
 
@@ -161,8 +164,8 @@ def disk_errors(path: Path, verb: str) -> Iterator[None]:
 
 def disk_error(path: Path, verb: str, error: OSError) -> InputError:
     """The one line for ``error``, met when trying to ``verb`` (read, write, use) ``path``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"{path}: the disk is full: make room, then continue with --resume")
+    if is_full(error):
+        return InputError(f"{path}: {FULL}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{path}: no permission to {verb} it: change that or choose another --out")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
@@ -170,6 +173,16 @@ def disk_error(path: Path, verb: str, error: OSError) -> InputError:
     if error.errno == errno.ENOENT:
         return InputError(f"{path}: no such file or folder: check the path")
     return InputError(f"{path}: cannot {verb} it: {error.strerror or error}")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk (or quota) is behind an error, whatever a library made of it."""
+    codes = errno.ENOSPC, errno.EDQUOT
+    while error is not None:
+        if getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def open_bytes(path: Path, flags: int) -> int:

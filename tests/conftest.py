@@ -131,6 +131,26 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of so many KiB, or gives the one from before as many; skips without the right."""
+    disk = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        how = f"{'remount,' if disk.exists() else ''}size={size}k"
+        disk.mkdir(exist_ok=True)
+        try:
+            command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(disk)]
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no right to mount a small file system")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.fixture(autouse=True)
 def _leave_config_as_it_was() -> Iterator[None]:
     """What a test sets for the whole process must not hold for the next one."""

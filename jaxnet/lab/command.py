@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
+from jaxnet.files import FULL, is_full, user_path
 from jaxnet.lab.flags import flag_name
 
 C = TypeVar("C")
@@ -59,22 +59,36 @@ def run_main(
     try:
         main(_parse(config_class, argv, description, prog))
         sys.stdout.flush()
-    except InputError as error:
-        _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
         again = ": the same command with --resume continues" if hasattr(config_class, "resume") else ""
         _leave(f"interrupted{again}", 130)
     except BrokenPipeError:
         _drop_output()
         raise SystemExit(141) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        _drop_output()  # it may be stdout itself that is full
-        _leave(f"error: {where}{error.strerror or error}", 2)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        line = _line(error)
+        if line is None:
             raise
-        _leave("error: out of memory: use fewer seeds at once, a smaller network or a smaller batch", 2)
+        if isinstance(error, OSError):
+            _drop_output()  # it may be stdout itself that is full
+        _leave(f"error: {line}", 2)
+
+
+def _line(error: Exception) -> str | None:
+    """The one line for an error that is not the program's fault; None for others."""
+    if isinstance(error, InputError):
+        return str(error)
+    name = getattr(error, "filename", None)
+    where = f"{name}: " if name is not None else ""
+    if is_full(error):
+        return f"{where}{FULL}"
+    if isinstance(error, OSError):
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    ):
+        return "out of memory: use fewer seeds at once, a smaller network or a smaller batch"
+    return None
 
 
 def _parse(config_class: type[C], argv: Sequence[str] | None, description: str | None, prog: str | None) -> C:

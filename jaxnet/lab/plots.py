@@ -30,10 +30,12 @@ COLORS = ("0.45", "#4c72b0", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#93786
 
 def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all, and closes it."""
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=130, format="png")
-    plt.close(figure)
-    write_bytes(path, picture.getvalue())
+    drawn = io.BytesIO()
+    try:
+        figure.savefig(drawn, dpi=130, format="png")
+    finally:
+        plt.close(figure)
+    write_bytes(path, drawn.getvalue())
 
 
 @contextlib.contextmanager

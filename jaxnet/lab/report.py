@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from jaxnet.files import disk_errors, user_path, write_json
+from jaxnet.files import user_path, write_bytes, write_json
 from jaxnet.lab.compare import Comparison, correction
 from jaxnet.lab.flags import MAY_DIFFER, flag_name
 from jaxnet.lab.plots import save_comparisons
@@ -112,8 +112,7 @@ def write_document(
     values["asked"] = {(c.question.first, c.question.second, c.question.measure): c for c in comparisons}
     values |= document.values(config, groups, comparisons)
     text = render(document.template, values)
-    with disk_errors(path, "write"):
-        path.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
     runs = [summary for group in groups.values() for summary in group.values()]
     timing = {key: sum(r["timing"][key] for r in runs) for key in ("compile_seconds", "run_seconds")}
     flags = {flag: value for flag, value in dataclasses.asdict(config).items() if flag not in MAY_DIFFER}

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnet.errors import InputError
+from jaxnet.files import FULL
 from jaxnet.lab.command import parse, run_main
 from jaxnet.lab.terminal import print_table, progress
 
@@ -203,6 +204,8 @@ def test_main_gets_the_configuration(capsys: pytest.CaptureFixture[str]) -> None
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
         (KeyboardInterrupt(), 130, "interrupted: the same command with --resume continues\n"),
         (BrokenPipeError(), 141, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, f"error: a/b: {FULL}\n"),
+        (ValueError("OCDBT: write failed: No space left on device"), 2, f"error: {FULL}\n"),
         (MemoryError(), 2, "error: out of memory: use fewer seeds"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 2, "error: out of memory"),
     ],
@@ -293,7 +296,7 @@ def test_an_output_that_is_full_is_one_line() -> None:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
-    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, f"error: {FULL}\n")
 
 
 # The terminal

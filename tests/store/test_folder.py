@@ -303,18 +303,9 @@ def test_a_full_disk_leaves_the_json_file_before(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 64 KiB; skips where this user cannot mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True, capture_output=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no right to mount a small file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def small_disk(mount_disk: Callable[[int], Path]) -> Path:
+    """A file system of its own with 64 KiB."""
+    return mount_disk(64)
 
 
 def test_a_disk_that_really_fills_up(small_disk: Path) -> None:
