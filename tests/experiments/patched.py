@@ -43,6 +43,11 @@ def cache_variables(cache: Path) -> dict[str, str]:
     }
 
 
+def quick_variables(cache: Path) -> dict[str, str]:
+    """The same for a subprocess that is compared with others like it: it compiles in half the time."""
+    return {**cache_variables(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+
+
 @contextlib.contextmanager
 def compiling_once(cache: Path) -> Iterator[None]:
     """Keeps compiled programs in ``cache``, which tests of one session share, and nowhere else."""
