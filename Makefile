@@ -24,7 +24,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
 .PHONY: help demo test test-slow test-gpu check lint types imports format setup docs wheel bench bench-gpu asan \
-	results clean distclean
+	results pictures clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -110,6 +110,15 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
 	$(PY) -m experiments.indefinite_growth_controls $(GROWTH_FLAGS) --doc docs/results/growth.md
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
+
+# Speed on one core, by the processor's time: others on the machine change it less than what passes.
+ONE_CORE := taskset -c 0 $(PY)
+pictures: $(BENCH_STAMP)  ## The two pictures of the README, measured again (needs MNIST and CIFAR-10)
+	@mkdir -p checkpoints/pictures
+	$(ONE_CORE) -m benchmarks.seed_sweep --batches 64 --epochs 1 --clock processor --json docs/images/speed.json
+	$(PY) -m benchmarks.large_network --doc docs/kernels.md
+	$(PY) -m experiments.accuracy_by_weights --dataset mnist --resume --out checkpoints/pictures/accuracy
+	$(PY) -m benchmarks.pictures
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist docs/_build docs/_api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

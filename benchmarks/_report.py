@@ -9,10 +9,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_bytes
@@ -21,6 +21,20 @@ from jaxnet.provenance import processors
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where ``python -m`` finds experiments and benchmarks."""
+
+
+_clock: Callable[[], float] = time.perf_counter
+
+
+def use_clock(name: Literal["wall", "processor"]) -> None:
+    """Has :func:`clock` count the seconds that pass, or those that this process computes."""
+    global _clock
+    _clock = time.perf_counter if name == "wall" else time.process_time
+
+
+def clock() -> float:
+    """Seconds, of which only differences have a meaning."""
+    return _clock()
 
 
 class Spread(TypedDict):

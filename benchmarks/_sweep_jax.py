@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks._report import clock
 from jaxnet import losses
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
@@ -88,9 +88,9 @@ class Sweep:
         seeds = jnp.arange(number, dtype=jnp.uint32) + jnp.uint32(number * self._calls)
         keys = jax.block_until_ready(jax.vmap(jax.random.key)(seeds))
         self._calls += 1
-        start = time.perf_counter()
+        start = clock()
         trained = jax.block_until_ready(self.program(keys, self._variants))
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         self.accuracy = float(jnp.median(trained.row.accuracy))
         return seconds / number
 
@@ -157,8 +157,8 @@ class Steps:
     def _take(self) -> float:
         rows = np.random.default_rng(0).integers(self._split.size, size=(self._work.steps, self._work.batch))
         order = jnp.asarray(rows, jnp.int32)
-        start = time.perf_counter()
+        start = clock()
         self._params, self._opt_state = jax.block_until_ready(
             self._run(self._params, self._structure, self._opt_state, self._split, order)
         )
-        return time.perf_counter() - start
+        return clock() - start

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import grad, stack_module_state, vmap
 from torch.nn import functional
 
+from benchmarks._report import clock
 from benchmarks.torch_reference import ADAMS, MaskedLinear
 from jaxnet.data import Dataset
 
@@ -95,10 +95,10 @@ class Work:
         order = torch.randint(len(self.y), (steps + 3, self.batch))
         for index in order[:3]:  # the first steps allocate
             step(index)
-        start = time.perf_counter()
+        start = clock()
         for index in order[3:]:
             step(index)
-        return (time.perf_counter() - start) / steps
+        return (clock() - start) / steps
 
     def _fastest(self, run: Callable[[dict[str, Any]], float]) -> list[dict[str, Any]]:
         """Every choice in turn, a few rounds; for each number of threads the smallest median wins.

@@ -11,7 +11,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks._report import ROOT
+from benchmarks._report import ROOT, clock
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
@@ -108,13 +107,13 @@ class Training:
 
     def __call__(self) -> float:
         """Seconds of a step of all networks together."""
-        start = time.perf_counter()
+        start = clock()
         *carry, self.loss = jax.block_until_ready(
             self._run(*self._carry, self._structure, self._split, jnp.asarray(self._calls))
         )
         self._carry = tuple(carry)
         self._calls += 1
-        return (time.perf_counter() - start) / self.work.steps
+        return (clock() - start) / self.work.steps
 
 
 def peak_bytes(work: Work) -> int:

@@ -32,7 +32,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks._report import (
     check_output,
@@ -42,6 +42,7 @@ from benchmarks._report import (
     ratio,
     shown,
     spread,
+    use_clock,
 )
 from benchmarks._training import Training, Work, first_samples
 from jaxnet import data
@@ -81,6 +82,9 @@ class Config(Flags):
     batch: int = option(128, "samples per step", least=1)
     steps: int = option(40, "steps really trained, scaled to an epoch", least=1)
     repeats: int = option(5, "rounds", least=1)
+    clock: Literal["wall", "processor"] = option(
+        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
+    )
 
     def check(self) -> None:
         """Raises InputError for a value out of range."""
@@ -237,6 +241,7 @@ def _title(result: dict[str, Any]) -> str:
 
 def main(config: Config) -> dict[str, Any]:
     """Measures (or loads), prints and, if wanted, writes the table into the document."""
+    use_clock(config.clock)
     result = read_json(config.load) if config.load is not None else measure(config)
     publish("large_network", _title(result), *_table(result), summary(result), doc=config.doc)
     return result
