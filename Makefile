@@ -8,6 +8,7 @@ DEMO_FLAGS ?= --dataset digits --density 0.1 --batch-size 16 --num-seeds 16 --ou
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 GROWTH_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --resume
+METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 32 --kernel csr --resume
 
 PY := $(VENV)/bin/python
@@ -110,14 +111,13 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
 	$(PY) -m experiments.indefinite_growth_controls $(GROWTH_FLAGS) --doc docs/results/growth.md
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
+	$(PY) -m experiments.method_comparison $(METHODS_FLAGS) --doc docs/results/methods.md
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.
 ONE_CORE := taskset -c 0 $(PY)
-pictures: $(BENCH_STAMP)  ## The two pictures of the README, measured again (needs MNIST and CIFAR-10)
-	@mkdir -p checkpoints/pictures
+pictures: $(BENCH_STAMP)  ## The picture of the speed in the README, measured again (needs MNIST and CIFAR-10)
 	$(ONE_CORE) -m benchmarks.seed_sweep --batches 64 --epochs 1 --clock processor --json docs/images/speed.json
 	$(PY) -m benchmarks.large_network --doc docs/kernels.md
-	$(PY) -m experiments.accuracy_by_weights --dataset mnist --resume --out checkpoints/pictures/accuracy
 	$(PY) -m benchmarks.pictures
 
 clean:  ## Remove caches and build products; .venv and checkpoints stay

@@ -1,8 +1,8 @@
-"""The README's two pictures: speed as ratios to PyTorch, and accuracy against the number of weights.
+"""The README's picture of the speed, as ratios to PyTorch.
 
     make pictures
 
-measures and draws both (the Makefile has the commands). The speed of a sweep is that of one core, by the
+measures and draws it (the Makefile has the commands). The speed of a sweep is that of one core, by the
 processor's time, which others on the machine change less; that of a large network stands in the table of
 docs/kernels.md. Ratios are those of a round, in which the ways took turns; shown are median and range.
 """
@@ -42,14 +42,11 @@ SECOND = {"wall": "second", "processor": "second of one core"}
 
 @dataclass(frozen=True)
 class Config(Flags):
-    """Draws the pictures of the README from what was measured."""
+    """Draws the picture of the README from what was measured."""
 
     sweep: str = option("docs/images/speed.json", "result of benchmarks.seed_sweep")
     doc: str = option("docs/kernels.md", "document with the table of benchmarks.large_network")
-    accuracy: str = option(
-        "checkpoints/pictures/accuracy/summary.json", "summary of experiments.accuracy_by_weights"
-    )
-    folder: str = option("docs/images", "where the pictures go")
+    folder: str = option("docs/images", "where the picture goes")
 
     def check(self) -> None:
         """Raises InputError for a folder that is not there."""
@@ -139,13 +136,10 @@ def draw_speed(path: Path, sweep: Mapping[str, Any], doc: Path) -> None:
 
 
 def main(config: Config) -> None:
-    """Draws both."""
-    from experiments.accuracy_by_weights import draw
-
+    """Draws both comparisons."""
     folder = user_path(config.folder)
     draw_speed(folder / "speed.png", read_json(config.sweep), user_path(config.doc))
-    draw(folder / "accuracy.png", read_json(config.accuracy), [])
-    print(f"speed.png and accuracy.png in {folder}")
+    print(f"speed.png in {folder}")
 
 
 if __name__ == "__main__":
