@@ -46,12 +46,12 @@ from benchmarks._report import (
 )
 from benchmarks._training import Training, Work, first_samples
 from jaxnet import data
+from jaxnet.allocation import allocate
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.lab.command import run_main
 from jaxnet.lab.flags import Flags, option
-from jaxnet.masks import allocate
 from jaxnet.provenance import provenance
 
 METHODS = {

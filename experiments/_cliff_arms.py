@@ -14,8 +14,8 @@ import optax
 
 import jaxnet
 from jaxnet import changes, keys, lab, scheduler, trees
+from jaxnet.allocation import allocate
 from jaxnet.changes import scaffold_path
-from jaxnet.masks import allocate
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.train import EpochResult, Net, Task, TrainState
 from jaxnet.types import Array, Key, PyTree

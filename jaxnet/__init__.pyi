@@ -1,5 +1,6 @@
 from . import (
     activations,
+    allocation,
     changes,
     data,
     environment,
@@ -28,10 +29,11 @@ from . import (
     types,
     units,
 )
+from .allocation import allocate
 from .changes import with_patches
 from .data.batches import Split
 from .errors import InputError
-from .masks import allocate, draw_topologies
+from .masks import draw_topologies
 from .nn.mlp import MLP, NetworkSpec, apply, forward, init
 from .nn.params import Params, Structure, count_nonzeros, to_masked_network
 from .optim import dual_rate_adam, grouped
@@ -73,6 +75,7 @@ __all__ = [
     "act",
     "activations",
     "allocate",
+    "allocation",
     "apply",
     "changes",
     "collect_stats",

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.masks import allocate_arrays, constant_fan_in_topology, uniform_topology
+from jaxnet.allocation import allocate_arrays
+from jaxnet.masks import constant_fan_in_topology, uniform_topology
 from jaxnet.topology import Mask, topology_mask
 from jaxnet.types import Array, Bool, Key
 
@@ -40,7 +41,7 @@ def sparsify(
     Args:
       params: the parameters.
       density: fraction of the weights that exist, of all that are included, in (0, 1].
-      allocation: how it is shared out; see :func:`jaxnet.masks.allocate_arrays`.
+      allocation: how it is shared out; see :func:`jaxnet.allocation.allocate_arrays`.
         Arrays are taken as ``(..., in, out)``, as Flax has them.
       include: which leaves are weights to be masked; floating-point arrays with
         two axes or more by default. A name is the path with slashes

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import chisquare
 
-from jaxnet import masks, trees
+from jaxnet import allocation, masks, trees
 from jaxnet import topology as topologies
 from jaxnet.correlated import correlated_topology
 
@@ -49,33 +49,33 @@ def small() -> topologies.Topology:
 
 
 def test_the_originals_counts():
-    assert masks.allocate([784, 256, 128, 10], 0.02) == (4014, 655, 25)
-    assert masks.allocate([3072, 64, 10], 0.02) == (3932, 12)
+    assert allocation.allocate([784, 256, 128, 10], 0.02) == (4014, 655, 25)
+    assert allocation.allocate([3072, 64, 10], 0.02) == (3932, 12)
     # evaluated from the left: 0.29 * 10 * 10 is 29, 0.29 * 100 is 28.999999999999996
-    assert masks.allocate([10, 10], 0.29) == (29,)
+    assert allocation.allocate([10, 10], 0.29) == (29,)
 
 
 def test_erdos_renyi_by_hand():
     # 100 + 200 positions, half of them: 150, shared out as (10 + 10) : (10 + 20) = 2 : 3
-    assert masks.allocate([10, 10, 20], 0.5, "erdos-renyi") == (60, 90)
+    assert allocation.allocate([10, 10, 20], 0.5, "erdos-renyi") == (60, 90)
     # 31 weights as 2 : 3 are 12.4 and 18.6: the one left over goes to the larger remainder
-    assert masks.allocate([10, 10, 20], 31 / 300, "erdos-renyi") == (12, 19)
+    assert allocation.allocate([10, 10, 20], 31 / 300, "erdos-renyi") == (12, 19)
     # 3 : 3 of 5 weights: a tie, the earlier layer first
-    assert masks.allocate([2, 1, 2], 1.0, "erdos-renyi") == (2, 2)
-    assert masks.allocate([10, 10, 10], 0.025, "erdos-renyi") == (3, 2)
+    assert allocation.allocate([2, 1, 2], 1.0, "erdos-renyi") == (2, 2)
+    assert allocation.allocate([10, 10, 10], 0.025, "erdos-renyi") == (3, 2)
     # shares 101 : 11 of 550 would give the last layer 54 of 10 positions: it is full, the rest is the first's
-    assert masks.allocate([100, 10, 1], 0.55, "erdos-renyi") == (545, 10)
+    assert allocation.allocate([100, 10, 1], 0.55, "erdos-renyi") == (545, 10)
 
 
 def test_dense_output_by_hand():
     # 0.1 of 10*20 + 20*5 + 5*4 = 320 is 32: 20 for the output layer, 12 as 200 : 100 for the others
-    assert masks.allocate([10, 20, 5, 4], 0.1, "dense-output") == (8, 4, 20)
+    assert allocation.allocate([10, 20, 5, 4], 0.1, "dense-output") == (8, 4, 20)
 
 
 def test_an_output_layer_of_its_own_density_by_hand():
     # 32 in total as before: half of 5*4 for the output layer, 22 as 200 : 100 for the others
-    assert masks.allocate([10, 20, 5, 4], 0.1, "output=0.5") == (15, 7, 10)
-    assert masks.allocate([10, 20, 5, 4], 0.1, "output=1") == masks.allocate(
+    assert allocation.allocate([10, 20, 5, 4], 0.1, "output=0.5") == (15, 7, 10)
+    assert allocation.allocate([10, 20, 5, 4], 0.1, "output=1") == allocation.allocate(
         [10, 20, 5, 4], 0.1, "dense-output"
     )
     for wrong, why in (
@@ -84,11 +84,11 @@ def test_an_output_layer_of_its_own_density_by_hand():
         ("ouput=0.5", "choose one of uniform, erdos-renyi, dense-output, constant-fan-in, output=0.5"),
     ):
         with pytest.raises(ValueError, match=why):
-            masks.allocate([10, 5, 4], 0.5, wrong)
+            allocation.allocate([10, 5, 4], 0.5, wrong)
     with pytest.raises(ValueError, match="18 weights in an output layer of 20: raise the density"):
-        masks.allocate([2, 5, 4], 0.5, "output=0.9")
+        allocation.allocate([2, 5, 4], 0.5, "output=0.9")
     with pytest.raises(ValueError, match="raise the output's density"):
-        masks.allocate([2, 5, 4], 1.0, "output=0.5")
+        allocation.allocate([2, 5, 4], 1.0, "output=0.5")
 
 
 def test_units_are_wired_to_the_features_that_vary_together():
@@ -125,17 +125,17 @@ def test_a_network_can_be_wired_by_its_training_samples(key):
 
 def test_constant_fan_in_by_hand():
     # 2.5 rounds to the even 2, 0.5 to 0 and then up to 1 input
-    assert masks.allocate([10, 3, 4], 0.25, "constant-fan-in") == (2 * 3, 1 * 4)
-    assert masks.allocate([784, 256, 10], 0.02, "constant-fan-in") == (16 * 256, 5 * 10)
-    assert masks.allocate([2, 5], 0.2, "constant-fan-in") == (5,)
+    assert allocation.allocate([10, 3, 4], 0.25, "constant-fan-in") == (2 * 3, 1 * 4)
+    assert allocation.allocate([784, 256, 10], 0.02, "constant-fan-in") == (16 * 256, 5 * 10)
+    assert allocation.allocate([2, 5], 0.2, "constant-fan-in") == (5,)
 
 
-@given(sizes_of_networks, densities, st.sampled_from(masks.ALLOCATIONS))
+@given(sizes_of_networks, densities, st.sampled_from(allocation.ALLOCATIONS))
 @settings(max_examples=200)
 def test_every_allocation_fits_its_layers(sizes, density, rule):
     full = [i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
     try:
-        counts = masks.allocate(sizes, density, rule)
+        counts = allocation.allocate(sizes, density, rule)
     except ValueError as error:
         assert "raise the density" in str(error) and "\n" not in str(error)
         return
@@ -156,7 +156,7 @@ def test_every_allocation_fits_its_layers(sizes, density, rule):
 def test_erdos_renyi_shares_are_proportional_below_the_cap(sizes, density):
     layers = list(zip(sizes[:-1], sizes[1:], strict=True))
     try:
-        counts = masks.allocate(sizes, density, "erdos-renyi")
+        counts = allocation.allocate(sizes, density, "erdos-renyi")
     except ValueError:
         return
     free = [(n, i + o) for n, (i, o) in zip(counts, layers, strict=True) if n < i * o]
@@ -190,7 +190,7 @@ def test_erdos_renyi_shares_are_proportional_below_the_cap(sizes, density):
 )
 def test_what_cannot_be_allocated_is_refused_in_one_line(sizes, density, rule, message):
     with pytest.raises(ValueError, match=message) as caught:
-        masks.allocate(sizes, density, rule)
+        allocation.allocate(sizes, density, rule)
     assert "\n" not in str(caught.value)
 
 
@@ -220,11 +220,11 @@ def test_constant_fan_in_draws_as_many_inputs_for_every_unit(case, seed):
     assert t.capacity == case[0] * case[2]
 
 
-@pytest.mark.parametrize("rule", masks.ALLOCATIONS)
+@pytest.mark.parametrize("rule", allocation.ALLOCATIONS)
 def test_a_network_gets_the_counts_of_its_allocation(rule, key):
     sizes, density = (20, 12, 9, 4), 0.3
     drawn = jax.jit(lambda k: masks.draw_topologies(sizes, density, rule, key_mask=k))(key)
-    counts = masks.allocate(sizes, density, rule)
+    counts = allocation.allocate(sizes, density, rule)
     assert tuple(int(t.num_nonzeros) for t in drawn) == counts
     assert [t.shape for t in drawn] == [(12, 20), (9, 12), (4, 9)]
     for t in drawn:

@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.allocation import drawable_density
 from jaxnet.changes.moving import reshape
 from jaxnet.changes.patching import check_rule
-from jaxnet.masks import drawable_density, free_topology, uniform_topology
+from jaxnet.masks import free_topology, uniform_topology
 from jaxnet.nn.layers import init_layer
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.nn.params import Params, Structure, sparse

@@ -6,9 +6,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from jaxnet.allocation import allocate
 from jaxnet.errors import InputError
 from jaxnet.growth.plan import GrowthPlan
-from jaxnet.masks import allocate
 from jaxnet.statistics import exact_fraction
 
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet import signals
+from jaxnet.allocation import drawable_density
 from jaxnet.changes import add_patches, insert_layer, reshape, widen
 from jaxnet.data.batches import Split
 from jaxnet.growth.decisions import Decision
 from jaxnet.growth.plan import GrowthPlan
 from jaxnet.keys import CHANGE, LOOK, MASK, PATCH, network_keys, purpose
-from jaxnet.masks import drawable_density
 from jaxnet.methods import SET
 from jaxnet.nn import mlp
 from jaxnet.nn.mlp import NetworkSpec

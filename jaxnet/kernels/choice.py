@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.allocation import allocate
 from jaxnet.files import cache_folder
 from jaxnet.kernels import PRODUCTS, Product, csr_library
-from jaxnet.masks import allocate, draw_topologies
+from jaxnet.masks import draw_topologies
 from jaxnet.provenance import processors
 from jaxnet.types import Array
 
@@ -84,7 +85,7 @@ def choose(
       density: fraction of weights that exist, in (0, 1].
       batch: samples per step.
       num_seeds: networks trained at once.
-      allocation: one of :data:`jaxnet.masks.ALLOCATIONS`.
+      allocation: one of :data:`jaxnet.allocation.ALLOCATIONS`.
       device: where to measure; JAX's default device if not given.
 
     Returns:
@@ -93,7 +94,7 @@ def choose(
       measurement each time, nothing else.
 
     Raises:
-      ValueError: as :func:`jaxnet.masks.allocate`, or ``batch`` or
+      ValueError: as :func:`jaxnet.allocation.allocate`, or ``batch`` or
         ``num_seeds`` is not positive.
     """
     if batch < 1 or num_seeds < 1:

@@ -8,7 +8,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.masks import check_density
+from jaxnet.allocation import check_density
 from jaxnet.methods.base import Periodic, Sizes
 from jaxnet.methods.scopes import budget_of
 from jaxnet.structure import entries

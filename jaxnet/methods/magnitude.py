@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet.masks import check_density
+from jaxnet.allocation import check_density
 from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, keep_best
 from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
 from jaxnet.structure import entries

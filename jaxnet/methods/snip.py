@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.masks import check_density
+from jaxnet.allocation import check_density
 from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, at_weights, dense_by_path, keep_best
 from jaxnet.structure import weights
 from jaxnet.train import Net

@@ -14,7 +14,8 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 
-from jaxnet.masks import allocate_arrays, uniform_topology
+from jaxnet.allocation import allocate_arrays
+from jaxnet.masks import uniform_topology
 from jaxnet.nn.convolution import Kernel, Padding, conv, pair
 from jaxnet.topology import Mask, topology_mask
 from jaxnet.types import Array, Bias, Float, Key

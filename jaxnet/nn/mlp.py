@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS
+from jaxnet.allocation import allocate, check_allocation, check_density, check_sizes
 from jaxnet.kernels import Product, dense_product
-from jaxnet.masks import allocate, check_allocation, check_density, check_sizes, draw_topologies
+from jaxnet.masks import draw_topologies
 from jaxnet.nn.layers import INITS, init_layer, linear_activated, weighted
 from jaxnet.nn.params import Params, Structure
 from jaxnet.patches import apply_patches
@@ -34,7 +35,7 @@ class NetworkSpec:
       sizes: units per layer, input and output included.
       density: fraction of the weights that exist, in (0, 1].
       activation: of the hidden layers; one of ``relu, tanh, sigmoid, gelu, identity``.
-      allocation: how the density is shared out; see :func:`jaxnet.masks.allocate`.
+      allocation: how the density is shared out; see :func:`jaxnet.allocation.allocate`.
       init: initial values; see :func:`jaxnet.nn.layers.init_layer`.
     """
 

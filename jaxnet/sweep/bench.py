@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.allocation import drawable_density
 from jaxnet.data.batches import Split
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
-from jaxnet.masks import drawable_density
 from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep.family import draw_variant
 from jaxnet.sweep.grid import Grid

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.activations import GAINS
-from jaxnet.masks import allocate, check_density, check_sizes, draw_padded_topology
+from jaxnet.allocation import allocate, check_density, check_sizes
+from jaxnet.masks import draw_padded_topology
 from jaxnet.nn.layers import INITS
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
@@ -163,7 +164,7 @@ def make_variant(
       sizes: units per layer.
       density: fraction of weights that exist, in (0, 1].
       mask: as in :class:`DrawRules`; ``bernoulli`` may leave a layer without any weight.
-      allocation: how exact counts are shared out; one of :data:`jaxnet.masks.ALLOCATIONS`.
+      allocation: how exact counts are shared out; one of :data:`jaxnet.allocation.ALLOCATIONS`.
       lr: learning rate of the variant, where the sweep leaves it open.
       weight_decay: likewise.
 

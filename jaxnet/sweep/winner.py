@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import structure as structures
+from jaxnet.allocation import drawable_density
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import disk_errors, user_path
-from jaxnet.masks import drawable_density
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import Params, Structure
 from jaxnet.statistics import exact_fraction

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxnet import changes, masks, trees
+from jaxnet import allocation, changes, trees
 from jaxnet import topology as topologies
 from jaxnet.nn import mlp
 from jaxnet.nn.mlp import NetworkSpec
@@ -167,7 +167,7 @@ def test_the_specification_of_a_small_grown_network_can_be_drawn():
         nonzeros_out=1,
         rule="redraw",
     )
-    assert spec.density == pytest.approx(0.5, rel=1e-6) and masks.allocate(spec.sizes, spec.density)
+    assert spec.density == pytest.approx(0.5, rel=1e-6) and allocation.allocate(spec.sizes, spec.density)
 
 
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {

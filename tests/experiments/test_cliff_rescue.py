@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from experiments import cliff_rescue, cliff_rescue_report
+from jaxnet.allocation import allocate
 from jaxnet.lab import run_main, stages
-from jaxnet.masks import allocate
 from tests.experiments import cliff
 from tests.experiments.patched import cache_variables, compiling_once, read_json, read_rows, shown_nan
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments._hunt_plan import Stage, make_groups, make_jobs, portfolio, spaced
 from experiments._hunt_rows import promising_ranges
 from experiments.seed_hunt import Config
-from jaxnet.masks import allocate
+from jaxnet.allocation import allocate
 from jaxnet.sweep import default_chunk
 from jaxnet.sweep.selection import pareto_front
 from jaxnet.sweep.table import CRITERIA, leading, network_id, ranked, where

@@ -25,13 +25,13 @@ from experiments.optimal_bootstrap import (
     questions,
 )
 from jaxnet import lab
+from jaxnet.allocation import allocate
 from jaxnet.files import json_safe
 from jaxnet.kernels import PRODUCTS
 from jaxnet.lab import run_main
 from jaxnet.lab.run import load
 from jaxnet.lab.summary import arm_summary
 from jaxnet.lab.summary import summarise as summarise_arms
-from jaxnet.masks import allocate
 from jaxnet.statistics import paired_difference
 from tests.experiments.patched import (
     arrays,

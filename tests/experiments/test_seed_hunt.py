@@ -18,8 +18,8 @@ from experiments._hunt_plan import PLAN
 from experiments._hunt_rows import table_of
 from experiments.seed_hunt import ReplayConfig, command, replay_main
 from jaxnet import data, files
+from jaxnet.allocation import allocate
 from jaxnet.errors import InputError
-from jaxnet.masks import allocate
 from jaxnet.sweep import load_winner, to_scipy
 from jaxnet.topology import Topology, validate_topology
 from tests.experiments.hunts import SMALL, Hunted, Hunter, as_flags

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import losses, masks, optim, trees
+from jaxnet import allocation, losses, optim, trees
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.changes import with_patches
 from jaxnet.nn import mlp
@@ -220,7 +220,7 @@ def convert(params, structure) -> tuple[Any, Any]:
 def test_a_released_network_is_counted_by_what_came_to_life():
     spec, params, structure = networks.small(None, padding=0)
     masked, held = convert(params, structure)
-    exact = sum(masks.allocate(spec.sizes, spec.density))
+    exact = sum(allocation.allocate(spec.sizes, spec.density))
     assert int(count_nonzeros(masked, held)["scaffold"]) == exact
     free: Any = release_masks(held)
     assert int(count_nonzeros(masked, free)["scaffold"]) == exact

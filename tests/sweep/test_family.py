@@ -13,7 +13,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnet.masks import allocate, draw_padded_topology
+from jaxnet.allocation import allocate
+from jaxnet.masks import draw_padded_topology
 from jaxnet.nn.layers import init_layer
 from jaxnet.sweep import DrawRules, Variant, draw_variant, make_family, make_variant
 from jaxnet.topology import Topology, topology_from_mask, validate_topology

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.masks import allocate
+from jaxnet.allocation import allocate
 from jaxnet.nn.mlp import NetworkSpec, apply, init
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
