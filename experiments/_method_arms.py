@@ -28,7 +28,8 @@ class Arm:
         every), ``both``, ``once`` (density), or none.
       allocation: how the density is shared out at the start.
       start: ``sparse``, ``dense`` (all weights exist and are masked), ``half`` of them, ``small`` (a
-        dense network of as many weights).
+        dense network of as many weights), ``chosen`` (among all weights, before the first step),
+        ``rewound`` (several trainings, each but the first of the largest weights of the one before).
       correlated: the first layer is wired by the correlation of the pixels.
       taught: by the best dense network.
       gradients: dense gradients that a change asks for.
@@ -39,7 +40,7 @@ class Arm:
     options: tuple[tuple[str, Any], ...] = ()
     schedule: Literal["exchange", "prune", "both", "once", "none"] = "none"
     allocation: str = "erdos-renyi"
-    start: Literal["sparse", "dense", "half", "small"] = "sparse"
+    start: Literal["sparse", "dense", "half", "small", "chosen", "rewound"] = "sparse"
     correlated: bool = False
     taught: bool = False
     gradients: int = 0
@@ -62,7 +63,7 @@ SPARSE = {
     "static-dense-output": Arm("a dense output layer, the rest evenly", allocation="dense-output"),
     "static-output-0.3": Arm("an output layer of density 0.3, the rest evenly", allocation="output=0.3"),
     "static-correlated": Arm("first layer wired by the correlation of the pixels", correlated=True),
-    "snip": Arm("pruned at the start by |gradient x weight|", "snip", (), "once", start="dense", gradients=1),
+    "snip": Arm("pruned at once by |gradient x weight|", "snip", (), "once", start="chosen", gradients=1),
     "set": _exchange("the smallest go, random ones come", "set"),
     "rigl": _exchange("the smallest go, those of the largest gradient come", "rigl", 1),
     "sparse-momentum": _exchange("by momentum, shared out anew over the layers", "sparse-momentum", 10),
@@ -80,6 +81,7 @@ DENSE = {
     "lamp": _prune("gradual pruning by layer-adaptive magnitude", "magnitude", scope="lamp"),
     "granet": _prune("pruned and regrown by the gradient", "granet", gradients=1),
     "chtss": _prune("Cannistraci-Hebb training, density falling from one half", "chtss", start=0.5),
+    "rewind": Arm("pruned by magnitude after every training, what is left rewound", start="rewound"),
     "dense": Arm("every weight, to the end", start="dense"),
 }
 """What has more weights on the way."""

@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxnet
 from experiments import _method_arms as methods
+from experiments import _method_rewind as rewinding
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -27,6 +28,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     rates: tuple[float, ...] = option((1e-3,), "Adam's learning rates at the start")
     epochs: int = option(20, "of training", "epochs", least=1)
     every: int = option(100, "steps between two changes", "steps", least=1)
+    rounds: int = option(5, "prunings of rewind", least=1)
     judged: bool = option(True, "read the test set")
     batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
 
@@ -42,7 +44,7 @@ def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
         activation=config.activation,
         init=lab.run.init_rule(config),
     )
-    if arm.start == "dense":
+    if arm.start in ("dense", "chosen", "rewound"):
         return dataclasses.replace(spec, density=1.0, allocation="uniform")
     if arm.start == "half":
         return dataclasses.replace(spec, density=0.5)
@@ -70,6 +72,8 @@ def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
     lab.run.check_samples(config, dataset)
     if arm.start in ("dense", "half", "small"):  # masks on dense arrays
         return dataclasses.replace(config, kernel="dense")
+    if arm.start != "sparse":  # it will be
+        spec = dataclasses.replace(spec, density=float(config.density or 0))
     return lab.run.resolve_kernel(config, spec, config.num_seeds * len(config.rates))
 
 
@@ -101,6 +105,11 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     seen = run.split("train", slice(config.batch_size))
     watched = run.split("train", slice(1000)) if arm.correlated else None
 
+    def ready(params: Any, structure: Any, rate: float) -> Any:
+        net = jaxnet.Net.of(params, structure, optimizer)
+        opt_state = optax.tree.set(net.opt_state, learning_rate=jnp.float32(rate))
+        return jaxnet.init_state(net.replace(opt_state=opt_state))
+
     def start(key: Any, before: Any) -> Any:
         inputs = None if watched is None else watched.batch(jnp.arange(watched.size))[0]
         params, structure = jaxnet.init(
@@ -113,19 +122,23 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
             params, structure = jaxnet.to_masked_network(params, structure)
 
         def at(rate: float) -> Any:
-            net = jaxnet.Net.of(params, structure, optimizer)
-            net = net.replace(opt_state=optax.tree.set(net.opt_state, learning_rate=jnp.float32(rate)))
             if method is None:
-                return jaxnet.init_state(net)
+                return ready(params, structure, rate)
+            net = ready(params, structure, rate).net
             x, y = seen.batch(jnp.arange(seen.size))
             view = jaxnet.train.BatchView(task, net, x, y, jnp.ones(seen.size), key)
-            return jaxnet.init_state(net, method, view, key=keys.purpose(key, keys.METHOD))
+            state = jaxnet.init_state(net, method, view, key=keys.purpose(key, keys.METHOD))
+            if arm.start != "chosen":
+                return state
+            chosen = jaxnet.to_sparse_network(state.net.params, state.net.structure, room)
+            return ready(*chosen, rate)
 
         return tuple(at(rate) for rate in config.rates)
 
-    sizes = list(zip(spec.sizes[1:], spec.sizes[:-1], strict=True))
+    full = [i * o for i, o in zip(spec.sizes[:-1], spec.sizes[1:], strict=True)]
+    room = [min(size, int(float(config.density or 0) * sum(full))) for size in full]  # of a chosen network
     counts_at_start = jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
-    layers = [(there, out * size) for there, (out, size) in zip(counts_at_start, sizes, strict=True)]
+    layers = list(zip(counts_at_start, full, strict=True))
     existed = methods.budgets(method, layers, steps)
     per_epoch = steps // config.epochs
 
@@ -135,10 +148,13 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         return state, account
 
     names = tuple(f"{rate:g}" for rate in config.rates)
-    stage = lab.Stage(
-        "train", config.epochs, task, start, arms=names, order=0, method=method, between=between
-    )
-    state = lab.train_stages(run, [stage])["train"].kept
+    after = None if arm.start == "chosen" else method
+    train = lab.Stage("train", config.epochs, task, start, arms=names, order=0, method=after, between=between)
+    stages = [train]
+    if arm.start == "rewound":
+        rules = {name: getattr(config, name) for name in ("density", "rounds", "epochs", "rates")}
+        stages = rewinding.make_stages(task, start, ready, sizes=spec.sizes, **rules)
+    state = lab.train_stages(run, stages)[stages[-1].name].kept
     params, structure = state.best
     counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure)
     counts, gone, best = jax.device_get((counted, state.diverged, state.best_accuracy))
@@ -157,11 +173,17 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         weights=counts["scaffold"],
         **halves,
     )
+    flops = methods.flops(arm, method, layers, steps, config.batch_size)
+    if arm.start == "rewound":
+        per_weight = 6.0 * config.batch_size * steps
+        counts = rewinding.weights_of_rounds(config.density or 0, config.rounds, sum(full))
+        flops = per_weight * (sum(counts) + sum(full) / config.epochs)
     extra = {
         "sizes": list(spec.sizes),
         "kernel": config.kernel,
+        "epochs": sum(stage.epochs for stage in stages),
         "most_weights": max(existed),
-        "flops": methods.flops(arm, method, layers, steps, config.batch_size),
+        "flops": flops,
         "seconds_per_network": run.clock.run_seconds / (len(run.seeds) * len(names)),
     }
     best_seed = int(np.argmax(np.where(gone, -1.0, best)))

@@ -44,9 +44,10 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     num_seeds: int = option(16, "networks of every method and density; verdicts need 12", least=2)
     epochs: int = option(20, "of training", "epochs", least=1)
     every: int = option(100, "steps between two changes", "steps", least=1)
+    rounds: int = option(5, "prunings of rewind, each after --epochs epochs", "prunings", least=1)
     batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
     rates: tuple[float, ...] = option(
-        (1e-3, 2e-3, 4e-3), "Adam's learning rates to choose from, on validation; one rate: no trials"
+        (1e-3, 3e-3, 1e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
@@ -182,8 +183,8 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             row = [name.split(": ")[1], lab.report.mean_and_interval(a["accuracy"])]
             row += [f"{percent(known.difference, '+.2f')} ({known.interval()})" if known else NOTHING]
             row += [number(known.p_holm, ".2g") if known else NOTHING, known.said() if known else NOTHING]
-            row += [number(a["weights"]["mean"], ".0f"), str(run["most_weights"]), f"{run['rate']:g}"]
-            row += [number(agreement), number(run["flops"] / 1e9, ".0f")]
+            row += [number(a["weights"]["mean"], ".0f"), str(run["most_weights"]), str(run["epochs"])]
+            row += [f"{run['rate']:g}", number(agreement), number(run["flops"] / 1e9, ".0f")]
             row += [number(run["seconds_per_network"], ".1f")]
             tables.setdefault(density, []).append(row)
     order = [

@@ -183,7 +183,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
         task,
         start,
         keep=keep,
-        hand=lambda kept: kept["small"],
+        hand=lambda kept: kept[scale.name]["small"],
         samples=None if last else run.split("test"),
         arms=scale.arms,
         order=number,

@@ -35,7 +35,7 @@ from .data.batches import Split
 from .errors import InputError
 from .masks import draw_topologies
 from .nn.mlp import MLP, NetworkSpec, apply, forward, init
-from .nn.params import Params, Structure, count_nonzeros, to_masked_network
+from .nn.params import Params, Structure, count_nonzeros, to_masked_network, to_sparse_network
 from .optim import dual_rate_adam, grouped
 from .original import OriginalRules
 from .patches import PatchBank, PatchRules, contributions, merge_patches, redundancy, remove_patches
@@ -116,6 +116,7 @@ __all__ = [
     "structure",
     "sweep",
     "to_masked_network",
+    "to_sparse_network",
     "topology",
     "track_best",
     "train",

@@ -35,10 +35,11 @@ class Stage:
       epochs: how many.
       task: what training needs to know.
       start: ``(key, before) -> state`` of one network before the first epoch, or a tuple of
-        states of equal shape, one per arm. ``before`` is what the stage before kept of the seed.
+        states of equal shape, one per arm. ``before`` is what the stage before hands on.
       keep: ``(state, samples) -> tree``: what is kept, leaves ``(network, ...)``: the seeds of
         the first arm, then of the second, and so on. None keeps the state.
-      hand: what of that the next stage starts from, leaves ``(seed, ...)``; all of it by default.
+      hand: what the next stage starts from, leaves ``(seed, ...)``, of what all stages so far kept (by
+        name); None hands on what this one kept.
       samples: what ``keep`` looks at.
       arms: names, where networks of several arms are trained side by side.
       order: number folded into the key of the data.
@@ -57,7 +58,7 @@ class Stage:
     task: Task
     start: Callable[[Key, Any], Any]
     keep: Callable[[TrainState, Any], PyTree] | None = None
-    hand: Callable[[PyTree], PyTree] = lambda kept: kept
+    hand: Callable[[Mapping[str, PyTree]], PyTree] | None = None
     samples: Any = None
     arms: tuple[str, ...] = ()
     order: int | None = None
@@ -81,6 +82,10 @@ class Stage:
             return joined
 
         return starts
+
+    def handed(self, kept: Mapping[str, PyTree]) -> PyTree:
+        """What the next stage starts from."""
+        return kept[self.name] if self.hand is None else self.hand(kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +115,10 @@ def train_stages(
             kept[stage.name] = given[stage.name].kept
             continue
         if state is None:
-            before = stages[number - 1].hand(kept[stages[number - 1].name]) if number else None
+            before = stages[number - 1].handed(kept) if number else None
             for coming in (stages[number : number + 1], stages[number : number + 2]):
                 if coming[-1].name not in given:
-                    _begin(run, coming, before)
+                    _begin(run, coming, before, dict(kept))
             run.order(stage.task.batch_size)
             args, options = (run.keys, before), ONCE if stage.quick else None
             program = run.compiled(f"the start of {stage.name}", stage.starts, *args, options=options)
@@ -130,7 +135,7 @@ def train_stages(
     return found
 
 
-def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree) -> None:
+def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping[str, PyTree]) -> None:
     """Begins to compile, beside the rest, what the last of these stages needs; the first starts now."""
     stage, lock = stages[-1], threading.Lock()
     for part in ("train", run.watched):  # made here, once, and not in the threads that compile
@@ -138,7 +143,7 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree) -> None:
 
     def shapes() -> tuple[PyTree, TrainState]:
         with lock:
-            return _shapes(run, stages, before)[:2]
+            return _shapes(run, stages, before, kept)[:2]
 
     def start() -> tuple[Any, ...]:
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
@@ -217,15 +222,16 @@ def median_note(accuracy: np.ndarray) -> str:
 
 
 def _shapes(
-    run: Run[Any], stages: Sequence[Stage], before: PyTree = None
+    run: Run[Any], stages: Sequence[Stage], before: PyTree = None, earlier: Mapping[str, PyTree] | None = None
 ) -> tuple[PyTree, TrainState, dict[str, PyTree]]:
     """Shapes: what the last of these stages starts from, its state, and what those before it keep."""
-    kept: dict[str, Any] = {}
+    kept = dict(earlier or {})
     for stage in stages[:-1]:
         found = jax.eval_shape(stage.starts, run.keys, before)
         if stage.keep is not None:
             found = jax.eval_shape(stage.keep, found, stage.samples)
-        kept[stage.name], before = found, stage.hand(found)
+        kept[stage.name] = found
+        before = jax.eval_shape(stage.handed, kept)
     state: TrainState = jax.eval_shape(stages[-1].starts, run.keys, before)
     return before, state, kept
 

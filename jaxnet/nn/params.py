@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import flax.struct
 import jax.numpy as jnp
 
-from jaxnet.nn.layers import to_masked
+from jaxnet.nn.layers import to_masked, to_sparse
 from jaxnet.patches import PatchBank, PatchParams, slot_sizes, taken
 from jaxnet.structure import LayerParams, LayerStructure
-from jaxnet.topology import Entry, Mask, Topology
+from jaxnet.topology import Entry, Mask, Topology, topology_from_flat
 from jaxnet.types import Array, Bool, Int, Values
 
 
@@ -92,6 +92,28 @@ def to_masked_network(params: Params, structure: Structure) -> tuple[Params, Str
     ]
     layers, masks = zip(*pairs, strict=True)
     return params.replace(scaffold=layers), structure.with_weights(masks)
+
+
+def to_sparse_network(
+    params: Params, structure: Structure, capacities: Sequence[int]
+) -> tuple[Params, Structure]:
+    """Converts a masked-dense scaffold to the sparse representation; the function is unchanged.
+
+    Args:
+      params: of the network.
+      structure: of the network; every layer is masked.
+      capacities: slots of every layer (static), at least as many as it has weights: of more,
+        the last ones would be lost.
+    """
+    layers, topologies = [], []
+    for layer, entry, capacity in zip(params.scaffold, structure.weights, capacities, strict=True):
+        if not isinstance(entry, Mask):
+            raise TypeError("only a masked-dense network can be converted to the sparse representation")
+        (flat,) = jnp.nonzero(entry.mask.ravel(), size=capacity, fill_value=0)
+        shape = (entry.shape[-2], entry.shape[-1])
+        topologies.append(topology_from_flat(flat, jnp.arange(capacity) < entry.num_nonzeros, shape))
+        layers.append(to_sparse(layer, topologies[-1]))
+    return params.replace(scaffold=tuple(layers)), structure.with_weights(topologies)
 
 
 def release_masks(structure: Structure) -> Structure:
