@@ -83,9 +83,17 @@ class Distillation:
         *,
         axis: int = -1,
     ) -> Scalar:
-        """As :func:`cross_entropy`; ``y`` may be :class:`Taught`."""
+        """As :func:`cross_entropy`; ``y`` may be :class:`Taught`.
+
+        Raises:
+          ValueError: the teacher's logits have another shape than the student's.
+        """
         if not isinstance(y, Taught):
             return cross_entropy(logits, y, weight, axis=axis)
+        if y.logits.shape != logits.shape:
+            raise ValueError(
+                f"the teacher's logits must have the student's shape: {y.logits.shape}, {logits.shape}"
+            )
         hard = cross_entropy(logits, y.labels, weight, axis=axis)
         teacher = jax.nn.log_softmax(jax.lax.stop_gradient(y.logits) / self.temperature, axis=axis)
         student = jax.nn.log_softmax(logits / self.temperature, axis=axis)

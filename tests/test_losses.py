@@ -159,3 +159,9 @@ def test_the_gradient_of_distillation_equals_pytorchs():
 def test_distillation_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         losses.Distillation(**options)
+
+
+def test_a_teacher_of_other_classes_is_refused():
+    y = losses.Taught(jnp.zeros(3, jnp.int32), jnp.zeros((3, 5)))
+    with pytest.raises(ValueError, match="the student's shape"):
+        losses.Distillation()(jnp.zeros((3, 4)), y, jnp.ones(3))

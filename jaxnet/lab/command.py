@@ -133,7 +133,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
 
     def read(_: Any, tokens: Sequence[Any]) -> Any:
         if len(tokens) > 1:
-            raise ValueError("given more than once")
+            raise ValueError(f"{flag_name(field.name)} is given more than once")
         return _value(hint, tokens[0].value, none)
 
     # a value may begin with a hyphen: -1e-3
