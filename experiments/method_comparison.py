@@ -47,7 +47,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     rounds: int = option(5, "prunings of rewind, each after --epochs epochs", "prunings", least=1)
     batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
     rates: tuple[float, ...] = option(
-        (1e-3, 3e-3, 1e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
+        (3e-3, 1e-2, 3e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
