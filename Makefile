@@ -144,7 +144,8 @@ $(DEV_STAMP): $(PY) $(INSTALL_INPUTS)
 	@touch $(RUN_STAMP) $@
 
 $(BENCH_STAMP): $(DEV_STAMP)
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,bench]'
+	$(PIP_INSTALL) pybind11
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(PIP_INSTALL) --no-build-isolation --editable '.[dev,bench]'
 	@touch $@
 
 $(GPU_STAMP): $(RUN_STAMP)

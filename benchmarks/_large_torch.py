@@ -84,6 +84,17 @@ class SparseLinear(nn.Module):
         return y + self.bias
 
 
+def sparseprop_layer(num_in: int, num_out: int, nnz: int) -> nn.Module:
+    """A layer of the package SparseProp with ``nnz`` weights at random places; batch first."""
+    from sparseprop.modules import SparseLinear as Theirs
+
+    bound = math.sqrt(num_out / nnz)
+    weight = torch.zeros(num_out * num_in)
+    weight[torch.randperm(num_in * num_out)[:nnz]] = torch.empty(nnz).uniform_(0.01 * bound, bound)
+    layer: nn.Module = Theirs(weight.view(num_out, num_in), bias=nn.Parameter(torch.zeros(num_out)))
+    return layer
+
+
 def _csr(ptr: Tensor, index: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():  # "CSR support is in beta state"
         warnings.simplefilter("ignore")
@@ -99,25 +110,27 @@ class Training:
       counts: weights per layer.
       batch: samples per step.
       steps: steps of one measurement.
-      way: one of :data:`WAYS` for sparse layers, ``masked`` for dense ones.
+      way: one of :data:`WAYS` for sparse layers, ``masked`` for dense ones, ``sparseprop`` for those of
+        that package.
     """
 
     def __init__(
         self, loaded: Dataset, sizes: Sequence[int], counts: Sequence[int], batch: int, steps: int, way: str
     ) -> None:
-        self.masked, self.batch, self.steps = way == "masked", batch, steps
+        self.batch_first, self.batch, self.steps = way not in WAYS, batch, steps
         number = min(len(loaded.y_train), steps * batch)
         x = torch.tensor(np.asarray(loaded.x_train[:number])).float().div_(255)
         self.x = x.sub_(torch.tensor(loaded.mean)).div_(torch.tensor(loaded.std))
         self.y = torch.tensor(np.asarray(loaded.y_train[:number])).long()
         layers: list[nn.Module] = []
         for num_in, num_out, nnz in zip(sizes[:-1], sizes[1:], counts, strict=True):
-            made = (
-                MaskedLinear(num_in, num_out, (nnz + 0.5) / (num_in * num_out))
-                if self.masked
-                else SparseLinear(num_in, num_out, nnz, way)
-            )
-            layers += [made, nn.ReLU()]
+            if way == "masked":
+                layers.append(MaskedLinear(num_in, num_out, (nnz + 0.5) / (num_in * num_out)))
+            elif way == "sparseprop":
+                layers.append(sparseprop_layer(num_in, num_out, nnz))
+            else:
+                layers.append(SparseLinear(num_in, num_out, nnz, way))
+            layers.append(nn.ReLU())
         self.network = nn.Sequential(*layers[:-1])
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LR, **ADAMS["fused"])
 
@@ -134,7 +147,7 @@ class Training:
     def _step(self, index: Tensor) -> None:
         x = self.x[index]
         self.optimizer.zero_grad()
-        logits = self.network(x) if self.masked else self.network(x.t().contiguous()).t()
+        logits = self.network(x) if self.batch_first else self.network(x.t().contiguous()).t()
         functional.cross_entropy(logits, self.y[index]).backward()
         self.optimizer.step()
 

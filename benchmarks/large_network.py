@@ -9,7 +9,8 @@ epoch, scaled from ``--steps`` timed steps to the steps of all training images:
 - ``masked``: the same with dense weights under a mask, Adam over all of them;
 - ``torch_masked``: PyTorch, dense weights times a mask, Adam over all of them;
 - ``torch_csr``: PyTorch, CSR weights, products by ``torch.sparse``, the fastest of
-  the ways in ``_large_torch`` (found before the clock starts).
+  the ways in ``_large_torch`` (found before the clock starts);
+- ``sparseprop``: PyTorch with the layers of the package SparseProp (Nikdan et al. 2023).
 
 Ways take turns, round after round; ratios are those of a round, reported is their
 median. PyTorch takes the better of one thread and one per core in every round.
@@ -60,6 +61,7 @@ METHODS = {
     "masked": "JAX masked dense",
     "torch_masked": "PyTorch masked dense",
     "torch_csr": "PyTorch CSR",
+    "sparseprop": "SparseProp",
 }
 """What is measured, by name, with its column in the table."""
 
@@ -68,7 +70,7 @@ ALLOCATION = "erdos-renyi"
 
 @dataclass(frozen=True)
 class Config(Flags):
-    """Time per epoch of one large network at several densities, trained in five ways."""
+    """Time per epoch of one large network at several densities, trained in six ways."""
 
     json: str | None = option(None, "file for the result")
     load: str | None = option(None, "a file of --json to show instead of measuring")
@@ -122,15 +124,16 @@ def measure(config: Config) -> dict[str, Any]:
     """Measures all ways in turn at every density; the file of ``--json`` is rewritten after every round.
 
     Raises:
-      InputError: PyTorch or the csr kernel is missing, the data are not there, or
+      InputError: PyTorch, SparseProp or the csr kernel is missing, the data are not there, or
         the file cannot be written.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("PyTorch is not installed: pip install '.[bench]'")
+    for module, package in (("torch", "PyTorch"), ("sparseprop", "SparseProp")):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"{package} is not installed: make bench installs it")
     csr_library.require()
     loaded = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=0.0)
     made_by = provenance()
-    made_by["versions"]["torch"] = importlib.metadata.version("torch")
+    made_by["versions"] |= {name: importlib.metadata.version(name) for name in ("torch", "sparseprop")}
     made_by["instruction_set"] = csr_library.instruction_set()
     hidden = {"json": None, "load": None, "doc": None, "data_dir": None, "dataset": loaded.name}
     result: dict[str, Any] = {
@@ -160,7 +163,7 @@ def _measure_density(config: Config, loaded: data.Dataset, density: float, resul
         return theirs.Training(loaded, sizes, counts, config.batch, config.steps, way)
 
     sparse, threads, probed = theirs.fastest(torch_training, cores)
-    masked = torch_training("masked")
+    masked, sparseprop = torch_training("masked"), torch_training("sparseprop")
     ours = {
         kernel: Training(
             Work(sizes, density, config.batch, config.steps, kernel, allocation=ALLOCATION), split
@@ -171,6 +174,7 @@ def _measure_density(config: Config, loaded: data.Dataset, density: float, resul
         **ours,
         "torch_masked": lambda: min(masked(number) for number in cores),
         "torch_csr": lambda: sparse(threads),
+        "sparseprop": lambda: min(sparseprop(number) for number in cores),
     }
     for training in ours.values():
         training()  # the first call touches its memory for the first time
@@ -223,8 +227,9 @@ def summary(result: dict[str, Any]) -> str:
         outside = f"{'below' if found == 0 else 'above'} all that were measured"
         parts.append(f"{what}: {f'{100 * found:.1f} %' if found else outside}")
     loads = [load for found in result["by_density"].values() for load in found["load_before_rounds"]]
+    named = {name: versions[name] for name in ("python", "jax", "torch", "sparseprop")}
     return (
-        f"{describe(result['machine'], {n: versions[n] for n in ('python', 'jax', 'torch')})}; csr with "
+        f"{describe(result['machine'], named)}; csr with "
         f"{result['provenance']['instruction_set']}; median load {statistics.median(loads):.1f}.\n"
         f"Density at which csr stops being faster than {', '.join(parts)}."
     )
