@@ -18,7 +18,7 @@ from jaxnet.data.batches import Split
 from jaxnet.kernels import product
 from jaxnet.nn.mlp import NetworkSpec, forward, init
 from jaxnet.nn.params import Params, Structure, to_masked_network
-from jaxnet.sweep import LiveShapes, Program, SweepConfig, make_family, make_variant, take_live
+from jaxnet.sweep import Family, LiveShapes, Program, SweepConfig, make_family, make_variant, take_live
 from jaxnet.types import Array, Scalar
 
 LR = 1e-2
@@ -33,6 +33,11 @@ class Work:
     density: float
     batch: int
     steps: int
+    allocation: str = "uniform"
+
+    def family(self) -> Family:
+        """The architecture as a family of one."""
+        return make_family([self.sizes], [self.density], "uniform", allocation=self.allocation)
 
 
 def training_split(loaded: Dataset) -> Split:
@@ -62,7 +67,7 @@ class Sweep:
         live: bool = True,
     ) -> None:
         """Compiles and trains a first chunk, which is not timed; without ``live`` all weights are trained."""
-        family = make_family([work.sizes], [work.density], "uniform")
+        family = work.family()
         train = training_split(loaded)
         test = train.replace(x=jnp.asarray(np.array(loaded.x_test)), y=jnp.asarray(np.array(loaded.y_test)))
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
@@ -75,7 +80,7 @@ class Sweep:
             chunk=chunk,
             devices=devices,
         )
-        variant = make_variant(work.sizes, work.density)
+        variant = make_variant(work.sizes, work.density, allocation=work.allocation)
         number = self.program.plan.chunk
         self._variants = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), variant)
         self._calls = 0
@@ -112,7 +117,7 @@ class Steps:
           live: room for the part that training can change, if only that is trained.
         """
         self._work, self._split, self._stack = work, split, stack
-        spec = NetworkSpec(work.sizes, work.density)
+        spec = NetworkSpec(work.sizes, work.density, work.allocation)
         optimizer = optax.adam(LR)
 
         def draw(key: Array) -> tuple[Params, Structure, Any]:

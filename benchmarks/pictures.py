@@ -69,8 +69,9 @@ def _sweep(axes: Any, result: Mapping[str, Any]) -> None:
         )
     axes.set_yticks(range(len(SWEEP)), list(reversed(SWEEP.values())))
     axes.set_xlabel(f"networks trained per {SECOND[config['clock']]}, relative to a tuned PyTorch loop")
+    hidden = "-".join(map(str, config["hidden"]))
     axes.set_title(
-        f"Many small networks\n{config['dataset']}, 784-{config['hidden']}-10, {100 * config['density']:g} % "
+        f"Many small networks\n{config['dataset']}, 784-{hidden}-10, {100 * config['density']:g} % "
         f"of the weights, batch {name[1:]}; n = {rounds} rounds",
         fontsize=9,
     )

@@ -1,9 +1,10 @@
 """How many seeds a second: jaxnet's sweep against PyTorch, masked dense JAX and any dense product.
 
 The work is the same for all: [pixels, 128, classes] at density 0.02, ReLU, Adam,
-5 epochs over all training images, which lie in memory. Measured in turn, round
-after round, so that a disturbance of the machine does not hit one of them
-alone; ratios are those of a round, and what is reported is their median:
+5 epochs over all training images, which lie in memory (``--hidden 256,128 --allocation
+erdos-renyi``: a network in which every unit is live). Measured in turn, round after
+round, so that a disturbance of the machine does not hit one of them alone; ratios
+are those of a round, and what is reported is their median:
 
 - ``jaxnet csr``: calls of the compiled sweep, whole: drawing, all epochs,
   validation, extrema; trained is only what can change (``jaxnet.sweep.live``), which
@@ -63,6 +64,7 @@ from benchmarks._report import (
     use_clock,
 )
 from jaxnet import data
+from jaxnet.allocation import check_allocation
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_json
 from jaxnet.kernels import csr_library
@@ -71,7 +73,6 @@ from jaxnet.lab.flags import Flags, option
 from jaxnet.lab.run import use_all_processors
 from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import provenance
-from jaxnet.sweep import make_family
 
 FULL_EPOCHS = 5
 
@@ -97,8 +98,9 @@ class Config(Flags):
     json: str | None = option(None, "file for the result")
     dataset: str = option("mnist", "data set by name (digits is embedded), or path")
     data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    hidden: int = option(128, "hidden units", least=1)
+    hidden: tuple[int, ...] = option((128,), "hidden units")
     density: float = option(0.02, "fraction of weights that exist", fraction=True)
+    allocation: str = option("uniform", "how it is shared out over the layers")
     batches: tuple[int, ...] = option((64, 512), "samples per step")
     chunk: int = option(128, "seeds the csr sweep trains at once", least=1)
     stack: int = option(32, "seeds the dense ways train at once", least=1)
@@ -113,6 +115,12 @@ class Config(Flags):
         """Raises InputError for a value out of range."""
         if not self.batches or min(self.batches) < 1:
             raise InputError("--batches needs numbers of 1 or more, with commas between")
+        if min(self.hidden, default=0) < 1:
+            raise InputError("--hidden needs numbers of 1 or more, with commas between")
+        try:
+            check_allocation(self.allocation)
+        except ValueError as error:
+            raise InputError(f"--allocation: {error}") from None
         check_output(self.json)
 
 
@@ -172,13 +180,12 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
 
     samples = len(loaded.y_train)
     steps = FULL_EPOCHS * -(-samples // batch)  # of a whole training
-    work = ours.Work(
-        (loaded.num_features, config.hidden, loaded.num_classes), config.density, batch, config.steps
-    )
+    sizes = (loaded.num_features, *config.hidden, loaded.num_classes)
+    work = ours.Work(sizes, config.density, batch, config.steps, config.allocation)
     torch_work = theirs.Work(loaded, work.sizes, work.density, work.batch, work.steps)
     settings = torch_work.probe(config.stack)
     split = ours.training_split(loaded)
-    live = make_family([work.sizes], [work.density], "uniform").live
+    live = work.family().live
     flops = dense_flops(work.sizes, samples)
     live_flops = dense_flops(work.sizes if live is None else live.sizes, samples)
     sweep = ours.Sweep(work, loaded, config.chunk, config.epochs)
@@ -253,7 +260,8 @@ def report(result: dict[str, Any]) -> None:
             row.append(None if name == "csr" else shown(found["ratios"][f"csr_vs_{name}"]))
         rows.append(row)
     title = (
-        f"{config['dataset']}, {config['hidden']} hidden units, density {config['density']}, "
+        f"{config['dataset']}, {'-'.join(map(str, config['hidden']))} hidden units, density "
+        f"{config['density']} ({config['allocation']}), "
         f"{FULL_EPOCHS} epochs, median (range) of {config['repeats']}"
     )
     print_table(title, columns, rows)
