@@ -151,12 +151,14 @@ def check_time(name: str, method: Any, spec: Any, steps: int, epochs: int) -> No
 def small_sizes(sizes: tuple[int, ...], weights: int) -> tuple[int, ...]:
     """Hidden layers in the same proportions, of a dense network with at most so many weights.
 
+    None is narrower than both the first and the output: a bottleneck would be to blame, not the size.
+
     Raises:
       InputError: not even one unit per layer is possible.
     """
     best = None
     for first in range(1, sizes[1] + 1):
-        hidden = (max(1, round(first * size / sizes[1])) for size in sizes[1:-1])
+        hidden = (max(round(first * size / sizes[1]), min(first, sizes[-1])) for size in sizes[1:-1])
         found = (sizes[0], *hidden, sizes[-1])
         if sum(i * o for i, o in zip(found[:-1], found[1:], strict=True)) > weights:
             break

@@ -96,6 +96,12 @@ def test_what_a_run_leaves(finished: Path) -> None:
         assert cells[5:8] == [str(int(0.2 * FULL)), str(run["most_weights"]), str(run["epochs"])]
 
 
+def test_a_small_dense_network_has_no_bottleneck() -> None:
+    assert arms.small_sizes((784, 256, 128, 10), 4695) == (784, 5, 5, 10)
+    assert arms.small_sizes((784, 256, 128, 10), 40_000) == (784, 49, 24, 10)
+    assert 784 * 49 + 49 * 24 + 24 * 10 <= 40_000 < 784 * 50 + 50 * 25 + 25 * 10
+
+
 def test_a_run_continued_is_as_one_that_was_not_stopped(
     finished: Path, tmp_path: Path, xla_cache: Path
 ) -> None:
