@@ -10,6 +10,7 @@ epochs, after an equal number of tuning trials on other seeds.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from jaxnet.lab.shown import NOTHING, number, percent
 
 ORDER = (("rigl", "set"), ("set", "static"), ("rigl", "static"))
 """What the field knows: the first is no worse than the second."""
+
+OURS = (("extrema", "set"), ("extrema-gradient", "rigl"))
+"""What extrema add to a rule of the field; judged."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def questions(config: Config) -> list[lab.Question]:
-    """Every method against the baseline at every density; then the field's order, without a verdict."""
+    """Every method against the baseline at every density; what extrema add; the field's order, unjudged."""
     names = methods.names_of(config.methods)
     asked = [
         lab.Question(
@@ -159,14 +163,11 @@ def questions(config: Config) -> list[lab.Question]:
         if name != config.baseline
     ]
     known = {(q.first, q.second) for q in asked}
-    asked += [
-        lab.Question(
-            f"{d:g}: {a}", f"{d:g}: {b}", "accuracy", f"{a} − {b} at {d:g}", primary=False, where=f"{d:g}"
-        )
-        for d in config.densities
-        for a, b in ORDER
-        if {a, b} <= set(names) and (f"{d:g}: {a}", f"{d:g}: {b}") not in known
-    ]
+    for d, (a, b) in itertools.product(config.densities, (*OURS, *ORDER)):
+        first, second = f"{d:g}: {a}", f"{d:g}: {b}"
+        if {a, b} <= set(names) and (first, second) not in known:
+            title, judged = f"{a} − {b} at {d:g}", (a, b) in OURS
+            asked.append(lab.Question(first, second, "accuracy", title, primary=judged, where=f"{d:g}"))
     return asked
 
 
@@ -189,16 +190,16 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             tables.setdefault(density, []).append(row)
     order = [
         f"{first} − {second} at {c.question.where}: {percent(c.difference, '+.2f')} points "
-        f"({c.interval()}, {c.n} pairs)"
+        f"({c.interval()}, {c.n} pairs)" + (f": {c.said()}" if c.question.primary else "")
         for c in comparisons
         for first, second in [(n.split(": ")[1] for n in (c.question.first, c.question.second))]
-        if (first, second) in ORDER
+        if (first, second) in (*ORDER, *OURS)
     ]
     first = next(iter(next(iter(groups.values())).values()))
     names = methods.names_of(config.methods)
     return {
         "tables": tables,
-        "order": order or ["not asked: RigL, SET and static are not all among the methods"],
+        "order": order or ["not asked: the methods are not all there"],
         "sizes": config.sizes or first["sizes"],
         "methods": {name: methods.ARMS[name].what for name in names},
         "arms": {name: run for runs in groups.values() for name, run in runs.items()},
