@@ -16,7 +16,14 @@ from jaxnet.activations import ACTIVATIONS
 from jaxnet.changes import with_patches
 from jaxnet.nn import mlp
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.nn.params import Params, count_nonzeros, release_masks, to_masked_network, to_sparse_network
+from jaxnet.nn.params import (
+    Params,
+    count_nonzeros,
+    release_masks,
+    sparse,
+    to_masked_network,
+    to_sparse_network,
+)
 from jaxnet.patches import PatchRules
 from tests import networks, reference
 
@@ -313,10 +320,10 @@ def test_masks_become_slots_and_the_function_stays(key):
     x = networks.samples().x.T
     for room in (0, 3):
         values, slots = to_sparse_network(*masked, [count + room for count in counts])
-        assert [entry.capacity for entry in slots.weights] == [count + room for count in counts]
+        assert [entry.capacity for entry in sparse(slots)] == [count + room for count in counts]
         assert [int(entry.num_nonzeros) for entry in slots.weights] == counts
         assert_close(mlp.forward(spec, values, slots, x)[0], mlp.forward(spec, params, structure, x)[0], 1e-6)
-        if [entry.capacity for entry in structure.weights] == [count + room for count in counts]:
+        if [entry.capacity for entry in sparse(structure)] == [count + room for count in counts]:
             assert trees.equal((values, slots), (params, structure))
     with pytest.raises(TypeError, match="masked-dense"):
         to_sparse_network(params, structure, counts)
