@@ -54,8 +54,7 @@ def entries(
 
 def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
     """What is aggregated: the weights of every layer too."""
-    layers = {f"nonzeros.{k}": n for k, n in enumerate(entry["nonzeros"])}
-    return {**plain(entry), **layers}
+    return plain(entry) | {f"nonzeros.{k}": n for k, n in enumerate(entry["nonzeros"])}
 
 
 def summarise(
@@ -136,13 +135,12 @@ def draw_search(path: Path, summary: dict[str, Any], rows: Sequence[dict[str, An
     plots, found = lab.plots, summary["architectures"]
     with plots.picture(path) as axes:
         for k, sizes in enumerate(sizes_label(a["sizes"]) for a in found):
-            values = 100 * np.array([s["searched"][sizes] for s in summary["seeds"]], float)
-            values = np.sort(values[np.isfinite(values)])
-            if values.size:
+            every = 100 * np.array([s["searched"][sizes] for s in summary["seeds"]], float)
+            if (values := np.sort(every[np.isfinite(every)])).size:
                 axes.plot(k + plots.jitter(len(values), 0.3), values, ".", color=plots.LOW, ms=5)
                 axes.hlines(values.mean(), k - 0.4, k + 0.4, color="0.2", lw=1.5)
-        threshold = 100 * summary["config"]["threshold"]
-        axes.axhline(threshold, color=plots.HIGH, lw=1, ls="--", label=f"learns: above {threshold:g} %")
+        least = 100 * summary["config"]["threshold"]
+        axes.axhline(least, color=plots.HIGH, lw=1, ls="--", label=f"learns: above {least:g} %")
         labels = [f"{sizes_label(a['sizes'])}\n{a['weights']} weights" for a in found]
         axes.set_xticks(range(len(found)), labels, fontsize=9)
         axes.set(ylabel=f"best {watched(summary)} accuracy (%)", ylim=(0, 100))

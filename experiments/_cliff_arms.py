@@ -77,8 +77,10 @@ class Growth:
 
     def start(self, key: Key, before: None) -> tuple[TrainState, ...]:
         """A network per arm before training: the same in all of one allocation."""
-        allocations = dict.fromkeys(arm.allocation for arm in self.arms.values())
-        made = {name: self.start_one(name, key) for name in allocations}
+        made = {
+            name: self.start_one(name, key)
+            for name in dict.fromkeys(a.allocation for a in self.arms.values())
+        }
         return tuple(made[arm.allocation] for arm in self.arms.values())
 
     def start_one(self, allocation: str, key: Key) -> TrainState:
@@ -103,10 +105,8 @@ class Growth:
         run, number = self.run, jnp.asarray(epoch, jnp.int32)
         shown = run.split("test" if run.config.protocol == "seed" else "train")  # these show the extrema
 
-        def grown(name: str, places: list[int], now: Any) -> TrainState:
-            args = state, shown, run.keys, number, now
-            found: TrainState = self.program(name, partial(self.grow_all, places), *args)
-            return found
+        def grown(name: str, places: list[int], now: Any) -> Any:
+            return self.program(name, partial(self.grow_all, places), state, shown, run.keys, number, now)
 
         if (places := self.places(scheduled=False)) and epoch % run.config.grow_every == 0:
             state = grown("growth", places, jnp.ones(len(run.seeds), bool))
@@ -133,7 +133,7 @@ class Growth:
 
     def grow_all(
         self, places: list[int], state: TrainState, shown: Any, seeds: Key, epoch: Array, now: Array
-    ) -> TrainState:
+    ) -> Any:
         """A growth of the seeds that grow ``now``, in the arms at these places; the others stay."""
 
         def one(arm: Any, state: TrainState, key: Key, now: Array) -> TrainState:
@@ -145,8 +145,7 @@ class Growth:
         for place in places:
             arm = list(self.arms.values())[place]
             parts[place] = jax.vmap(partial(one, arm))(parts[place], seeds, now)
-        joined: TrainState = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        return joined
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def grow_one(self, arm: Any, net: Net, shown: Any, key: Key) -> Net:
         """One growth of a network; skips go as far as they can be routed, the rest at random."""

@@ -73,8 +73,7 @@ def seed_entry(member: jaxnet.growth.Member, accuracy: float, halves: list[float
 def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
     """What is aggregated: also hidden layers, their units, and all weights."""
     hidden = entry["architecture"][1:-1]
-    more = {"depth": len(hidden), "hidden_units": sum(hidden), "weights": weights_of(entry)}
-    return {**plain(entry), **more}
+    return {**plain(entry), "depth": len(hidden), "hidden_units": sum(hidden), "weights": weights_of(entry)}
 
 
 def iteration_line(member: jaxnet.growth.Member) -> str:
@@ -82,8 +81,7 @@ def iteration_line(member: jaxnet.growth.Member) -> str:
     entry = member.history[-1]
     decision, what = entry["decision"], f"stop: {member.stop}"
     if decision is not None:
-        layer = (decision["layer"] or 0) + 1
-        change = CHANGES[decision["change"]].format(size=decision["size"], layer=layer)
+        change = CHANGES[decision["change"]].format(size=decision["size"], layer=(decision["layer"] or 0) + 1)
         what = f"{change}{', add patches' if decision['patches'] else ''} ({decision['reason']})"
     accuracy = "diverged" if entry["diverged"] else f"{percent(entry['accuracy'])} %"
     high, low = sum(entry["extrema_high"]), sum(entry["extrema_low"])

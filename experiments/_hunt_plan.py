@@ -125,7 +125,7 @@ def make_groups(config: Any, dataset: jaxnet.data.Dataset) -> Groups:
     groups: Groups = portfolio(features, classes) if config.portfolio else {"sizes": (tuple(sizes),)}
     if config.portfolio and config.method is not None:
         # what rewires networks must not find units that only pad them to the width of others
-        groups = {sizes_label(a): (a,) for group in groups.values() for a in group}
+        return {sizes_label(a): (a,) for group in groups.values() for a in group}
     return groups
 
 

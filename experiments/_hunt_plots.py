@@ -94,5 +94,4 @@ def _scatter(axes: Any, rows: pa.Table, x: np.ndarray) -> None:
     axes.grid(alpha=0.3)
 
 
-Plot = Callable[[Any, pa.Table], None]
-PLOTS: dict[str, Plot] = {"accuracy": accuracy, "extrema": extrema, "pareto": pareto}
+PLOTS: dict[str, Callable[..., None]] = {"accuracy": accuracy, "extrema": extrema, "pareto": pareto}

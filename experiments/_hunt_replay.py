@@ -97,5 +97,4 @@ def _close(name: str, a: Any, b: Any, diverged: bool) -> bool:
         return True
     if name not in TOLERANCE or diverged:  # of what is not finite nothing is alike but that
         return name in TOLERANCE
-    scale = max(1.0, abs(a)) if name == "loss" else 1.0
-    return bool(abs(a - b) <= TOLERANCE[name] * scale)
+    return bool(abs(a - b) <= TOLERANCE[name] * (max(1.0, abs(a)) if name == "loss" else 1.0))

@@ -51,9 +51,8 @@ def save_winners(hunt: Any, best: Rankings) -> list[dict[str, Any]]:
     with disk_errors(folder, "write"):
         (out / SUMMARY).unlink(missing_ok=True)  # it would name winners that are no longer there
         for old in checkpoints(folder):
-            gone = old.path.with_name(old.path.name + ".partial")
-            old.path.rename(gone)  # a folder half deleted must not look like a winner
-            shutil.rmtree(gone)
+            # a folder half deleted must not look like a winner
+            shutil.rmtree(old.path.rename(old.path.with_name(old.path.name + ".partial")))
     titles: dict[str, list[dict[str, Any]]] = {}
     for scope, by_criterion in best:
         for criterion, rows in by_criterion.items():

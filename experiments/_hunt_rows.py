@@ -58,6 +58,5 @@ def promising_ranges(table: pa.Table) -> list[str]:
     names = []
     for density in sorted(pc.unique(table["density"]).to_pylist()):
         within = [n for n, (low, high) in RANGES.items() if low <= density <= high]
-        # 0.005 and 0.05 belong to the denser range
-        names += within[-1:]
+        names += within[-1:]  # 0.005 and 0.05 belong to the denser range
     return list(dict.fromkeys(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ def measure(
         f"extrema_{kind}": np.stack([getattr(layer, kind).sum(axis=1) for layer in found], axis=1)
         for kind in ("high", "low", "nan")
     }
+    banks = [jax.tree.map(operator.itemgetter(i), bank) for i in range(len(gain))]
     patches = [
         [
             {**at, "nonzeros": int(sizes[i, at["slot"]]), "contribution": float(lost[i, at["slot"]])}
-            for at in jaxnet.patches.placed(jaxnet.trees.take(bank, i))
+            for at in jaxnet.patches.placed(bank)
         ]
-        for i in range(len(gain))
+        for i, bank in enumerate(banks)
     ]
     entries = lab.entries(
         run.seeds,

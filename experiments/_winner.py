@@ -55,10 +55,8 @@ def adopt(config: C, dataset: jaxnet.data.Dataset) -> C:
             )
     for flag in ("scaffold_epochs", "lr"):
         if getattr(flags, flag):  # 0 epochs are what is done
-            raise InputError(
-                f"{flag_name(flag)} has no meaning with --from-checkpoint: its scaffold is trained; "
-                "leave it out"
-            )
+            words = "has no meaning with --from-checkpoint: its scaffold is trained; leave it out"
+            raise InputError(f"{flag_name(flag)} {words}")
     if flags.max_patches == 0 and flags.num_seeds > 1:
         words = "leaves nothing to draw, so all seeds would be one network: give --num-seeds 1"
         raise InputError(f"--max-patches 0 {words}")

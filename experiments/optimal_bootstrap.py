@@ -157,8 +157,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
         states = []
         for arm, network in zip(ARMS, grow(spec, params, structure, key), strict=True):
             # what is built from a diverged network has diverged: its features are of an earlier epoch
-            inherited = diverged & (arm not in UNRELATED)
-            states.append(ready(network).replace(diverged=inherited))
+            states.append(ready(network).replace(diverged=diverged & (arm not in UNRELATED)))
         return tuple(states)
 
     def keep(state: Any, test: Any) -> Any:

@@ -149,8 +149,7 @@ def draw_seeds(path: Path, config: Config, groups: Mapping[str, Any], comparison
 def copy_plot(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
     """A plot of the portfolio's own folder: accuracy per architecture, or against weights."""
     name = "pareto" if path.stem.endswith("pareto") else "accuracy"
-    own = user_path(hunt_config(config, "portfolio").out) / f"{name}.png"
-    write_bytes(path, own.read_bytes())
+    write_bytes(path, (user_path(hunt_config(config, "portfolio").out) / f"{name}.png").read_bytes())
 
 
 PLOTS = {"_seeds": draw_seeds, "_portfolio": copy_plot, "_pareto": copy_plot}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -83,6 +84,10 @@ class Beside:
         """
         if name not in self._begun:
             self._begun[name] = self._pool.submit(lambda: compile_for(*make()))
+
+    def load(self, module: str) -> None:
+        """Begins to import what will be needed."""
+        self._pool.submit(importlib.import_module, module)
 
     def take(self, name: Hashable) -> Callable[[], Any] | None:
         """What waits for the program of this name, or None where it was not begun."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import inspect
 import math
 import os
@@ -56,6 +57,7 @@ def run_main(
         that cannot be used, too little memory. Code 130: interrupted. Without a
         line: code 0 after ``--help``, 141 where the reader of the output went away.
     """
+    gc.set_threshold(100_000, 20, 50)  # tracing makes much that stays: looking through it often takes seconds
     try:
         main(_parse(config_class, argv, description, prog))
         sys.stdout.flush()

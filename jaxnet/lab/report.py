@@ -87,8 +87,7 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
     environment.filters |= {"interval": mean_and_interval, "sizes": sizes_label}
     environment.globals |= {"comparison_table": comparison_table, "correction": correction}
     environment.globals |= {"diverged": diverged, "table": table}
-    text = environment.get_template(template.name).render(**values)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template.name).render(**values))
 
 
 def write_document(
@@ -111,8 +110,7 @@ def write_document(
     values["kernel"] = first.get("kernel", first["config"].get("kernel"))
     values["asked"] = {(c.question.first, c.question.second, c.question.measure): c for c in comparisons}
     values |= document.values(config, groups, comparisons)
-    text = render(document.template, values)
-    write_bytes(path, text.encode())
+    write_bytes(path, render(document.template, values).encode())
     runs = [summary for group in groups.values() for summary in group.values()]
     timing = {key: sum(r["timing"][key] for r in runs) for key in ("compile_seconds", "run_seconds")}
     flags = {flag: value for flag, value in dataclasses.asdict(config).items() if flag not in MAY_DIFFER}

@@ -116,9 +116,11 @@ def train_stages(
             continue
         if state is None:
             before = stages[number - 1].handed(kept) if number else None
-            for coming in (stages[number : number + 1], stages[number : number + 2]):
+            for ahead, module in ((1, "orbax.checkpoint"), (2, "jaxnet.lab.plots")):
+                coming = stages[number : number + ahead]
                 if coming[-1].name not in given:
                     _begin(run, coming, before, dict(kept))
+                run.beside.load(module)
             run.order(stage.task.batch_size)
             args, options = (run.keys, before), ONCE if stage.quick else None
             program = run.compiled(f"the start of {stage.name}", stage.starts, *args, options=options)
@@ -188,14 +190,13 @@ def _train(
                 save(run.folder.checkpoints, f"{stage.name}-{done}", tree, meta)
 
     if stage.judged_at_start and not stage.epochs and not first:
-        seen = state.net.params, state.net.structure, run.split(run.watched)
-        judged = run.over_seeds("the evaluation", functools.partial(evaluate, stage.task), *seen)
+        seen, judge = (state.net.params, state.net.structure), functools.partial(evaluate, stage.task)
+        judged = run.over_seeds("the evaluation", judge, *seen, run.split(run.watched))
         state = run.over_seeds("the start", track_best, state, judged.accuracy, options=ONCE)
         nothing = jnp.full(judged.accuracy.shape, jnp.nan)
         record(0, EpochResult(EpochInfo(nothing, nothing), judged), last=True)
     if first >= stage.epochs or bool(np.all(np.asarray(state.stopped))):
-        # a run continued after the epoch in which its last network stopped has nothing to do
-        return state, account
+        return state, account  # continued after the epoch in which the last network stopped
     together, args = _epoch(run, stage)
     program = run.compiled(f"an epoch of {stage.name}", together, state, *args, donate=(0,))
     order, samples, key = run.order(stage.task.batch_size), args[:3], args[2]

@@ -54,8 +54,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
     ``None`` is ``-``; numbers are aligned to the right. ValueError: not as many cells as columns.
     """
-    body = [list(row) for row in rows]
-    for row in body:
+    for row in (body := [list(row) for row in rows]):
         if len(row) != len(columns):
             raise ValueError(f"{len(columns)} columns need as many cells: {row}")
     cells = [["-" if cell is None else str(cell) for cell in row] for row in body]
