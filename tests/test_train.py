@@ -72,7 +72,9 @@ def epoch_of(name: str, kind: str | None) -> Any:
     return networks.quick(train.make_epoch(task(spec)))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tanh", None), ("tanh", "mlp"), ("gelu", "dense")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tanh", None), ("tanh", "mlp"), pytest.param("gelu", "dense", marks=pytest.mark.slow)]
+)
 def test_two_epochs_equal_numpy(name, kind, key):
     _, params, structure = networks.small(kind, name)
     state = start(params, structure)

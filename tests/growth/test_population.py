@@ -70,6 +70,7 @@ def grown() -> tuple[Member, ...]:
     return tuple(grow_quickly((1, 2)))  # whose draws differ
 
 
+@pytest.mark.slow
 @pytest.mark.cpu  # elsewhere the order of sums depends on the number of networks
 def test_a_network_grown_alone_equals_its_row() -> None:
     members = grown()

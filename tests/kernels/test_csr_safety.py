@@ -330,7 +330,7 @@ for batch in (2, 150):
 
 
 @needs_csr
-@pytest.mark.parametrize("name", ["avx2", "sse2"])
+@pytest.mark.parametrize("name", [pytest.param("avx2", marks=pytest.mark.slow), "sse2"])
 def test_smaller_instruction_sets_compute_the_same_up_to_rounding(name: str) -> None:
     env = {**os.environ, "JAXNET_CSR_ISA": name, "PYTHONPATH": str(ROOT)}
     run = [sys.executable, "-c", INSTRUCTION_SETS]

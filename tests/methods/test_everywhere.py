@@ -19,7 +19,7 @@ from jaxnet.topology import Mask, Topology, topology_mask
 from jaxnet.train import BatchView
 from tests import networks
 from tests.methods import tiny
-from tests.methods.test_methods import CASES, small
+from tests.methods.test_methods import CASES, PAIRS, small
 from tests.sweep import small as sweeps
 
 BEFORE = ["snip"]
@@ -36,7 +36,7 @@ def family() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, kind in CASES if kind is Topology and name not in BEFORE])
+@pytest.mark.parametrize("name", [name for name, kind in PAIRS if kind is Topology and name not in BEFORE])
 def test_a_sweep_takes_any_method(name):
     """A seed alone equals its row; another seed differs; the counts are the budget's."""
     method, config = small(name), sweeps.config("dense", method=small(name))

@@ -38,7 +38,14 @@ def small(name: str) -> methods.BaseMethod:
     return methods.make(name, **{option: value for option, value in OPTIONS.items() if option in known})
 
 
-CASES = [(name, kind) for name, method in methods.METHODS.items() for kind in method.serves]
+ALSO_SLOTS = ("sparse-momentum", "chts", "chtss", "granet", "extrema", "revive")
+"""Their rules for masks are those for slots: with masks they are put to the test by ``make test-slow``."""
+
+PAIRS = [(name, kind) for name, method in methods.METHODS.items() for kind in method.serves]
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.slow] if kind is Mask and name in ALSO_SLOTS else [])
+    for name, kind in PAIRS
+]
 
 
 # --- the program of a case ----------------------------------------------------------------------------
