@@ -207,27 +207,36 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
 
 
 def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
-    """Accuracy against weights, a line per method."""
-    plots = lab.plots
-    figure, axes = plots.plt.subplots(figsize=(8.4, 5.2), layout="constrained")
-    names = methods.names_of(config.methods)
-    for k, name in enumerate(names):
+    """Accuracy against weights, a line per method, the best on top; errors on a logarithmic axis."""
+    plots, lines = lab.plots, {}
+    for name in methods.names_of(config.methods):
         points = []
         for density, runs in groups.items():
             (arm,) = runs[f"{density}: {name}"]["arms"].values()
             a = arm["aggregate"]
             if a["accuracy"]["mean"] is not None:
                 ends = a["accuracy"]["ci95"] or [a["accuracy"]["mean"]] * 2
-                points.append((a["weights"]["mean"], a["accuracy"]["mean"], *ends))
+                wrong = [max(100 - 100 * share, 0.01) for share in (a["accuracy"]["mean"], *ends)]
+                points.append((a["weights"]["mean"], *wrong))
         if points:
-            x, y, low, high = np.array(sorted(points)).T
-            color, dash = plots.plt.get_cmap("tab20")(k % 20), "--" if name in methods.DENSE else "-"
-            axes.plot(x, 100 * y, dash, marker="o", ms=3, color=color, label=name, lw=1.4)
-            axes.fill_between(x, 100 * low, 100 * high, color=color, alpha=0.15, lw=0)
-    axes.set_xscale("log")
-    axes.set(xlabel="weights at the end", ylabel="test accuracy (%)")
+            lines[name] = np.array(sorted(points)).T
+    figure, axes = plots.plt.subplots(figsize=(8.4, 5.2), layout="constrained")
+    for k, name in enumerate(sorted(lines, key=lambda name: float(np.log(lines[name][1]).mean()))):
+        (x, wrong, low, high), color = lines[name], plots.plt.get_cmap("tab20")(k % 20)
+        dash, marker = "--" if name in methods.DENSE else "-", "osD^v"[k % 5]
+        axes.plot(x, wrong, dash, marker=marker, ms=4, color=color, label=name, lw=1.4)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    axes.set(xscale="log", yscale="log", xlabel="weights at the end", ylabel="test accuracy (%)")
+    worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
+    ticks = [100 - a for a in (20, 50, 70, 80, 90, 95, 96, 97, 98, 98.5, 99) if best <= 100 - a <= worst]
+    axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    weights = sorted({float(x) for line in lines.values() for x in np.round(line[0], -2)})
+    shown = [w for w, after in zip(weights, [*weights[1:], np.inf], strict=True) if after > 1.2 * w]
+    axes.set_xticks(shown, [f"{w:,.0f}" for w in shown])
+    axes.invert_yaxis()
     axes.set_title(f"{config.dataset}, {config.num_seeds} seeds each, mean and 95 % interval")
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     plots.save_figure(figure, path)
 
