@@ -168,7 +168,7 @@ def small_sizes(sizes: tuple[int, ...], weights: int) -> tuple[int, ...]:
     return best
 
 
-def flops(arm: Arm, method: Any, layers: list[tuple[int, int]], steps: int, batch: int) -> float:
+def flops(arm: Arm, method: Any, existed: list[int], positions: int, batch: int) -> float:
     """Multiplications and additions of the products of a training run of one network.
 
     Six per weight, sample and step: forward, and back to the inputs and to the weights; the same
@@ -178,17 +178,15 @@ def flops(arm: Arm, method: Any, layers: list[tuple[int, int]], steps: int, batc
     Args:
       arm: of the network.
       method: what changes it.
-      layers: weights at the start and positions of every layer.
-      steps: of training.
+      existed: weights before the first step, after it, and so on: :func:`budgets`.
+      positions: of all layers.
       batch: samples per step.
     """
-    per_step = 6.0 * batch
-    if method is None:
-        return per_step * steps * sum(there for there, _ in layers)
-    weights = sum(budgets(method, layers, steps)[:-1])
-    positions = sum(full for _, full in layers)
-    changes = 1 if arm.schedule == "once" else int(np.sum(np.asarray(method.due(np.arange(1, steps + 1)))))
-    return per_step * (weights + changes * arm.gradients * positions)
+    changes = 0
+    if method is not None:
+        steps = np.arange(1, len(existed))
+        changes = 1 if arm.schedule == "once" else int(np.sum(np.asarray(method.due(steps))))
+    return 6.0 * batch * (sum(existed[:-1]) + changes * arm.gradients * positions)
 
 
 def budgets(method: Any, layers: list[tuple[int, int]], steps: int) -> list[int]:

@@ -114,8 +114,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         inputs = None if watched is None else watched.batch(jnp.arange(watched.size))[0]
         params, structure = jaxnet.init(
             spec,
-            key_mask=keys.purpose(key, keys.MASK),
-            key_init=keys.purpose(key, keys.INIT),
+            **keys.network_keys(key),
             inputs=inputs,
         )
         if arm.start != "sparse":
@@ -173,7 +172,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         weights=counts["scaffold"],
         **halves,
     )
-    flops = methods.flops(arm, method, layers, steps, config.batch_size)
+    flops = methods.flops(arm, method, existed, sum(full), config.batch_size)
     if arm.start == "rewound":
         per_weight = 6.0 * config.batch_size * steps
         counts = rewinding.weights_of_rounds(config.density or 0, config.rounds, sum(full))

@@ -149,6 +149,14 @@ def check_positions(num_out: int, num_in: int) -> None:
         raise ValueError(f"a {num_in}x{num_out} layer is too large: at most 2**31 - 1 positions")
 
 
+def check_count(num_out: int, num_in: int, nnz: int) -> None:
+    """Also raises ValueError unless a layer has room for ``nnz`` weights, and there is one."""
+    check_positions(num_out, num_in)
+    size = num_out * num_in
+    if not 1 <= nnz <= size:
+        raise ValueError(f"nnz must be between 1 and {size} for a {num_out}x{num_in} layer: {nnz}")
+
+
 def _share(total: int, weights: Sequence[int], caps: Sequence[int]) -> list[int]:
     """Shares ``total`` out in proportion to ``weights``, at most ``caps`` each, exactly."""
     capped: set[int] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxnet.allocation import check_count
 from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Float, Key
 
@@ -33,10 +34,7 @@ def correlated_topology(
       ValueError: ``nnz`` is out of range, or the layer too large.
     """
     num_in = inputs.shape[1]
-    if num_out * num_in >= 2**31:
-        raise ValueError(f"a {num_in}x{num_out} layer is too large: at most 2**31 - 1 positions")
-    if not 1 <= nnz <= num_out * num_in:
-        raise ValueError(f"nnz must be between 1 and {num_out * num_in}: {nnz}")
+    check_count(num_out, num_in, nnz)
     key_own, key_ties = jax.random.split(key_mask)
     centred = inputs - jnp.mean(inputs, axis=0)
     length = jnp.sqrt(jnp.sum(jnp.square(centred), axis=0))

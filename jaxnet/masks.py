@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnet.allocation import allocate, check_positions
+from jaxnet.allocation import allocate, check_count, check_positions
 from jaxnet.correlated import correlated_topology
 from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Bool, Float, Int, Key
@@ -28,9 +28,7 @@ def uniform_topology(num_out: int, num_in: int, nnz: int, *, key_mask: Key) -> T
         2**31 positions or more.
     """
     size = num_out * num_in
-    check_positions(num_out, num_in)
-    if not 1 <= nnz <= size:
-        raise ValueError(f"nnz must be between 1 and {size} for a {num_out}x{num_in} layer: {nnz}")
+    check_count(num_out, num_in, nnz)
     exists = jnp.ones(nnz, bool)
     if nnz == size:
         flat = jnp.arange(size, dtype=jnp.int32)

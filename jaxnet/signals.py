@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from jaxnet.data.batches import Data, epoch_batches
+from jaxnet.errors import check_choice
 from jaxnet.structure import exists, to_dense
 from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net, Task, collect_stats, dense_gradient
@@ -166,8 +167,7 @@ def detect(
     Raises:
       ValueError: unknown signal, a threshold out of range, or statistics that it needs are not there.
     """
-    if signal not in SIGNALS:
-        raise ValueError(f"unknown signal {signal!r}: choose one of {', '.join(SIGNALS)}")
+    check_choice("signal", signal, SIGNALS)
     if not 0 < quantile < 0.5:
         raise ValueError(f"quantile must be above 0 and below 0.5: {quantile}")
     return SIGNALS[signal](stats, num_std=num_std, low_threshold=low_threshold, quantile=quantile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxnet import patches
+from jaxnet.errors import check_choice
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.nn.params import Params, Structure, sparse
 from jaxnet.patches import PatchRules
@@ -70,5 +71,4 @@ def with_patches(
 
 def check_rule(rule: str) -> None:
     """Raises ValueError for an unknown rule of growth."""
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+    check_choice("rule", rule, RULES)

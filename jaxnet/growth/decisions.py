@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+from jaxnet.errors import check_choice
+
 Change = Literal["insert", "widen", "rewire", "none"]
 """What happens to the scaffold: a layer behind another one, more units in a layer, as many
 weights moved elsewhere (nothing is added), nothing."""
@@ -102,8 +104,7 @@ class DecisionRules:
             (self.change, CHANGES, "change"),
             (self.place, PLACES, "place"),
         ):
-            if value not in allowed:
-                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(allowed)}")
+            check_choice(what, value, allowed)
         if not (math.isfinite(self.min_ratio) and self.min_ratio >= 0):
             raise ValueError(f"min_ratio must be 0 or more: {self.min_ratio}")
         if self.min_high < 0:

@@ -11,6 +11,7 @@ import optax
 
 from jaxnet import optim
 from jaxnet.changes import RULES
+from jaxnet.errors import check_choice
 from jaxnet.growth.decisions import DecisionRules
 from jaxnet.kernels import Product, dense_product
 from jaxnet.nn.mlp import MLP, NetworkSpec
@@ -76,8 +77,7 @@ class GrowthPlan:
             (self.select, SELECTIONS, "selection"),
             (self.schedule, SCHEDULES, "schedule"),
         ):
-            if value not in allowed:
-                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(allowed)}")
+            check_choice(what, value, allowed)
         for name in ("added", "epochs", "patience", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

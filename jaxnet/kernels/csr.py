@@ -22,7 +22,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, check_choice
 from jaxnet.kernels import csr_library
 from jaxnet.topology import Topology
 from jaxnet.types import Array, Bias, Features, Values
@@ -73,8 +73,7 @@ def csr_layer(
       InputError: as :func:`csr_product`.
       ValueError: shapes do not fit or the activation is unknown.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+    check_choice("activation", activation, ACTIVATIONS)
     _check(values, topology, x, bias)
     return _layer(values, topology, x, bias, activation)
 

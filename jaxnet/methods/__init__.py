@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jaxnet.errors import check_choice
 from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic, Sizes, keep_best
 from jaxnet.methods.cannistraci_hebb import CHTs, CHTss
 from jaxnet.methods.extrema import Extrema
@@ -44,8 +45,7 @@ def make(name: str, **options: Any) -> BaseMethod:
     Raises:
       ValueError: there is none, or it has no such option.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
+    check_choice("method", name, METHODS)
     allowed = [field.name for field in dataclasses.fields(METHODS[name])]
     for option in options:
         if option not in allowed:

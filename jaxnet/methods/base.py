@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxnet.changes import edit
+from jaxnet.changes import edit, exchange
 from jaxnet.changes.weights import edited, smallest
 from jaxnet.optim import check_follows
-from jaxnet.structure import entries, exists, with_entries
+from jaxnet.structure import entries, exists, reserved, weights, with_entries
 from jaxnet.topology import Entry, Mask, Topology
 from jaxnet.train import Net
 from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar, UnitMask
@@ -124,6 +124,27 @@ class Periodic(BaseMethod):
             return jnp.full((), self.fraction)
         share = jnp.clip(jnp.asarray(step, jnp.float32) / self.until, 0.0, 1.0)
         return self.fraction / 2 * (1 + jnp.cos(jnp.pi * share))
+
+
+def exchanged(net: Net, scores: Mapping[str, Array], fraction: Scalar, at_most: float) -> dict[str, Entry]:
+    """Every entry after :func:`jaxnet.changes.exchange`: the smallest weights give way to the largest scores.
+
+    Args:
+      net: the network.
+      scores: by path, of the dense arrays' shapes.
+      fraction: of the weights, that is exchanged.
+      at_most: largest fraction (static).
+    """
+    taken = reserved(net.structure)
+    return {
+        path: exchange(entry, values, scores[path], fraction, at_most, taken=taken.get(path))
+        for path, (values, entry) in weights(net.params, net.structure).items()
+    }
+
+
+def near(step: Int[Array, ""], every: int, gather: int) -> Bool[Array, ""]:
+    """Whether ``step`` is one of the last ``gather`` steps up to a change every ``every`` steps."""
+    return (step > 0) & ((step % every == 0) | (step % every > max(0, every - gather)))
 
 
 def keep_best(net: Net, scores: Mapping[str, Array], keep: Mapping[str, Array] | Array) -> tuple[Net, Any]:

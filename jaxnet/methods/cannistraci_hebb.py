@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
+from jaxnet.errors import check_choice
 from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic
 from jaxnet.methods.gradual import Gradual
 from jaxnet.methods.links import RULES, link_scores_of
@@ -49,8 +51,7 @@ class SoftRules(BaseMethod):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value <= 1):
                 raise ValueError(f"{name} must be between 0 and 1: {value}")
-        if self.rule not in RULES:
-            raise ValueError(f"unknown rule {self.rule!r}: choose one of {', '.join(RULES)}")
+        check_choice("rule", self.rule, RULES)
 
     def delta_at(self, step: Int[Array, ""], until: int | None) -> Scalar:
         """The softness of the removal after ``step`` steps."""
@@ -61,25 +62,31 @@ class SoftRules(BaseMethod):
 
     def rewired(
         self,
-        values: Array,
-        entry: Entry,
+        net: Net,
+        fraction: Scalar,
         delta: Scalar,
-        left: Int[Array, ""],
-        number: Int[Array, ""],
-        at_most: int,
-        taken: Array | None,
+        left_of: Callable[[Entry], Int[Array, ""]],
+        most: Callable[[Array, Entry], int],
         *,
         key: Key,
-    ) -> Entry:
-        """The entry with ``left`` weights, ``number`` of them grown."""
-        key_drop, key_grow = jax.random.split(key)
-        order = softly(importance(values, entry, self.relative), delta, key=key_drop)
-        keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
-        nowhere = jnp.zeros(0, jnp.int32)
-        # predicted from what is left
-        score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
-        score = softly_largest(score, self.delta_grow, key=key_grow)
-        return regrown(entry, keep, score, number, at_most, taken)
+    ) -> tuple[Net, Any]:
+        """The network with ``left_of(entry)`` weights in every array, ``fraction`` of them grown.
+
+        ``most(values, entry)`` are at most grown in an array (static).
+        """
+        taken, new = reserved(net.structure), dict[str, Entry]()
+        for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
+            key_drop, key_grow = jax.random.split(jax.random.fold_in(key, place))
+            left = left_of(entry)
+            number = number_of(fraction, left)
+            order = softly(importance(values, entry, self.relative), delta, key=key_drop)
+            keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
+            nowhere = jnp.zeros(0, jnp.int32)
+            # predicted from what is left
+            score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
+            score = softly_largest(score, self.delta_grow, key=key_grow)
+            new[path] = regrown(entry, keep, score, number, most(values, entry), taken.get(path))
+        return edit(net, with_entries(net.structure, new))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +112,14 @@ class CHTs(SoftRules, Periodic):
     ) -> tuple[Net, PyTree, Any]:
         """Exchanges in every weight; the gradient is not asked for."""
         del dense_gradient
-        fraction, delta, taken = (
+        net, info = self.rewired(
+            net,
             self.fraction_at(step),
             self.delta_at(step, self.until),
-            reserved(net.structure),
+            lambda entry: entry.num_nonzeros,
+            lambda values, entry: most_of(self.fraction, values.size),
+            key=key,
         )
-        new = {}
-        for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
-            number = number_of(fraction, entry.num_nonzeros)
-            most = most_of(self.fraction, values.size)
-            drawn = jax.random.fold_in(key, place)
-            new[path] = self.rewired(
-                values, entry, delta, entry.num_nonzeros, number, most, taken.get(path), key=drawn
-            )
-        net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
 
 
@@ -159,20 +160,15 @@ class CHTss(SoftRules, Gradual):
     ) -> tuple[Net, PyTree, Any]:
         """Prunes to the density of this step and exchanges, in every weight."""
         del dense_gradient
-        fraction, delta, taken = (
-            self.fraction_at(step),
-            self.delta_at(step, self.until),
-            reserved(net.structure),
-        )
-        new = {}
-        for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
-            full = int(np.prod(entry.shape))
-            left = jnp.minimum(entry.num_nonzeros, self.weights_at(step, full))
-            most = most_of(self.fraction, min(values.size, int(self.start * full)))
-            drawn = jax.random.fold_in(key, place)
-            number = number_of(fraction, left)
-            new[path] = self.rewired(values, entry, delta, left, number, most, taken.get(path), key=drawn)
-        net, info = edit(net, with_entries(net.structure, new))
+
+        def left_of(entry: Entry) -> Int[Array, ""]:
+            return jnp.minimum(entry.num_nonzeros, self.weights_at(step, int(np.prod(entry.shape))))
+
+        def most(values: Array, entry: Entry) -> int:
+            return most_of(self.fraction, min(values.size, int(self.start * np.prod(entry.shape))))
+
+        fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
+        net, info = self.rewired(net, fraction, delta, left_of, most, key=key)
         return net, state, info
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxnet import signals
 from jaxnet.changes import edit
 from jaxnet.changes.weights import after_keeping, smallest
+from jaxnet.errors import check_choice
 from jaxnet.methods.base import DenseGradient, Periodic, connected, dense_by_path, scaffold, unit_stats
 from jaxnet.methods.soft import most_of, number_of, regrown, softly_largest
 from jaxnet.structure import reserved, weights, with_entries
@@ -59,8 +60,7 @@ class Extrema(Periodic):
             (self.values, ("pre", "post"), "values"),
             (self.gradient, GRADIENTS, "gradient"),
         ):
-            if value not in allowed:
-                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(allowed)}")
+            check_choice(what, value, allowed)
         if not (math.isfinite(self.delta) and 0 <= self.delta <= 1):
             raise ValueError(f"delta must be between 0 and 1: {self.delta}")
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet.changes import edit, exchange
-from jaxnet.methods.base import DenseGradient, Sizes, dense_by_path, keep_best
+from jaxnet.changes import edit
+from jaxnet.errors import check_choice
+from jaxnet.methods.base import DenseGradient, Sizes, dense_by_path, exchanged, keep_best
 from jaxnet.methods.gradual import Gradual
 from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
-from jaxnet.structure import entries, reserved, weights, with_entries
+from jaxnet.structure import entries, with_entries
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree
 
@@ -38,8 +39,7 @@ class GraNet(Gradual):
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
         super().__post_init__()
-        if self.scope not in SCOPES:
-            raise ValueError(f"unknown scope {self.scope!r}: choose one of {', '.join(SCOPES)}")
+        check_choice("scope", self.scope, SCOPES)
 
     def update(
         self, net: Net, state: PyTree, dense_gradient: DenseGradient, step: Int[Array, ""], *, key: Key
@@ -50,13 +50,8 @@ class GraNet(Gradual):
         keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
         # one edit from what was to what will be: a weight that is cut and grows again stays as it was
         pruned, _ = keep_best(net, scores_of(net, self.scope), keep)
-        fraction, taken = self.fraction_at(step), reserved(net.structure)
-        new = {
-            path: exchange(
-                entry, values, jnp.abs(gradient[path]), fraction, self.fraction, taken=taken.get(path)
-            )
-            for path, (values, entry) in weights(pruned.params, pruned.structure).items()
-        }
+        sizes = {path: jnp.abs(leaf) for path, leaf in gradient.items()}
+        new = exchanged(pruned, sizes, self.fraction_at(step), self.fraction)
         net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
 

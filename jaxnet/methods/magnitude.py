@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnet.allocation import check_density
+from jaxnet.errors import check_choice
 from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, keep_best
 from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
 from jaxnet.structure import entries
@@ -53,8 +54,7 @@ class Magnitude(BaseMethod):
         check_density(self.density)
         check_density(self.start)
         for value, allowed, what in ((self.schedule, SCHEDULES, "schedule"), (self.scope, SCOPES, "scope")):
-            if value not in allowed:
-                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(allowed)}")
+            check_choice(what, value, allowed)
         if not (1 <= self.begin <= self.end or (self.schedule == "constant" and self.begin >= 1)):
             raise ValueError(f"begin must be at least 1 and not after end: {self.begin}, {self.end}")
         if self.every < 1 or self.density > self.start:

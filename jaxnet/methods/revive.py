@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
-from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, connected, scaffold, unit_stats
+from jaxnet.errors import check_choice
+from jaxnet.methods.base import BaseMethod, DenseGradient, Sizes, connected, near, scaffold, unit_stats
 from jaxnet.structure import present, reserved, weights, with_entries
 from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net
@@ -70,8 +71,7 @@ class Revive(BaseMethod):
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown norm {self.norm!r}: choose one of {', '.join(NORMS)}")
+        check_choice("norm", self.norm, NORMS)
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise ValueError(f"threshold must be 0 or more: {self.threshold}")
         for name in ("gather", "outgoing", "incoming", "most", "every"):
@@ -105,8 +105,7 @@ class Revive(BaseMethod):
 
     def _own(self, step: Int[Array, ""]) -> Bool[Array, ""]:
         """At an event, and in the steps before it in which activity is looked at."""
-        near = step % self.every > max(0, self.every - self.gather)
-        due = self._event(step) | near if self.silent else self._event(step)
+        due = near(step, self.every, self.gather) if self.silent else self._event(step)
         return due if self.until is None else due & (step < self.until)
 
     def due(self, step: Int[Array, ""]) -> Bool[Array, ""]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet.changes import edit, exchange
-from jaxnet.methods.base import DenseGradient, Periodic, dense_by_path
-from jaxnet.structure import reserved, weights, with_entries
+from jaxnet.changes import edit
+from jaxnet.methods.base import DenseGradient, Periodic, dense_by_path, exchanged
+from jaxnet.structure import with_entries
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree
 
@@ -27,12 +27,7 @@ class RigL(Periodic):
         """Exchanges in every weight; nothing is drawn."""
         del key
         gradient = dense_by_path(dense_gradient(), net.structure)
-        fraction, taken = self.fraction_at(step), reserved(net.structure)
-        new = {
-            path: exchange(
-                entry, values, jnp.abs(gradient[path]), fraction, self.fraction, taken=taken.get(path)
-            )
-            for path, (values, entry) in weights(net.params, net.structure).items()
-        }
+        sizes = {path: jnp.abs(leaf) for path, leaf in gradient.items()}
+        new = exchanged(net, sizes, self.fraction_at(step), self.fraction)
         net, info = edit(net, with_entries(net.structure, new))
         return net, state, info

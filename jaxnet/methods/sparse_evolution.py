@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from jaxnet.changes import edit, exchange
+from jaxnet.changes import edit
 from jaxnet.changes.weights import random_score
-from jaxnet.methods.base import DenseGradient, Periodic
-from jaxnet.structure import reserved, weights, with_entries
+from jaxnet.methods.base import DenseGradient, Periodic, exchanged
+from jaxnet.structure import entries, with_entries
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree
 
@@ -27,10 +27,10 @@ class SET(Periodic):
     ) -> tuple[Net, PyTree, Any]:
         """Exchanges in every weight; the gradient is not asked for."""
         del dense_gradient
-        fraction, taken = self.fraction_at(step), reserved(net.structure)
-        new = {}
-        for number, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
-            score = random_score(entry.shape, key=jax.random.fold_in(key, number))
-            new[path] = exchange(entry, values, score, fraction, self.fraction, taken=taken.get(path))
+        scores = {
+            path: random_score(entry.shape, key=jax.random.fold_in(key, number))
+            for number, (path, entry) in enumerate(entries(net.structure).items())
+        }
+        new = exchanged(net, scores, self.fraction_at(step), self.fraction)
         net, info = edit(net, with_entries(net.structure, new))
         return net, state, info

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet.changes import edit
 from jaxnet.changes.weights import after_keeping, smallest
-from jaxnet.methods.base import DenseGradient, Periodic, at_weights, dense_by_path
+from jaxnet.methods.base import DenseGradient, Periodic, at_weights, dense_by_path, near
 from jaxnet.methods.soft import most_of, number_of, regrown
 from jaxnet.structure import exists, reserved, weights, with_entries
 from jaxnet.topology import Entry, Topology
@@ -66,8 +66,7 @@ class SparseMomentum(Periodic):
 
     def due(self, step: Int[Array, ""]) -> Bool[Array, ""]:
         """Also in the steps before a change."""
-        first = max(0, self.every - self.gather)
-        due = (step > 0) & ((step % self.every == 0) | (step % self.every > first))
+        due = near(step, self.every, self.gather)
         return due if self.until is None else due & (step < self.until)
 
     def update(

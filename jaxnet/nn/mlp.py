@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.allocation import allocate, check_allocation, check_density, check_sizes
+from jaxnet.errors import check_choice
 from jaxnet.kernels import Product, dense_product
 from jaxnet.masks import draw_topologies
 from jaxnet.nn.layers import INITS, init_layer, linear_activated, weighted
@@ -55,8 +56,7 @@ class NetworkSpec:
             (self.activation, tuple(ACTIVATIONS), "activation"),
             (self.init, INITS, "init"),
         ):
-            if value not in allowed:
-                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(allowed)}")
+            check_choice(what, value, allowed)
         allocate(self.sizes, self.density, self.allocation)
 
     @property

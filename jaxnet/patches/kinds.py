@@ -19,6 +19,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxnet.errors import check_choice
 from jaxnet.kernels import Product
 from jaxnet.patches.places import PLACEMENTS
 from jaxnet.structure import LayerParams
@@ -58,12 +59,10 @@ class PatchRules:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown patch kind {self.kind!r}: choose one of {', '.join(KINDS)}")
+        check_choice("patch kind", self.kind, KINDS)
         if type(self) is not KINDS[self.kind].rules:
             raise ValueError(f"patches of kind {self.kind} need {KINDS[self.kind].rules.__name__}")
-        if self.placement not in PLACEMENTS:
-            raise ValueError(f"unknown placement {self.placement!r}: choose one of {', '.join(PLACEMENTS)}")
+        check_choice("placement", self.placement, PLACEMENTS)
         if not 0 < self.patch_density <= 1:
             raise ValueError(f"patch density must be above 0 and at most 1: {self.patch_density}")
         for name in ("hidden", "max_targets", "max_inputs"):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxnet.activations import GAINS
 from jaxnet.allocation import allocate, check_density, check_sizes
+from jaxnet.errors import check_choice
 from jaxnet.masks import draw_padded_topology
 from jaxnet.nn.layers import INITS
 from jaxnet.nn.params import Params, Structure
@@ -66,12 +67,9 @@ class DrawRules:
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown rule."""
-        if self.mask not in MASKS:
-            raise ValueError(f"unknown mask {self.mask!r}: choose one of {', '.join(MASKS)}")
-        if self.init not in INITS:
-            raise ValueError(f"unknown init {self.init!r}: choose one of {', '.join(INITS)}")
-        if self.activation not in GAINS:
-            raise ValueError(f"unknown activation {self.activation!r}: choose one of {', '.join(GAINS)}")
+        check_choice("mask", self.mask, MASKS)
+        check_choice("init", self.init, INITS)
+        check_choice("activation", self.activation, GAINS)
 
 
 class Variant(flax.struct.PyTreeNode):

@@ -65,10 +65,14 @@ def test_every_network_has_the_weights_that_it_should_and_costs_what_it_must(fin
 def test_the_cheapest_run_is_counted_by_hand() -> None:
     layers = [(10, 100), (5, 50)]
     static, rigl = (arms.make_method(arms.ARMS[name], 0.1, 40, 10) for name in ("static", "rigl"))
+
+    def flops(name: str, method: Any) -> float:
+        return arms.flops(arms.ARMS[name], method, arms.budgets(method, layers, 40), 150, 8)
+
     products = 6 * 8 * 40 * 15  # forward, back to inputs and to weights: two operations each
-    assert arms.flops(arms.ARMS["static"], static, layers, 40, 8) == products
+    assert flops("static", static) == products
     # changed after steps 10 and 20, not after 30, when three quarters are over
-    assert arms.flops(arms.ARMS["rigl"], rigl, layers, 40, 8) == products + 2 * 6 * 8 * 150
+    assert flops("rigl", rigl) == products + 2 * 6 * 8 * 150
 
 
 def test_a_training_after_every_pruning_has_the_same_share_of_the_one_before() -> None:
