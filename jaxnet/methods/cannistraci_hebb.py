@@ -62,6 +62,28 @@ class SoftRules(BaseMethod):
 
     def rewired(
         self,
+        values: Array,
+        entry: Entry,
+        delta: Scalar,
+        left: Int[Array, ""],
+        number: Int[Array, ""],
+        at_most: int,
+        taken: Array | None,
+        *,
+        key: Key,
+    ) -> Entry:
+        """The entry with ``left`` weights, ``number`` of them grown."""
+        key_drop, key_grow = jax.random.split(key)
+        order = softly(importance(values, entry, self.relative), delta, key=key_drop)
+        keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
+        nowhere = jnp.zeros(0, jnp.int32)
+        # predicted from what is left
+        score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
+        score = softly_largest(score, self.delta_grow, key=key_grow)
+        return regrown(entry, keep, score, number, at_most, taken)
+
+    def rewired_everywhere(
+        self,
         net: Net,
         fraction: Scalar,
         delta: Scalar,
@@ -76,16 +98,9 @@ class SoftRules(BaseMethod):
         """
         taken, new = reserved(net.structure), dict[str, Entry]()
         for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
-            key_drop, key_grow = jax.random.split(jax.random.fold_in(key, place))
-            left = left_of(entry)
-            number = number_of(fraction, left)
-            order = softly(importance(values, entry, self.relative), delta, key=key_drop)
-            keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
-            nowhere = jnp.zeros(0, jnp.int32)
-            # predicted from what is left
-            score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
-            score = softly_largest(score, self.delta_grow, key=key_grow)
-            new[path] = regrown(entry, keep, score, number, most(values, entry), taken.get(path))
+            left, drawn = left_of(entry), jax.random.fold_in(key, place)
+            number, at_most = number_of(fraction, left), most(values, entry)
+            new[path] = self.rewired(values, entry, delta, left, number, at_most, taken.get(path), key=drawn)
         return edit(net, with_entries(net.structure, new))
 
 
@@ -112,7 +127,7 @@ class CHTs(SoftRules, Periodic):
     ) -> tuple[Net, PyTree, Any]:
         """Exchanges in every weight; the gradient is not asked for."""
         del dense_gradient
-        net, info = self.rewired(
+        net, info = self.rewired_everywhere(
             net,
             self.fraction_at(step),
             self.delta_at(step, self.until),
@@ -168,7 +183,7 @@ class CHTss(SoftRules, Gradual):
             return most_of(self.fraction, min(values.size, int(self.start * np.prod(entry.shape))))
 
         fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
-        net, info = self.rewired(net, fraction, delta, left_of, most, key=key)
+        net, info = self.rewired_everywhere(net, fraction, delta, left_of, most, key=key)
         return net, state, info
 
 
