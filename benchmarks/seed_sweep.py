@@ -73,11 +73,12 @@ from jaxnet.lab.flags import Flags, option
 from jaxnet.lab.run import use_all_processors
 from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import provenance
+from jaxnet.sweep import default_chunk
 
 FULL_EPOCHS = 5
 
 METHODS = {
-    "csr": "jaxnet csr, {chunk} at once",
+    "csr": "jaxnet csr",
     "csr_whole": "  all weights trained",
     "dense": "jaxnet dense, {stack} at once",
     "jax_masked": "JAX masked dense, {stack} at once",
@@ -102,7 +103,9 @@ class Config(Flags):
     density: float = option(0.02, "fraction of weights that exist", fraction=True)
     allocation: str = option("uniform", "how it is shared out over the layers")
     batches: tuple[int, ...] = option((64, 512), "samples per step")
-    chunk: int = option(128, "seeds the csr sweep trains at once", least=1)
+    chunk: int | None = option(
+        None, "seeds the csr sweep trains at once; auto: as a hunt does", least=1, none="auto"
+    )
     stack: int = option(32, "seeds the dense ways train at once", least=1)
     epochs: int = option(FULL_EPOCHS, f"epochs the csr sweep really trains, scaled to {FULL_EPOCHS}", least=1)
     steps: int = option(40, "steps the other ways really train, scaled", least=1)
@@ -188,8 +191,9 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     live = work.family().live
     flops = dense_flops(work.sizes, samples)
     live_flops = dense_flops(work.sizes if live is None else live.sizes, samples)
-    sweep = ours.Sweep(work, loaded, config.chunk, config.epochs)
-    whole = ours.Sweep(work, loaded, config.chunk, config.epochs, live=False)
+    chunk = config.chunk or default_chunk(jax.local_devices(), work.family(), batch)
+    sweep = ours.Sweep(work, loaded, chunk, config.epochs)
+    whole = ours.Sweep(work, loaded, chunk, config.epochs, live=False)
     per_step: dict[str, Callable[[], float]] = {  # seconds of a step, for one network
         "dense": ours.Steps(work, split, config.stack, masked=False),
         "jax_masked": ours.Steps(work, split, config.stack, masked=True),

@@ -112,7 +112,9 @@ class Trainer:
                 self.bench.program(job.grid, entry)
                 return entry
             kernel = entry["kernel"] if entry else self.config.kernel
-            chunk = self.config.chunk or default_chunk(jax.local_devices())
+            chunk = self.config.chunk or default_chunk(
+                jax.local_devices(), job.grid.family(), self.config.batch_size
+            )
             planned = self.bench.plan(job.grid, job.stage.epochs, size, kernel, chunk)
         names = [*dict.fromkeys(sizes_label(architecture) for architecture, _ in job.grid.members)]
         return {"group": job.group, "architectures": names, "networks": size, **planned}

@@ -70,9 +70,7 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         "operands of the dense product, all else stays float32; tf32 and bf16 are for GPUs (bf16 on a CPU is "
         "emulated and slower), and the csr kernel knows f32 only",
     )
-    chunk: int | None = auto(
-        "most networks of a call; auto: 128 on a CPU, 64 per processor where that is more, 2048 per GPU"
-    )
+    chunk: int | None = auto("most networks of a call; auto: 64 per processor (32 large ones), 2048 per GPU")
     memory_budget: int | None = auto("memory of a call; auto: half of what the device has", "MiB")
     halving: int | None = option(
         None,

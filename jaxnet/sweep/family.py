@@ -38,14 +38,14 @@ class Family:
     Attributes:
       sizes: units per layer, the largest of any variant.
       capacities: slots per layer, enough for every variant.
-      max_density: the largest density of any variant.
+      max_densities: per layer, the largest density of any variant.
       live: room for the part that training can change, of any variant; None where
         that is hardly less than everything.
     """
 
     sizes: tuple[int, ...]
     capacities: tuple[int, ...]
-    max_density: float
+    max_densities: tuple[float, ...]
     live: LiveShapes | None = None
 
 
@@ -120,7 +120,8 @@ def make_family(
             expected += SLACK * math.sqrt(expected * (1 - highest)) + 8
         capacities.append(max(1, min(full, math.ceil(expected))))
     variants = ((a, [d] * len(capacities)) for a, d in itertools.product(architectures, densities))
-    return Family(sizes, tuple(capacities), highest, live_shapes(variants, sizes, capacities))
+    densest = (highest,) * len(capacities)
+    return Family(sizes, tuple(capacities), densest, live_shapes(variants, sizes, capacities))
 
 
 def _allocated(
@@ -143,8 +144,8 @@ def _allocated(
     if allocation == "constant-fan-in":
         for layer, out in enumerate(sizes[1:]):
             capacities[layer] = out * max(nonzeros[layer] // a[layer + 1] for a, nonzeros in counts)
-    highest = max(share for _, layers in shares for share in layers)
-    return Family(sizes, tuple(capacities), highest, live_shapes(shares, sizes, capacities))
+    densest = tuple(max(layer) for layer in zip(*(layers for _, layers in shares), strict=True))
+    return Family(sizes, tuple(capacities), densest, live_shapes(shares, sizes, capacities))
 
 
 def make_variant(
@@ -204,7 +205,7 @@ def draw_variant(
             topology = _draw_fan_in(shape, num_out, num_in, nonzeros // num_out, capacity, key)
         else:
             topology = draw_padded_topology(
-                shape, num_out, num_in, nonzeros, capacity, family.max_density, key_mask=key
+                shape, num_out, num_in, nonzeros, capacity, family.max_densities[layer], key_mask=key
             )
         key = jax.random.fold_in(key_init, layer)
         layers.append(_draw_layer(topology, num_out, num_in, rules, key))

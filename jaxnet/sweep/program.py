@@ -20,6 +20,9 @@ from jaxnet.sweep.rows import Carried, SweepConfig, Trained
 from jaxnet.sweep.run import blank_carried, blank_variant, make_run, make_rung
 from jaxnet.types import Key
 
+CACHE = 16 * 2**20
+"""Bytes that a core keeps near while it trains, about (measured with 32 MiB of shared L3)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -262,9 +265,18 @@ def run_chunks(
         yield first, program(keys[part], jax.tree.map(lambda leaf: leaf[part], variants))  # noqa: B023
 
 
-def default_chunk(devices: Sequence[jax.Device]) -> int:
-    """Seeds of a call that keep the devices busy: beyond, seeds per second hardly grow."""
-    return max(128, 64 * len(devices)) if devices[0].platform == "cpu" else 2048 * len(devices)
+def default_chunk(devices: Sequence[jax.Device], family: Family, batch_size: int) -> int:
+    """Seeds of a call that keep the devices busy: beyond, seeds per second hardly grow.
+
+    On a core of a CPU they fall again where a training step touches more than its caches
+    hold: 32 networks of 784-256-128-10 are trained 1.6 times as fast as 128.
+    """
+    if devices[0].platform != "cpu":
+        return 2048 * len(devices)
+    shapes = family.live or family
+    # of a weight value, gradient, two moments, three indices; of a unit three numbers a sample
+    touched = 4 * (7 * sum(shapes.capacities) + 3 * batch_size * sum(shapes.sizes[1:]))
+    return (64 if 64 * touched <= CACHE else 32) * len(devices)
 
 
 def _round_up(number: int, multiple: int) -> int:

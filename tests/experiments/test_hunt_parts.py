@@ -15,7 +15,7 @@ from experiments._hunt_plan import Stage, make_groups, make_jobs, portfolio, spa
 from experiments._hunt_rows import promising_ranges
 from experiments.seed_hunt import Config
 from jaxnet.allocation import allocate
-from jaxnet.sweep import default_chunk
+from jaxnet.sweep import default_chunk, make_family
 from jaxnet.sweep.selection import pareto_front
 from jaxnet.sweep.table import CRITERIA, leading, network_id, ranked, where
 from tests.experiments.hunts import as_table, row
@@ -98,12 +98,20 @@ levels = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.5, 1.0, math.nan])
 
 
 @pytest.mark.parametrize(
-    ("platform", "number", "chunk"),
-    [("cpu", 1, 128), ("cpu", 2, 128), ("cpu", 16, 1024), ("gpu", 1, 2048), ("gpu", 8, 16384)],
+    ("platform", "number", "sizes", "chunk"),
+    [
+        ("cpu", 1, (784, 128, 10), 64),
+        ("cpu", 16, (784, 128, 10), 1024),
+        ("cpu", 2, (784, 1024, 1024, 10), 64),  # a step of 64 such networks leaves the caches
+        ("gpu", 1, (784, 128, 10), 2048),
+        ("gpu", 8, (784, 1024, 1024, 10), 16384),
+    ],
 )
-def test_default_chunk_keeps_the_devices_busy(platform: str, number: int, chunk: int) -> None:
+def test_default_chunk_keeps_the_devices_busy(
+    platform: str, number: int, sizes: tuple[int, ...], chunk: int
+) -> None:
     devices: Any = [SimpleNamespace(platform=platform)] * number
-    assert default_chunk(devices) == chunk
+    assert default_chunk(devices, make_family([sizes], [0.02], "uniform"), 64) == chunk
 
 
 @given(

@@ -195,7 +195,7 @@ def test_family_has_room_for_every_member():
     family = make_family([(10, 8, 2), (5, 12, 3)], [0.1, 0.2], "uniform")
     assert family.sizes == (10, 12, 3)
     assert family.capacities == (16, 8)
-    assert family.max_density == 0.2
+    assert family.max_densities == (0.2, 0.2)
     for sizes in ((10, 8, 2), (5, 12, 3)):
         for density in (0.1, 0.2):
             nonzeros = np.asarray(make_variant(sizes, density).nonzeros)
