@@ -4,7 +4,8 @@ VENV ?= .venv
 WORKERS ?= 2
 PYTEST_FLAGS ?=
 # The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
-DEMO_FLAGS ?= --dataset digits --density 0.1 --batch-size 16 --num-seeds 16 --out checkpoints/demo --overwrite
+DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 --num-seeds 16 \
+	--out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 GROWTH_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --resume

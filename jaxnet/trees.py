@@ -19,7 +19,7 @@ from jaxnet.types import Array, Bool, Int, PyTree
 
 T = TypeVar("T")
 
-__all__ = ["allclose", "count", "equal", "is_key", "stack", "take", "unstack", "where"]
+__all__ = ["allclose", "count", "equal", "is_key", "stack", "take", "unstack", "where", "zero_of"]
 
 
 def stack(trees: Sequence[T]) -> T:
@@ -209,3 +209,12 @@ def _leaf_close(a: Any, b: Any, rtol: float, atol: float) -> bool:
         wide = np.complex128 if any(np.iscomplexobj(z) for z in (x, y)) else np.float64
         return bool(np.allclose(x.astype(wide), y.astype(wide), rtol=rtol, atol=atol))
     return _kind(a) == _kind(b) and bool(np.array_equal(x, y))
+
+
+def zero_of(tree: PyTree) -> Array:
+    """A float32 zero that is, to ``vmap``, as different from network to network as the tree.
+
+    A ``scan`` that begins with a common zero and ends with a sum per network is traced twice.
+    """
+    some = next((leaf for leaf in jax.tree.leaves(tree) if jnp.size(leaf)), 0)
+    return jnp.where(jnp.ravel(some)[0] == 0, jnp.zeros(()), jnp.zeros(()))

@@ -176,3 +176,31 @@ def test_where_refuses_what_would_broadcast_by_accident():
         trees.where(jnp.ones((3, 2), bool), x, x)
     with pytest.raises(ValueError, match=r"a and b differ at \['w'\]"):
         trees.where(True, x, {"w": jnp.zeros((3, 1))})
+
+
+@pytest.mark.parametrize(("begin", "passes"), [(trees.zero_of, 1), (lambda tree: jnp.zeros(()), 2)])
+def test_a_scan_that_begins_with_zero_of_the_tree_is_mapped_in_one_pass(begin, passes):
+    tree = {"nothing": jnp.zeros((3, 0)), "w": jnp.asarray([[jnp.nan, 1.0], [0.0, 2.0], [jnp.inf, 3.0]])}
+    seen = []
+
+    @jax.custom_batching.custom_vmap
+    def times(number, weight):
+        return number * weight
+
+    @times.def_vmap
+    def _(size, batched, number, weight):
+        seen.append(batched)
+        return number * weight, True
+
+    def total(tree):
+        def add(so_far, number):
+            return so_far + times(number, tree["w"][1]), None
+
+        return jax.lax.scan(add, begin(tree), jnp.arange(3.0))[0]
+
+    np.testing.assert_array_equal(jax.vmap(total)(tree), [3.0, 6.0, 9.0])
+    assert len(seen) == passes
+
+
+def test_zero_of_an_empty_tree_is_zero():
+    assert float(trees.zero_of({})) == 0.0

@@ -1,11 +1,11 @@
 """Which sparse product is faster here: measured once for a task, then remembered.
 
-What counts depends on the machine, the sizes, the density, the batch and the
-number of seeds, so nothing is guessed: one training step's products (forward,
-gradients for the weights and, after the first layer, for the input) are timed
-with each kernel. The winner is kept in a small JSON file in the user's cache
-folder; ``python -m jaxnet.info --kernel-choices`` shows it and
-``--clear-kernel-choices`` forgets it.
+Where at most a tenth of the weights exist, csr is taken: of 85 tasks measured it was 1.2 to 24
+times as fast in all but one, a network of 188 weights. Above, what counts is the machine, the
+sizes, the density, the batch and the number of seeds, so nothing is guessed: one training
+step's products (forward, gradients for the weights and, after the first layer, for the input)
+are timed with each kernel. The winner is kept in a small JSON file in the user's cache folder;
+``python -m jaxnet.info --kernel-choices`` shows it and ``--clear-kernel-choices`` forgets it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from jaxnet.kernels import PRODUCTS, Product, csr_library
 from jaxnet.masks import draw_topologies
 from jaxnet.provenance import processors
 from jaxnet.types import Array
+
+CLEAR_DENSITY = 0.1
+"""Up to this density csr is taken without measuring."""
 
 _REPEATS = 5
 _STEPS = 4  # of a measurement, in one loop as in training: what depends on the topology alone is done once
@@ -80,6 +83,8 @@ def choose(
 ) -> str:
     """Name of the faster sparse product for a task; measures at most once per task and machine.
 
+    At or below :data:`CLEAR_DENSITY` nothing is measured.
+
     Args:
       sizes: units per layer, input and output included.
       density: fraction of weights that exist, in (0, 1].
@@ -103,6 +108,8 @@ def choose(
     device = device or _default_device()
     if device.platform != "cpu" or "csr" not in PRODUCTS:
         return "dense"
+    if sum(counts) <= CLEAR_DENSITY * sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True)):
+        return "csr"
     task = _task(sizes, counts, batch, num_seeds)
     choice = remembered().get(task)
     if choice is not None and choice["kernel"] in PRODUCTS:

@@ -61,6 +61,7 @@ def run_main(
     try:
         main(_parse(config_class, argv, description, prog))
         sys.stdout.flush()
+        gc.freeze()  # what is left goes with the process: looking through it once more takes a second
     except KeyboardInterrupt:
         again = ": the same command with --resume continues" if hasattr(config_class, "resume") else ""
         _leave(f"interrupted{again}", 130)

@@ -8,15 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot
+import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxnet.files import write_bytes
 from jaxnet.lab.compare import Comparison
 
-matplotlib.use("Agg")
-plt = matplotlib.pyplot
+plt.switch_backend("Agg")
 
 EVERY = "every network diverged"
 """What an empty plot says."""

@@ -208,6 +208,7 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError):  # no home folder, no cache
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones add up
 
 
 def use_all_processors() -> None:

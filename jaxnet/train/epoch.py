@@ -15,7 +15,7 @@ from jaxnet.structure import clear
 from jaxnet.train.batch import BatchView, batch_loss
 from jaxnet.train.evaluate import evaluate
 from jaxnet.train.net import EpochInfo, EpochResult, Method, Net, Task, TrainState
-from jaxnet.trees import where
+from jaxnet.trees import where, zero_of
 from jaxnet.types import Array, Float, Int, Key, PyTree, Scalar
 
 
@@ -106,7 +106,7 @@ def train_batches(
         return (net.params, net.opt_state, changed, total, correct + hits), norm
 
     changed = None if method is None else ((net.structure, net.carried), method_state)
-    zero = jnp.zeros(())
+    zero = zero_of(net.params)
     steps = jnp.arange(batches.indices.shape[0])
     (params, opt_state, changed, total, correct), norms = jax.lax.scan(
         step, (net.params, net.opt_state, changed, zero, zero), (batches.indices, batches.weight, steps)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxnet import losses
 from jaxnet.data.batches import Data, check_data, epoch_batches
 from jaxnet.train.net import Evaluation, Task
+from jaxnet.trees import zero_of
 from jaxnet.types import Array, Bool, Key, PyTree, Scalar
 from jaxnet.units import UnitStats, init_stats, update_stats
 
@@ -50,7 +51,7 @@ def evaluate(
         return (total, correct, finite), None
 
     index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
-    zero = jnp.zeros(())
+    zero = zero_of(params)
     (loss, correct, finite), _ = jax.lax.scan(
         step, (zero, zero, all_finite(params)), (index, weight, jnp.arange(index.shape[0]))
     )

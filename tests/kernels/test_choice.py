@@ -103,6 +103,12 @@ def test_off_the_cpu_it_is_dense_without_measuring(measured: list[str]) -> None:
     assert measured == []
 
 
+@pytest.mark.parametrize(("density", "times"), [(0.1, 0), (0.11, 2)])
+def test_where_csr_always_wins_nothing_is_measured(measured: list[str], density: float, times: int) -> None:
+    assert choice.choose([20, 10, 10], density, BATCH) == "csr"
+    assert len(measured) == times
+
+
 def test_wrong_arguments_are_rejected(measured: list[str]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         choice.choose(SIZES, DENSITY, 0)
