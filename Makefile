@@ -7,10 +7,9 @@ PYTEST_FLAGS ?=
 DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 --num-seeds 16 \
 	--out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
-GROWTH_FLAGS ?= --dataset mnist --num-seeds 16 --resume
-RESULTS_FLAGS ?= --dataset mnist --num-seeds 32 --resume
+RESULTS_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 METHODS_FLAGS ?= --methods sparse-start --resume
-CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 32 --kernel csr --resume
+CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -110,7 +109,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patched_density_controls $(RESULTS_FLAGS) --doc docs/results/patched_density.md
 	$(PY) -m experiments.seed_hunt_results --dataset mnist --resume --doc docs/results/seed_hunt.md
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
-	$(PY) -m experiments.indefinite_growth_controls $(GROWTH_FLAGS) --doc docs/results/growth.md
+	$(PY) -m experiments.indefinite_growth_controls $(RESULTS_FLAGS) --doc docs/results/growth.md
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
 	$(PY) -m experiments.method_comparison $(METHODS_FLAGS) --doc docs/results/methods.md
 
