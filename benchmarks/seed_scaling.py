@@ -34,6 +34,7 @@ from benchmarks._report import (
 )
 from benchmarks._training import Training, Work, first_samples, peak_bytes
 from jaxnet import data
+from jaxnet.allocation import dense_counts
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
@@ -87,7 +88,7 @@ class Config(Flags):
 
 def least_bytes(sizes: tuple[int, int, int], seeds: int, density: float, kernel: str) -> float:
     """A bound from below on what training needs: values, two moments and a gradient of each weight."""
-    weights = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    weights = sum(dense_counts(sizes))
     return 4.0 * seeds * weights * (2 if kernel == "dense" else 6 * density)
 
 

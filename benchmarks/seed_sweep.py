@@ -188,10 +188,11 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     torch_work = theirs.Work(loaded, work.sizes, work.density, work.batch, work.steps)
     settings = torch_work.probe(config.stack)
     split = ours.training_split(loaded)
-    live = work.family().live
+    family = work.family()
+    live = family.live
     flops = dense_flops(work.sizes, samples)
     live_flops = dense_flops(work.sizes if live is None else live.sizes, samples)
-    chunk = config.chunk or default_chunk(jax.local_devices(), work.family(), batch)
+    chunk = config.chunk or default_chunk(jax.local_devices(), family, batch)
     sweep = ours.Sweep(work, loaded, chunk, config.epochs)
     whole = ours.Sweep(work, loaded, chunk, config.epochs, live=False)
     per_step: dict[str, Callable[[], float]] = {  # seconds of a step, for one network

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxnet.allocation import dense_counts
 from jaxnet.errors import InputError
 
 EXCHANGED_UNTIL = 0.75
@@ -160,7 +161,7 @@ def small_sizes(sizes: tuple[int, ...], weights: int) -> tuple[int, ...]:
     for first in range(1, sizes[1] + 1):
         hidden = (max(round(first * size / sizes[1]), min(first, sizes[-1])) for size in sizes[1:-1])
         found = (sizes[0], *hidden, sizes[-1])
-        if sum(i * o for i, o in zip(found[:-1], found[1:], strict=True)) > weights:
+        if sum(dense_counts(found)) > weights:
             break
         best = found
     if best is None:

@@ -55,7 +55,7 @@ def make_stages(
     import jax.numpy as jnp
     import optax
 
-    full = [i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    full = jaxnet.allocation.dense_counts(sizes)
     counts = weights_of_rounds(density, rounds, sum(full))
     names = tuple(f"{rate:g}" for rate in rates)
 

@@ -134,7 +134,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
 
         return tuple(at(rate) for rate in config.rates)
 
-    full = [i * o for i, o in zip(spec.sizes[:-1], spec.sizes[1:], strict=True)]
+    full = jaxnet.allocation.dense_counts(spec.sizes)
     room = [min(size, int(float(config.density or 0) * sum(full))) for size in full]  # of a chosen network
     counts_at_start = jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
     layers = list(zip(counts_at_start, full, strict=True))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments import indefinite_growth as growth
-from jaxnet import lab
+from jaxnet import allocation, lab
 from jaxnet.lab import changed, option
 from jaxnet.lab.shown import NOTHING, percent, sizes_label, sound
 
@@ -92,7 +92,7 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
 
     dataset = lab.run.load(growth.Config(dataset=config.dataset, data_dir=config.data_dir))
     sizes = config.sizes or (dataset.num_features, *LEAN["hidden"], dataset.num_classes)
-    dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    dense = sum(allocation.dense_counts(sizes))
     end = (int(config.density * dense) + (config.iterations - 1) * config.added + 0.5) / dense
     values = {name: getattr(config, name) for name in ("num_seeds", "iterations", "epochs", "added")}
     values |= {"target": 1.0, "sizes": sizes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -123,9 +124,18 @@ def allocate_arrays(
     return tuple(counts)
 
 
+def dense_counts(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Weights of every layer if all of them exist.
+
+    >>> dense_counts((784, 128, 10))
+    (100352, 1280)
+    """
+    return tuple(i * o for i, o in itertools.pairwise(sizes))
+
+
 def drawable_density(sizes: Sequence[int], density: float) -> float:
     """``density``, or the lowest above it at which exact counts give every layer a weight."""
-    smallest = min(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    smallest = min(dense_counts(sizes))
     return density if int(density * smallest) >= 1 else min(1.0, (1 + 1e-9) / smallest)
 
 

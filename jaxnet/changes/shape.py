@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.allocation import drawable_density
+from jaxnet.allocation import dense_counts, drawable_density
 from jaxnet.changes.moving import reshape
 from jaxnet.changes.patching import check_rule
 from jaxnet.masks import free_topology, uniform_topology
@@ -265,8 +265,7 @@ def _network(
     """
     topologies, values = zip(*layers, strict=True)
     weights = sum(t.capacity for t in topologies)
-    dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-    density = drawable_density(sizes, weights / dense)
+    density = drawable_density(sizes, weights / sum(dense_counts(sizes)))
     grown = dataclasses.replace(spec, sizes=sizes, density=density, allocation="uniform")
     return grown, params.replace(scaffold=values), structure.with_weights(topologies)
 

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.allocation import allocate
+from jaxnet.allocation import allocate, dense_counts
 from jaxnet.files import cache_folder
 from jaxnet.kernels import PRODUCTS, Product, csr_library
 from jaxnet.masks import draw_topologies
@@ -108,7 +108,7 @@ def choose(
     device = device or _default_device()
     if device.platform != "cpu" or "csr" not in PRODUCTS:
         return "dense"
-    if sum(counts) <= CLEAR_DENSITY * sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True)):
+    if sum(counts) <= CLEAR_DENSITY * sum(dense_counts(sizes)):
         return "csr"
     task = _task(sizes, counts, batch, num_seeds)
     choice = remembered().get(task)

@@ -12,6 +12,7 @@ writes ``--help``. What a value may be follows from the annotation of its field:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import gc
@@ -58,10 +59,10 @@ def run_main(
         line: code 0 after ``--help``, 141 where the reader of the output went away.
     """
     gc.set_threshold(100_000, 20, 50)  # tracing makes much that stays: looking through it often takes seconds
+    atexit.register(gc.freeze)  # what is left goes with the process: no last look through it either
     try:
         main(_parse(config_class, argv, description, prog))
         sys.stdout.flush()
-        gc.freeze()  # what is left goes with the process: looking through it once more takes a second
     except KeyboardInterrupt:
         again = ": the same command with --resume continues" if hasattr(config_class, "resume") else ""
         _leave(f"interrupted{again}", 130)

@@ -182,7 +182,7 @@ def check_samples(config: Any, dataset: Dataset) -> None:
 
 
 def resolve_kernel(config: C, spec: NetworkSpec, num_networks: int) -> C:
-    """The configuration with a kernel: ``auto`` is measured once for the task and remembered.
+    """The configuration with a kernel: for ``auto`` what :func:`jaxnet.kernels.choice.choose` says.
 
     A continued run keeps the product that it started with, and so the bits it ends with.
 

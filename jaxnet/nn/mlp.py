@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS
-from jaxnet.allocation import allocate, check_allocation, check_density, check_sizes
+from jaxnet.allocation import allocate, check_allocation, check_density, check_sizes, dense_counts
 from jaxnet.errors import check_choice
 from jaxnet.kernels import Product, dense_product
 from jaxnet.masks import draw_topologies
@@ -62,7 +62,7 @@ class NetworkSpec:
     @property
     def dense_weights(self) -> int:
         """Number of weights of the dense network of the same sizes."""
-        return sum(i * o for i, o in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        return sum(dense_counts(self.sizes))
 
 
 class Activations(flax.struct.PyTreeNode):
