@@ -173,7 +173,9 @@ class Program:
         """Trains the seeds whose live part did not fit again, in a program with room for everything."""
         step = len(self._devices)
         if self._whole is None:
-            self._whole = self._compile(step, dataclasses.replace(self._family, live=None))
+            everything = dataclasses.replace(self._family, live=None)
+            without = dataclasses.replace(self._config, persistent=False)
+            self._whole = self._compile(step, everything, without)
         missing = np.flatnonzero(~np.asarray(trained.fits))
         for begin in range(0, len(missing), step):
             here = missing[begin : begin + step]
@@ -191,7 +193,7 @@ class Program:
         """Compiles the largest chunk within the budget, in few attempts: program, seeds, bytes."""
 
         def attempt(seeds: int) -> tuple[Any, int, int]:
-            program = self._compile(seeds, self._family)
+            program = self._compile(seeds, self._family, self._config)
             return program, seeds, program_bytes(program) * step
 
         found = attempt(chunk)
@@ -215,7 +217,7 @@ class Program:
             if found[2] <= budget:
                 return found
 
-    def _compile(self, chunk: int, family: Family) -> Any:
+    def _compile(self, chunk: int, family: Family, config: SweepConfig) -> Any:
         keys = jax.eval_shape(lambda: keys_of(range(chunk)))
         one = blank_variant(self._family, self._config)
         variants = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), one)
@@ -227,10 +229,10 @@ class Program:
         )
         axes: tuple[int | None, ...] = (0, None, 0, None, None, None)
         bounds: tuple[Any, ...] = ()
-        run: Any = make_run(family, self._config)
+        run: Any = make_run(family, config)
         if self._rungs:
             number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
-            run, axes, bounds = make_rung(family, self._config), (*axes, 0, None, None), (number, number)
+            run, axes, bounds = make_rung(family, config), (*axes, 0, None, None), (number, number)
         mapped = jax.vmap(run, in_axes=axes)
         if len(self._devices) > 1:
             # XLA's partitioner would gather what a call of the csr kernel reads on every device

@@ -36,6 +36,7 @@ class SweepConfig:
       detector: signal that finds the extrema; one of :data:`jaxnet.signals.SIGNALS`.
       watch: ``pre`` or ``post`` activations for extrema.
       product: the sparse product.
+      persistent: train in one GPU kernel (:mod:`jaxnet.kernels.persistent`); the product is for the rest.
     """
 
     epochs: int = 5
@@ -48,6 +49,7 @@ class SweepConfig:
     detector: str = "original"
     watch: str = "post"
     product: Product = dense_product
+    persistent: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""

@@ -17,6 +17,7 @@ from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
 from jaxnet.sweep.family import Family, Variant, draw_variant
 from jaxnet.sweep.live import LivePart, put_back, take_live, take_values
+from jaxnet.sweep.persistent import make_epochs
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
 from jaxnet.train import Batches, Net, Task, collect_stats, evaluate, train_batches
 from jaxnet.trees import where
@@ -34,6 +35,7 @@ class Learner(flax.struct.PyTreeNode):
       part: what can change; None where that is everything.
       net: what is trained: the part or everything.
       method: state of the method that changes the structure; None without one.
+      fits: whether the shapes had room for it; see :class:`~jaxnet.sweep.Trained`.
     """
 
     drawn: Params
@@ -41,6 +43,7 @@ class Learner(flax.struct.PyTreeNode):
     part: LivePart | None
     net: Net
     method: PyTree = None
+    fits: Bool[Array, ""] | bool = True
 
     def resume(self, carried: Carried) -> Learner:
         """The network after the epochs that ``carried`` comes from."""
@@ -68,7 +71,7 @@ class Phases(NamedTuple):
     """The life of one network of a sweep; see :func:`make_phases`."""
 
     begin: Callable[[Key, Variant], Learner]
-    train: Callable[[Learner, Key, Key, Split, Number, Number], tuple[Learner, Scalar]]
+    train: Callable[[Learner, Variant, Key, Key, Split, Number, Number], tuple[Learner, Scalar]]
     finish: Callable[[Learner, Variant, Scalar, Split, Split], Trained]
 
 
@@ -76,8 +79,8 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
     """Builds the phases that :func:`make_run` and :func:`make_rung` are composed of.
 
     Returns:
-      ``begin(key, variant)`` draws; ``train(learner, key, key_data, split,
-      first, last)`` trains the epochs from ``first`` up to, without, ``last`` and
+      ``begin(key, variant)`` draws; ``train(learner, variant, key, key_data,
+      split, first, last)`` trains the epochs from ``first`` up to, without, ``last`` and
       gives the mean loss of the last one; ``finish(learner, variant, loss, val,
       watched)`` measures. The order of the samples depends on ``key_data`` and
       the number of the epoch only.
@@ -92,7 +95,8 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
         part, optimizer = None, config.optimizer(variant)
         if family.live is not None and method is None:
             part = take_live(params, structure, family.live)
-            return Learner(params, structure, part, Net.of(part.params, part.structure, optimizer))
+            net = Net.of(part.params, part.structure, optimizer)
+            return Learner(params, structure, part, net, fits=part.fits)
         net = Net.of(params, structure, optimizer)
         if method is None:
             return Learner(params, structure, part, net)
@@ -100,9 +104,15 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
         return Learner(params, structure, part, net, state)
 
     def train(
-        learner: Learner, key: Key, key_data: Key, split: Split, first: Number, last: Number
+        learner: Learner, variant: Variant, key: Key, key_data: Key, split: Split, first: Number, last: Number
     ) -> tuple[Learner, Scalar]:
         start = learner.net
+        if config.persistent:
+            params, opt_state, loss, fits = make_epochs(family, config)(
+                start, variant, key_data, split, first, last
+            )
+            net = start.replace(params=params, opt_state=opt_state)
+            return learner.replace(net=net, fits=learner.fits & fits), loss
 
         def epoch(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             params, opt_state, changed, _ = carry
@@ -141,7 +151,7 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
         if part is not None:
             values = put_back(learner.drawn, part, values)
         row = _measure(family, task, config, variant, values, learner.structure, watched)
-        fits = jnp.ones((), bool) if part is None else part.fits
+        fits = jnp.asarray(learner.fits)
         diverged = ~(jnp.isfinite(judged.accuracy) & jnp.isfinite(loss))
         accuracy = jnp.where(diverged, jnp.nan, judged.accuracy)
         row = row.replace(accuracy=accuracy, loss=loss, diverged=diverged)
@@ -168,7 +178,7 @@ def make_run(
 
     def run(key: Key, key_data: Key, variant: Variant, train: Split, val: Split, watched: Split) -> Trained:
         learner, order = phases.begin(key, variant), _order(config, key, key_data)
-        learner, loss = phases.train(learner, key, order, train, 0, config.epochs)
+        learner, loss = phases.train(learner, variant, key, order, train, 0, config.epochs)
         return phases.finish(learner, variant, loss, val, watched)
 
     return run
@@ -207,7 +217,7 @@ def make_rung(
     ) -> Trained:
         drawn, order = phases.begin(key, variant), _order(config, key, key_data)
         learner = where(jnp.asarray(first) == 0, drawn, drawn.resume(carried))
-        learner, loss = phases.train(learner, key, order, train, first, last)
+        learner, loss = phases.train(learner, variant, key, order, train, first, last)
         trained = phases.finish(learner, variant, loss, val, watched)
         return trained.replace(opt_state=learner.carried()[1])
 
