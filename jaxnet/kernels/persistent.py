@@ -3,12 +3,13 @@
 A network of a hunt is so small that its steps are launches and memory traffic on a GPU,
 not arithmetic. Here one thread block keeps at one network for all steps of an epoch: its
 weights, moments and activations stay in the caches of its multiprocessor, batches come
-from the L2 cache as they are stored, and only weights that exist are computed. Written
-in Pallas for its Triton backend, so nothing is compiled but by JAX itself.
+from the L2 cache, and only weights that exist are computed. Written in Pallas for its
+Triton backend, so nothing is compiled but by JAX itself. Everything is float32, but for
+pixels, which are exact in bfloat16.
 
-Layers are in **padded rows** (ELLPACK): entry ``(k, r)`` is the ``k``-th weight of output
-unit ``r``, and rows are as long as the longest may be, while loops end at the longest
-there is. Everything is float32.
+A step has four parts, a barrier after each: layer by layer the activations, a tile of
+units at a time; layer by layer their gradients, along the columns; the gradients of all
+weights, a tile of weights at a time; and Adam, on all of them as one array.
 """
 
 from __future__ import annotations
@@ -23,36 +24,45 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jaxnet.topology import Topology
-from jaxnet.types import Array, Bool, Float, Int, Scalar, Values
+from jaxnet.types import Array, Float, Int, Scalar, Values
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 TILE = 32
-"""Output units that a thread block computes at once."""
+"""Units that a thread block computes at once."""
+
+CHUNK = 64
+"""Weights whose gradients it computes at once."""
+
+ADAM = 256
+"""Parameters that it updates at once."""
 
 WARPS = 4
 UNROLL = 4
+OPAQUE = False
 """Weights of a row in flight at once."""
 
 
 class Wiring(flax.struct.PyTreeNode):
-    """A layer in padded rows.
+    """A layer by rows, as :class:`~jaxnet.topology.Topology`, and by columns; filled up to whole tiles.
 
     Attributes:
-      cols: ``(longest row, units)``, the input of each weight.
-      length: ``(units,)``, weights of each row.
-      readers: ``(longest column, inputs)``, places ``k * units + r`` of the weights that read
-        each input; None for the first layer, which needs no gradient for its input.
-      read: ``(inputs,)``, how many these are; likewise.
+      rows: ``(slot,)``, the output unit of each weight.
+      cols: ``(slot,)``, its input.
+      row_start: ``(units + TILE,)``, the first weight of each row, in the end their number.
+      readers: ``(slot,)``, the weights ordered by their input; None for the first layer, whose
+        input needs no gradient.
+      read_start: ``(inputs + TILE,)``, where those of each input begin; likewise.
     """
 
-    cols: Int[Array, "k unit"]
-    length: Int[Array, "unit"]
-    readers: Int[Array, "k input"] | None
-    read: Int[Array, "input"] | None
+    rows: Int[Array, "slot"]
+    cols: Int[Array, "slot"]
+    row_start: Int[Array, "unit"]
+    readers: Int[Array, "slot"] | None
+    read_start: Int[Array, "input"] | None
 
 
 class Learned(flax.struct.PyTreeNode):
-    """What Adam keeps of a layer's weights ``(k, unit)`` or biases ``(unit,)``.
+    """What Adam keeps of a layer's weights ``(slot,)`` or biases ``(unit,)``, filled up to whole tiles.
 
     Attributes:
       value: the parameters.
@@ -60,9 +70,9 @@ class Learned(flax.struct.PyTreeNode):
       nu: second moments.
     """
 
-    value: Float[Array, "..."]
-    mu: Float[Array, "..."]
-    nu: Float[Array, "..."]
+    value: Float[Array, "n"]
+    mu: Float[Array, "n"]
+    nu: Float[Array, "n"]
 
 
 def padded(units: int) -> int:
@@ -72,58 +82,29 @@ def padded(units: int) -> int:
     return TILE if units > TILE // 2 else TILE // 2
 
 
-def wire(topology: Topology, longest_row: int, longest_column: int | None) -> tuple[Wiring, Bool[Array, ""]]:
-    """A topology in padded rows, and whether its rows and columns have room there.
+def fill(values: Array, multiple: int = ADAM) -> Array:
+    """An array with zeros up to a multiple of some length."""
+    return jnp.pad(values, (0, -values.shape[0] % multiple))
+
+
+def wire(topology: Topology, *, first: bool) -> Wiring:
+    """A topology as the kernel reads it.
 
     Args:
       topology: of one layer.
-      longest_row: weights that a row may have.
-      longest_column: weights that may read one input; None where no gradient goes there.
+      first: no gradient goes to its input.
     """
     out, num_in = topology.shape
-    units, inputs = padded(out), padded(num_in)
-    length = jnp.pad(jnp.minimum(topology.fan_in, longest_row), (0, units - out))
-    start = jnp.pad(topology.row_ptr[:-1], (0, units - out))
-    k = jnp.arange(longest_row, dtype=jnp.int32)[:, None]
-    cols = topology.cols.at[jnp.where(k < length, start + k, topology.capacity)].get(
-        mode="fill", fill_value=0
+    row_start = jnp.pad(topology.row_ptr, (0, padded(out) + TILE - out - 1), mode="edge")
+    rows, cols = fill(jnp.minimum(topology.rows, out - 1)), fill(topology.cols)
+    if first:
+        return Wiring(rows, cols, row_start, None, None)
+    by_column = jnp.argsort(jnp.where(topology.exists, topology.cols, num_in), stable=True)
+    fan_out = jnp.zeros(padded(num_in) + TILE, jnp.int32)
+    fan_out = fan_out.at[topology.cols + 1].add(topology.exists.astype(jnp.int32))
+    return Wiring(
+        rows, cols, row_start, fill(by_column.astype(jnp.int32)), jnp.cumsum(fan_out, dtype=jnp.int32)
     )
-    fits = jnp.max(topology.fan_in) <= longest_row
-    if longest_column is None:
-        return Wiring(cols, length, None, None), fits
-    exists = topology.exists
-    by_column = jnp.argsort(jnp.where(exists, topology.cols, num_in), stable=True)
-    fan_out = jnp.zeros(inputs, jnp.int32).at[topology.cols].add(exists.astype(jnp.int32))
-    ends = jnp.cumsum(fan_out)
-    read = jnp.minimum(fan_out, longest_column)
-    k = jnp.arange(longest_column, dtype=jnp.int32)[:, None]
-    slot = by_column.at[jnp.where(k < read, ends - fan_out + k, topology.capacity)].get(
-        mode="fill", fill_value=topology.capacity
-    )
-    readers = _place(topology, units).at[slot].get(mode="fill", fill_value=0)
-    return Wiring(cols, length, readers, read), fits & (jnp.max(fan_out) <= longest_column)
-
-
-def _place(topology: Topology, units: int) -> Int[Array, "nnz"]:
-    """Place ``k * units + r`` of each slot in padded rows; that of padding has no meaning."""
-    row = jnp.minimum(topology.rows, topology.shape[0] - 1)
-    slots = jnp.arange(topology.capacity, dtype=jnp.int32)
-    return (slots - topology.row_ptr[row]) * units + row
-
-
-def to_rows(values: Values, topology: Topology, wiring: Wiring) -> Float[Array, "k unit"]:
-    """Values of the slots in padded rows."""
-    longest, units = wiring.cols.shape
-    k = jnp.arange(longest, dtype=jnp.int32)[:, None]
-    start = jnp.pad(topology.row_ptr[:-1], (0, units - topology.shape[0]))
-    slot = jnp.where(k < wiring.length, start + k, topology.capacity)
-    return values.at[slot].get(mode="fill", fill_value=0.0)
-
-
-def from_rows(rows: Float[Array, "k unit"], topology: Topology) -> Values:
-    """What :func:`to_rows` undoes."""
-    values = rows.ravel().at[_place(topology, rows.shape[1])].get(mode="clip")
-    return jnp.where(topology.exists, values, 0.0)
 
 
 def bias_corrections(count: Int[Array, ""], steps: int) -> Float[Array, "step 2"]:
@@ -173,28 +154,23 @@ def train_epoch(
     if batch < 16 or batch & (batch - 1):
         raise ValueError(f"the batch must be a power of two from 16 on: {batch}")
     scalars = jnp.stack([jnp.asarray(a, jnp.float32) for a in (scale, shift, lr, weight_decay)])
-    widths = [wiring.length.shape[0] for wiring in wirings]
-    scratch = tuple(jax.ShapeDtypeStruct((width, batch), jnp.float32) for width in widths)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (tuple(weights), tuple(biases)))
+    learned = tuple(weights), tuple(biases)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), learned)
+    units = [wiring.row_start.shape[0] - TILE for wiring in wirings]
+    per_sample = tuple(jax.ShapeDtypeStruct((width, batch), jnp.float32) for width in units)
+    gradients = jax.tree.map(lambda one: one.value, shapes, is_leaf=lambda a: isinstance(a, Learned))
     call = pl.pallas_call(
         functools.partial(_epoch, backend, interpret),
-        out_shape=(*shapes, jax.ShapeDtypeStruct((TILE // 2,), jnp.float32), scratch, scratch),
+        out_shape=(shapes, jax.ShapeDtypeStruct((16,), jnp.float32), per_sample, per_sample, gradients),
         interpret=interpret,
         name="persistent_epoch",
         **({} if interpret else {"compiler_params": backend.CompilerParams(num_warps=WARPS, num_stages=1)}),
     )
-    trained, with_biases, loss, _, _ = call(
-        tuple(wirings),
-        tuple(weights),
-        tuple(biases),
-        x,
-        labels,
-        sample_weight,
-        scalars,
-        corrections,
-        jnp.full(1, classes, jnp.int32),
+    batches = x.reshape(-1, batch), labels, sample_weight
+    trained, loss, *_ = call(
+        tuple(wirings), learned, *batches, scalars, corrections, jnp.stack([jnp.asarray(classes, jnp.int32), jnp.int32(0)])
     )
-    return trained, with_biases, loss[0]
+    return *trained, loss[0]
 
 
 def _backend() -> Any:
@@ -222,193 +198,193 @@ def _epoch(
     backend: Any,
     interpret: bool,
     wirings: Any,
-    weights: Any,
-    biases: Any,
+    learned: Any,
     x: Any,
     labels: Any,
     sample_weight: Any,
     scalars: Any,
     corrections: Any,
     classes: Any,
-    weights_out: Any,
-    biases_out: Any,
-    loss_out: Any,
+    trained: Any,
+    loss: Any,
     hidden: Any,
     deltas: Any,
+    gradients: Any,
 ) -> None:
     """The kernel: arguments are references into the memory of the GPU."""
     load, store = backend.load, backend.store
-    steps, _, batch = x.shape
+    steps, batch = labels.shape
+    features = x.shape[0] // steps
     last = len(wirings) - 1
-    samples = jnp.arange(batch)
+    samples = jnp.arange(batch)[None, :]
+    (weights, biases), (of_weights, of_biases) = trained, gradients
+    scale, shift, lr, decay = (scalars[i] for i in range(4))
+    num_classes = classes[0]
+    zero: Any = jnp.int32(0)
 
     def barrier() -> None:
         """What a thread stored is there for all threads of the block."""
         if not interpret:
             backend.debug_barrier()
 
-    def blocks(units: int, body: Callable[[Array, int], None]) -> None:
-        """``body(first unit, number)`` tile by tile."""
-        tile = min(TILE, units)
-        if units == tile:
-            body(jnp.int32(0), tile)
+    def tiles(size: Any, tile: int, body: Callable[[Array], None]) -> None:
+        """``body(indices)`` for every tile up to ``size``."""
+        if isinstance(size, int) and size <= tile:
+            body(zero + jnp.arange(tile))
         else:
-            jax.lax.fori_loop(0, units // tile, lambda i, _: body(i * tile, tile), None)
+            jax.lax.fori_loop(
+                0, (size + tile - 1) // tile, lambda i, _: body((zero + i * tile) + jnp.arange(tile)), None
+            )
 
-    def row_loop(top: Array, body: Callable[[Array, Any], Any], start: Any) -> Any:
-        """``start`` after ``body(k, carried)`` for k below ``top``, some at a time."""
+    def along(start: Any, indices: Array, body: Callable[[Array, Array, Any], Any], carried: Any) -> Any:
+        """``carried`` after ``body(slots, exist, carried)`` for the first, second ... slot of some rows."""
+        begin, end = load(start.at[indices]), load(start.at[indices + 1])
 
         def several(i: Array, carried: Any) -> Any:
             for j in range(UNROLL):
-                carried = body(i * UNROLL + j, carried)
+                slot = begin + (i * UNROLL + j)
+                carried = body(slot, slot < end, carried)
             return carried
 
-        return jax.lax.fori_loop(0, (top + UNROLL - 1) // UNROLL, several, start)
+        return jax.lax.fori_loop(0, (jnp.max(end - begin) + UNROLL - 1) // UNROLL, several, carried)
 
-    scale, shift, lr, decay = (scalars[i] for i in range(4))
-    num_classes = classes[0]
+    def gather(source: Any, units: Array, exist: Array) -> Array:
+        """``(unit, batch)``: rows of samples, of activations or of their gradients."""
+        mask = jnp.broadcast_to(exist[:, None], (units.shape[0], batch))
+        return load(source.at[units[:, None], samples], mask=mask, other=0).astype(jnp.float32)
 
-    def start(old: Any, new: Any) -> None:
-        """Copies what is learned to where it is learned."""
-        *longest, units = old.shape
+    def inputs(layer: int, step: Array, units: Array, exist: Array) -> Array:
+        """``(unit, batch)``: what weights of a layer read."""
+        return gather(x, step * features + units, exist) if layer == 0 else gather(hidden[layer - 1], units, exist)
 
-        def copy(at: Callable[[Array], tuple[Array, ...]]) -> None:
-            def some(first: Array, tile: int) -> None:
-                place = at(first + jnp.arange(tile))
-                store(new.at[place], load(old.at[place]))
+    def outputs(layer: int, step: Array, units: Array) -> Array:
+        """``(unit, batch)``: some of the layer's values before the activation."""
+        wiring, values = wirings[layer], weights[layer].value
 
-            blocks(units, some)
-
-        if longest:
-            jax.lax.fori_loop(0, longest[0], lambda k, _: copy(lambda units: (k, units)), None)
-        else:
-            copy(lambda units: (units,))
-
-    for old, new in zip(
-        jax.tree.leaves((weights, biases)), jax.tree.leaves((weights_out, biases_out)), strict=True
-    ):
-        start(old, new)
-    barrier()
-
-    def inputs(layer: int, step: Array) -> Callable[[Array, Array], Array]:
-        """``(unit, exists) -> (unit, batch)``: what weights of a layer read."""
-
-        def read(unit: Array, exists: Array) -> Array:
-            mask = jnp.broadcast_to(exists[:, None], (unit.shape[0], batch))
-            if layer == 0:
-                pixels = load(x.at[step, unit[:, None], samples[None, :]], mask=mask, other=0)
-                return pixels.astype(jnp.float32)
-            return load(hidden[layer - 1].at[unit[:, None], samples[None, :]], mask=mask, other=0.0)
-
-        return read
-
-    def outputs(layer: int, step: Array, first: Array, tile: int) -> Array:
-        """``(unit, batch)``: a tile of the layer's values before the activation."""
-        wiring, value, read = wirings[layer], weights_out[layer].value, inputs(layer, step)
-        rows = first + jnp.arange(tile)
-        length = load(wiring.length.at[rows])
-
-        def add(k: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+        def add(slot: Array, exist: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
             total, row_sum = carried
-            exists = k < length
-            unit = load(wiring.cols.at[k, rows], mask=exists, other=0)
-            w = load(value.at[k, rows], mask=exists, other=0.0)
-            return total + w[:, None] * read(unit, exists), row_sum + w
+            unit = load(wiring.cols.at[slot], mask=exist, other=0)
+            w = load(values.at[slot], mask=exist, other=0.0)
+            return total + w[:, None] * inputs(layer, step, unit, exist), row_sum + w
 
+        tile = units.shape[0]
         zeros = jnp.zeros((tile, batch), jnp.float32), jnp.zeros(tile, jnp.float32)
-        total, row_sum = row_loop(jnp.max(length), add, zeros)
-        constant = load(biases_out[layer].value.at[rows])
+        total, row_sum = along(wiring.row_start, units, add, zeros)
+        constant = load(biases[layer].value.at[units])
         if layer == 0:
             total, constant = scale * total, constant + shift * row_sum
         return total + constant[:, None]
 
-    def adam(learned: Any, at: Any, exists: Any, gradient: Array, first: Array, second: Array) -> None:
-        """One step of some parameters."""
-        other = None if exists is None else 0.0
-        w, mu, nu = (load(a.at[at], mask=exists, other=other) for a in (learned.value, learned.mu, learned.nu))
-        mu = B1 * mu + (1 - B1) * gradient
-        nu = B2 * nu + (1 - B2) * gradient * gradient
-        change = (mu * first) / (jnp.sqrt(nu * second) + EPSILON) + decay * w
-        for place, new in zip((learned.value, learned.mu, learned.nu), (w - lr * change, mu, nu), strict=True):
-            store(place.at[at], new, mask=exists)
+    def forward(layer: int, step: Array) -> None:
+        def some(units: Array) -> None:
+            store(hidden[layer].at[units[:, None], samples], jnp.maximum(outputs(layer, step, units), 0.0))
 
-    def step(number: Array, total: Array) -> Array:
-        first_moment, second_moment = corrections[number, 0], corrections[number, 1]
-        for layer in range(last):
+        tiles(hidden[layer].shape[0], TILE, some)
 
-            def forward(first: Array, tile: int, layer: int = layer) -> None:
-                values = jnp.maximum(outputs(layer, number, first, tile), 0.0)
-                rows = first + jnp.arange(tile)
-                store(hidden[layer].at[rows[:, None], samples[None, :]], values)
-
-            blocks(wirings[layer].length.shape[0], forward)
-            barrier()
-
-        width = wirings[last].length.shape[0]
-        units = jnp.arange(width)
-        logits = outputs(last, number, jnp.int32(0), width)
-        logits = jnp.where((units < num_classes)[:, None], logits, -jnp.inf)
-        weight, label = load(sample_weight.at[number, samples]), load(labels.at[number, samples])
+    def answer(step: Array) -> Array:
+        """The loss of a batch, summed, and its gradient at the logits."""
+        units = jnp.arange(hidden[last].shape[0])
+        logits = jnp.where((units < num_classes)[:, None], outputs(last, step, units), -jnp.inf)
+        weight = load(sample_weight.at[step, jnp.arange(batch)])
+        right = units[:, None] == load(labels.at[step, jnp.arange(batch)])[None, :]
         highest = jnp.max(logits, axis=0)
         powers = jnp.exp(logits - highest[None, :])
         sums = jnp.sum(powers, axis=0)
-        right = units[:, None] == label[None, :]
-        answer = jnp.sum(jnp.where(right, logits, 0.0), axis=0)
-        losses = highest + jnp.log(sums) - answer
-        total = total + jnp.sum(jnp.where(weight > 0, losses * weight, 0.0))
-        share = weight / jnp.sum(weight)
-        delta = (powers / sums[None, :] - right.astype(jnp.float32)) * share[None, :]
-        store(deltas[last].at[units[:, None], samples[None, :]], delta)
+        losses = highest + jnp.log(sums) - jnp.sum(jnp.where(right, logits, 0.0), axis=0)
+        delta = (powers / sums[None, :] - right.astype(jnp.float32)) * (weight / jnp.sum(weight))[None, :]
+        store(deltas[last].at[units[:, None], samples], delta)
+        return jnp.sum(jnp.where(weight > 0, losses * weight, 0.0))
+
+    def backward(layer: int) -> None:
+        """The gradient at the values of the layer below, before their activation."""
+        wiring, values = wirings[layer], weights[layer].value
+
+        def some(units: Array) -> None:
+            def add(place: Array, exist: Array, total: Array) -> Array:
+                slot = load(wiring.readers.at[place], mask=exist, other=0)
+                row = load(wiring.rows.at[slot], mask=exist, other=0)
+                w = load(values.at[slot], mask=exist, other=0.0)
+                return total + w[:, None] * gather(deltas[layer], row, exist)
+
+            total = jnp.zeros((units.shape[0], batch), jnp.float32)
+            total = along(wiring.read_start, units, add, total)
+            at = units[:, None], samples
+            active = load(hidden[layer - 1].at[at]) > 0
+            store(deltas[layer - 1].at[at], jnp.where(active, total, 0.0))
+
+        tiles(hidden[layer - 1].shape[0], TILE, some)
+
+    def differentiate(layer: int, step: Array) -> None:
+        """The gradients of a layer's weights, for inputs as they are stored, and of its biases."""
+        wiring = wirings[layer]
+        units, nonzeros = hidden[layer].shape[0], wiring.row_start[hidden[layer].shape[0]]
+
+        def some(slots: Array) -> None:
+            exist = slots < nonzeros
+            row, unit = load(wiring.rows.at[slots]), load(wiring.cols.at[slots])
+            product = gather(deltas[layer], row, exist) * inputs(layer, step, unit, exist)
+            store(of_weights[layer].at[slots], jnp.sum(product, axis=1))
+
+        def biases(units: Array) -> None:
+            store(of_biases[layer].at[units], jnp.sum(load(deltas[layer].at[units[:, None], samples]), axis=1))
+
+        tiles(nonzeros, CHUNK, some)
+        tiles(units, TILE, biases)
+
+    def adam(one: Any, gradient: Array, places: Array, first: Array, second: Array) -> None:
+        """Moves some parameters."""
+        w, mu, nu = (load(a.at[places]) for a in (one.value, one.mu, one.nu))
+        mu = B1 * mu + (1 - B1) * gradient
+        nu = B2 * nu + (1 - B2) * gradient * gradient
+        change = (mu * first) / (jnp.sqrt(nu * second) + EPSILON) + decay * w
+        for place, new in zip((one.value, one.mu, one.nu), (w - lr * change, mu, nu), strict=True):
+            store(place.at[places], new)
+
+    def update(layer: int, step: Array) -> None:
+        first, second = corrections[step, 0], corrections[step, 1]
+        wiring = wirings[layer]
+
+        def some(slots: Array) -> None:
+            gradient = load(of_weights[layer].at[slots])
+            if layer == 0:
+                row = load(wiring.rows.at[slots])
+                gradient = scale * gradient + shift * load(of_biases[layer].at[row])
+            gradient = jnp.where(slots < wiring.row_start[hidden[layer].shape[0]], gradient, 0.0)
+            adam(weights[layer], gradient, slots, first, second)
+
+        def of_units(units: Array) -> None:
+            adam(biases[layer], load(of_biases[layer].at[units]), units, first, second)
+
+        tiles(wiring.row_start[hidden[layer].shape[0]], ADAM, some)
+        tiles(hidden[layer].shape[0], TILE, of_units)
+
+    def step(number: Array, total: Array) -> Array:
+        nonlocal zero
+        if OPAQUE:
+            zero = classes[1]
+        for layer in range(last):
+            forward(layer, number)
+            barrier()
+        total = total + answer(number)
         barrier()
-
-        for layer in range(last, -1, -1):
-            wiring, learned = wirings[layer], weights_out[layer]
-            out = wiring.length.shape[0]
-            if layer > 0:
-
-                def backward(first: Array, tile: int, layer: int = layer) -> None:
-                    wiring, value, out = wirings[layer], weights_out[layer].value, wirings[layer].length.shape[0]
-                    here = first + jnp.arange(tile)
-                    read = load(wiring.read.at[here])
-
-                    def add(k: Array, total: Array) -> Array:
-                        exists = k < read
-                        place = load(wiring.readers.at[k, here], mask=exists, other=0)
-                        row = place % out
-                        w = load(value.at[place // out, row], mask=exists, other=0.0)
-                        mask = jnp.broadcast_to(exists[:, None], (tile, batch))
-                        delta = load(deltas[layer].at[row[:, None], samples[None, :]], mask=mask, other=0.0)
-                        return total + w[:, None] * delta
-
-                    total = row_loop(jnp.max(read), add, jnp.zeros((tile, batch), jnp.float32))
-                    at = here[:, None], samples[None, :]
-                    active = load(hidden[layer - 1].at[at]) > 0
-                    store(deltas[layer - 1].at[at], jnp.where(active, total, 0.0))
-
-                blocks(wirings[layer - 1].length.shape[0], backward)
-                barrier()
-
-            def update(first: Array, tile: int, layer: int = layer) -> None:
-                wiring, learned, read = wirings[layer], weights_out[layer], inputs(layer, number)
-                rows = first + jnp.arange(tile)
-                length = load(wiring.length.at[rows])
-                delta = load(deltas[layer].at[rows[:, None], samples[None, :]])
-                of_bias = jnp.sum(delta, axis=1)
-
-                def one(k: Array, _: None) -> None:
-                    exists = k < length
-                    unit = load(wiring.cols.at[k, rows], mask=exists, other=0)
-                    gradient = jnp.sum(delta * read(unit, exists), axis=1)
-                    if layer == 0:
-                        gradient = scale * gradient + shift * of_bias
-                    adam(learned, (k, rows), exists, gradient, first_moment, second_moment)
-
-                row_loop(jnp.max(length), one, None)
-                adam(biases_out[layer], (rows,), None, of_bias, first_moment, second_moment)
-
-            blocks(out, update)
+        for layer in range(last, 0, -1):
+            backward(layer)
+            barrier()
+        for layer in range(last + 1):
+            differentiate(layer, number)
+        barrier()
+        for layer in range(last + 1):
+            update(layer, number)
         barrier()
         return total
 
+    for old, new in zip(jax.tree.leaves(learned), jax.tree.leaves(trained), strict=True):
+        size = old.shape[0]
+        tiles(size, ADAM if size % ADAM == 0 else min(size, TILE), functools.partial(_copy, backend, old, new))
+    barrier()
     total = jax.lax.fori_loop(0, steps, step, jnp.float32(0))
-    store(loss_out.at[...], jnp.full(TILE // 2, total))
+    store(loss.at[...], jnp.full(16, total))
+
+
+def _copy(backend: Any, old: Any, new: Any, places: Array) -> None:
+    backend.store(new.at[places], backend.load(old.at[places]))

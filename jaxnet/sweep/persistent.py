@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,14 +15,16 @@ from jaxnet.kernels import persistent
 from jaxnet.nn.params import Params
 from jaxnet.structure import LayerParams
 from jaxnet.sweep.family import Family, Variant
-from jaxnet.sweep.live import DEVIATIONS
 from jaxnet.sweep.rows import SweepConfig
-from jaxnet.topology import Topology
 from jaxnet.train import Net
-from jaxnet.types import Array, Bool, Key, PyTree, Scalar
+from jaxnet.types import Array, Key, PyTree, Scalar
 
 MOST_CLASSES = 128
 """The outputs of a network are one tile, which a thread block holds in its registers."""
+
+
+PIXELS = jnp.bfloat16
+"""Of pixels on their way to the kernel: exact, and a shift away from float32."""
 
 
 def refusal(config: SweepConfig, family: Family) -> str | None:
@@ -40,39 +41,29 @@ def refusal(config: SweepConfig, family: Family) -> str | None:
 
 
 def make_epochs(
-    family: Family, config: SweepConfig, *, interpret: bool = False
-) -> Callable[..., tuple[Params, PyTree, Scalar, Bool[Array, ""]]]:
+    config: SweepConfig, *, interpret: bool = False
+) -> Callable[..., tuple[Params, PyTree, Scalar]]:
     """Builds ``epochs(net, variant, key_data, split, first, last)`` for one network.
 
     Args:
-      family: shapes.
       config: how to train.
       interpret: as ordinary JAX operations, on any device.
 
     Returns:
       A function that gives the parameters and the optimiser's state after the epochs
-      from ``first`` up to, without, ``last``, the mean loss of the last one, and whether
-      there was room for the rows and columns of the network; if not, the rest has no
-      meaning.
+      from ``first`` up to, without, ``last``, and the mean loss of the last one.
     """
-    sizes = (family.live or family).sizes
     batch = max(16, 1 << (config.batch_size - 1).bit_length())
-    rows = [_longest(size, d) for size, d in zip(sizes[:-1], family.max_densities, strict=True)]
-    columns = [_longest(size, d) for size, d in zip(sizes[1:], family.max_densities, strict=True)]
 
     def epochs(
         net: Net, variant: Variant, key_data: Key, split: Split, first: Any, last: Any
-    ) -> tuple[Params, PyTree, Scalar, Bool[Array, ""]]:
-        topologies: Sequence[Topology] = net.structure.weights
-        wired = [
-            persistent.wire(topology, longest, column if layer else None)
-            for layer, (topology, longest, column) in enumerate(zip(topologies, rows, columns, strict=True))
+    ) -> tuple[Params, PyTree, Scalar]:
+        wirings = [
+            persistent.wire(topology, first=layer == 0) for layer, topology in enumerate(net.structure.weights)
         ]
-        wirings = [wiring for wiring, _ in wired]
-        fits = jnp.all(jnp.stack([room for _, room in wired]))
         count = optax.tree.get(net.opt_state, "count")
         kept = [net.params, optax.tree.get(net.opt_state, "mu"), optax.tree.get(net.opt_state, "nu")]
-        weights, biases = _learned(kept, topologies, wirings)
+        weights, biases = _learned(kept)
         rate = variant.lr if config.lr is None else config.lr
         decay = variant.weight_decay if config.weight_decay is None else config.weight_decay
 
@@ -99,52 +90,36 @@ def make_epochs(
         weights, biases, count, loss = jax.lax.fori_loop(
             first, last, epoch, (weights, biases, count, jnp.zeros(()))
         )
-        params, mu, nu = _params(weights, biases, topologies)
-        opt_state = optax.tree.set(net.opt_state, count=count, mu=mu, nu=nu)
-        return params, opt_state, loss, fits
+        params, mu, nu = _params(weights, biases, net.params)
+        return params, optax.tree.set(net.opt_state, count=count, mu=mu, nu=nu), loss
 
     return epochs
 
 
-def _longest(size: int, density: float) -> int:
-    """Room for the weights of a row: more than one ever has in practice where they are drawn anywhere."""
-    expected = density * size
-    return min(size, math.ceil(expected + DEVIATIONS * math.sqrt(expected * (1 - density)) + 4))
-
-
-def _learned(
-    kept: Sequence[Params], topologies: Sequence[Topology], wirings: Sequence[persistent.Wiring]
-) -> tuple[tuple[persistent.Learned, ...], tuple[persistent.Learned, ...]]:
+def _learned(kept: Sequence[Params]) -> tuple[tuple[persistent.Learned, ...], tuple[persistent.Learned, ...]]:
     """Parameters and moments as the kernel takes them."""
     weights, biases = [], []
-    for layer, (topology, wiring) in enumerate(zip(topologies, wirings, strict=True)):
-        layers = [params.scaffold[layer] for params in kept]
-        weights.append(
-            persistent.Learned(*(persistent.to_rows(one.weight, topology, wiring) for one in layers))
-        )
-        missing = wiring.length.shape[0] - topology.shape[0]
+    for layers in zip(*(params.scaffold for params in kept), strict=True):
+        weights.append(persistent.Learned(*(persistent.fill(one.weight) for one in layers)))
+        units = layers[0].bias.shape[0]
+        missing = persistent.padded(units) - units
         biases.append(persistent.Learned(*(jnp.pad(one.bias, (0, missing)) for one in layers)))
     return tuple(weights), tuple(biases)
 
 
 def _params(
-    weights: Sequence[persistent.Learned],
-    biases: Sequence[persistent.Learned],
-    topologies: Sequence[Topology],
-) -> tuple[Params, ...]:
+    weights: Sequence[persistent.Learned], biases: Sequence[persistent.Learned], like: Params
+) -> list[Params]:
     """What :func:`_learned` undoes."""
-    return tuple(
-        Params(
-            tuple(
-                LayerParams(
-                    persistent.from_rows(getattr(weight, name), topology),
-                    getattr(bias, name)[: topology.shape[0]],
-                )
-                for weight, bias, topology in zip(weights, biases, topologies, strict=True)
-            )
-        )
-        for name in ("value", "mu", "nu")
-    )
+
+    def one(name: str) -> Params:
+        layers = [
+            LayerParams(getattr(w, name)[: old.weight.shape[0]], getattr(b, name)[: old.bias.shape[0]])
+            for w, b, old in zip(weights, biases, like.scaffold, strict=True)
+        ]
+        return Params(tuple(layers))
+
+    return [one(name) for name in ("value", "mu", "nu")]
 
 
 def _batches(
@@ -156,6 +131,7 @@ def _batches(
     x, scale, shift = split.x, jnp.ones(()), jnp.zeros(())
     if x.dtype == jnp.uint8 and split.mean.size == split.std.size == 1:
         scale, shift = (1 / (255 * split.std)).reshape(()), (-split.mean / split.std).reshape(())
+        x = x.astype(PIXELS)
     else:
         x = normalise(x, split.mean, split.std)
     return jnp.swapaxes(x[index], 1, 2), split.y[index], weight, scale, shift

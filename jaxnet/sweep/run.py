@@ -35,7 +35,6 @@ class Learner(flax.struct.PyTreeNode):
       part: what can change; None where that is everything.
       net: what is trained: the part or everything.
       method: state of the method that changes the structure; None without one.
-      fits: whether the shapes had room for it; see :class:`~jaxnet.sweep.Trained`.
     """
 
     drawn: Params
@@ -43,7 +42,6 @@ class Learner(flax.struct.PyTreeNode):
     part: LivePart | None
     net: Net
     method: PyTree = None
-    fits: Bool[Array, ""] | bool = True
 
     def resume(self, carried: Carried) -> Learner:
         """The network after the epochs that ``carried`` comes from."""
@@ -95,8 +93,7 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
         part, optimizer = None, config.optimizer(variant)
         if family.live is not None and method is None:
             part = take_live(params, structure, family.live)
-            net = Net.of(part.params, part.structure, optimizer)
-            return Learner(params, structure, part, net, fits=part.fits)
+            return Learner(params, structure, part, Net.of(part.params, part.structure, optimizer))
         net = Net.of(params, structure, optimizer)
         if method is None:
             return Learner(params, structure, part, net)
@@ -108,11 +105,8 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
     ) -> tuple[Learner, Scalar]:
         start = learner.net
         if config.persistent:
-            params, opt_state, loss, fits = make_epochs(family, config)(
-                start, variant, key_data, split, first, last
-            )
-            net = start.replace(params=params, opt_state=opt_state)
-            return learner.replace(net=net, fits=learner.fits & fits), loss
+            params, opt_state, loss = make_epochs(config)(start, variant, key_data, split, first, last)
+            return learner.replace(net=start.replace(params=params, opt_state=opt_state)), loss
 
         def epoch(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             params, opt_state, changed, _ = carry
@@ -151,7 +145,7 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
         if part is not None:
             values = put_back(learner.drawn, part, values)
         row = _measure(family, task, config, variant, values, learner.structure, watched)
-        fits = jnp.asarray(learner.fits)
+        fits = jnp.ones((), bool) if part is None else part.fits
         diverged = ~(jnp.isfinite(judged.accuracy) & jnp.isfinite(loss))
         accuracy = jnp.where(diverged, jnp.nan, judged.accuracy)
         row = row.replace(accuracy=accuracy, loss=loss, diverged=diverged)
