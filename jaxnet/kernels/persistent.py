@@ -38,7 +38,7 @@ ADAM = 256
 
 WARPS = 4
 UNROLL = 4
-OPAQUE = False
+OPAQUE = True
 """Weights of a row in flight at once."""
 
 
@@ -220,7 +220,6 @@ def _epoch(
     (weights, biases), (of_weights, of_biases) = trained, gradients
     scale, shift, lr, decay = (scalars[i] for i in range(4))
     num_classes = classes[0]
-    zero: Any = jnp.int32(0)
 
     def barrier() -> None:
         """What a thread stored is there for all threads of the block."""
@@ -229,6 +228,7 @@ def _epoch(
 
     def tiles(size: Any, tile: int, body: Callable[[Array], None]) -> None:
         """``body(indices)`` for every tile up to ``size``."""
+        zero = classes[1] if OPAQUE else 0
         if isinstance(size, int) and size <= tile:
             body(zero + jnp.arange(tile))
         else:
@@ -236,17 +236,26 @@ def _epoch(
                 0, (size + tile - 1) // tile, lambda i, _: body((zero + i * tile) + jnp.arange(tile)), None
             )
 
-    def along(start: Any, indices: Array, body: Callable[[Array, Array, Any], Any], carried: Any) -> Any:
-        """``carried`` after ``body(slots, exist, carried)`` for the first, second ... slot of some rows."""
+    def along(start: Any, indices: Array, fetch: Any, add: Any, carried: Any) -> Any:
+        """``carried`` after ``add(fetch(slots, exist), exist, carried)`` for the first, second ... slot of rows.
+
+        What comes next is fetched before what is there is added.
+        """
         begin, end = load(start.at[indices]), load(start.at[indices + 1])
 
-        def several(i: Array, carried: Any) -> Any:
-            for j in range(UNROLL):
-                slot = begin + (i * UNROLL + j)
-                carried = body(slot, slot < end, carried)
-            return carried
+        def some(i: Array) -> list[Any]:
+            slots = [begin + (i * UNROLL + j) for j in range(UNROLL)]
+            return [fetch(slot, slot < end) for slot in slots]
 
-        return jax.lax.fori_loop(0, (jnp.max(end - begin) + UNROLL - 1) // UNROLL, several, carried)
+        def several(i: Array, carried: Any) -> Any:
+            fetched, carried = carried
+            following = some(i + 1)
+            for j, one in enumerate(fetched):
+                carried = add(one, begin + (i * UNROLL + j) < end, carried)
+            return following, carried
+
+        rounds = (jnp.max(end - begin) + UNROLL - 1) // UNROLL
+        return jax.lax.fori_loop(0, rounds, several, (some(jnp.int32(0)), carried))[1]
 
     def gather(source: Any, units: Array, exist: Array) -> Array:
         """``(unit, batch)``: rows of samples, of activations or of their gradients."""
@@ -261,15 +270,17 @@ def _epoch(
         """``(unit, batch)``: some of the layer's values before the activation."""
         wiring, values = wirings[layer], weights[layer].value
 
-        def add(slot: Array, exist: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
-            total, row_sum = carried
+        def fetch(slot: Array, exist: Array) -> tuple[Array, Array]:
             unit = load(wiring.cols.at[slot], mask=exist, other=0)
-            w = load(values.at[slot], mask=exist, other=0.0)
+            return unit, load(values.at[slot], mask=exist, other=0.0)
+
+        def add(fetched: Any, exist: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+            (unit, w), (total, row_sum) = fetched, carried
             return total + w[:, None] * inputs(layer, step, unit, exist), row_sum + w
 
         tile = units.shape[0]
         zeros = jnp.zeros((tile, batch), jnp.float32), jnp.zeros(tile, jnp.float32)
-        total, row_sum = along(wiring.row_start, units, add, zeros)
+        total, row_sum = along(wiring.row_start, units, fetch, add, zeros)
         constant = load(biases[layer].value.at[units])
         if layer == 0:
             total, constant = scale * total, constant + shift * row_sum
@@ -300,14 +311,17 @@ def _epoch(
         wiring, values = wirings[layer], weights[layer].value
 
         def some(units: Array) -> None:
-            def add(place: Array, exist: Array, total: Array) -> Array:
+            def fetch(place: Array, exist: Array) -> tuple[Array, Array]:
                 slot = load(wiring.readers.at[place], mask=exist, other=0)
                 row = load(wiring.rows.at[slot], mask=exist, other=0)
-                w = load(values.at[slot], mask=exist, other=0.0)
+                return row, load(values.at[slot], mask=exist, other=0.0)
+
+            def add(fetched: Any, exist: Array, total: Array) -> Array:
+                row, w = fetched
                 return total + w[:, None] * gather(deltas[layer], row, exist)
 
             total = jnp.zeros((units.shape[0], batch), jnp.float32)
-            total = along(wiring.read_start, units, add, total)
+            total = along(wiring.read_start, units, fetch, add, total)
             at = units[:, None], samples
             active = load(hidden[layer - 1].at[at]) > 0
             store(deltas[layer - 1].at[at], jnp.where(active, total, 0.0))
@@ -359,9 +373,6 @@ def _epoch(
         tiles(hidden[layer].shape[0], TILE, of_units)
 
     def step(number: Array, total: Array) -> Array:
-        nonlocal zero
-        if OPAQUE:
-            zero = classes[1]
         for layer in range(last):
             forward(layer, number)
             barrier()
