@@ -18,7 +18,16 @@ from jaxnet.data.batches import Split
 from jaxnet.kernels import product
 from jaxnet.nn.mlp import NetworkSpec, forward, init
 from jaxnet.nn.params import Params, Structure, to_masked_network
-from jaxnet.sweep import Family, LiveShapes, Program, SweepConfig, make_family, make_variant, take_live
+from jaxnet.sweep import (
+    Family,
+    LiveShapes,
+    Program,
+    SweepConfig,
+    make_family,
+    make_variant,
+    take_live,
+    with_kernel,
+)
 from jaxnet.types import Array, Scalar
 
 LR = 1e-2
@@ -73,7 +82,7 @@ class Sweep:
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
         self.program = Program(
             family if live else dataclasses.replace(family, live=None),
-            SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR, product=product(kernel, precision)),
+            with_kernel(SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR), kernel, precision),
             chunk,
             (train, test, watched),
             key_data=jax.random.key(0),

@@ -4,8 +4,9 @@ Whole calls of the compiled sweep are timed (drawing, all epochs, validation,
 extrema) on JAX's default device: a GPU or TPU where there is one, else the CPU,
 where the figures say nothing about a GPU. Precisions are measured in turn, round
 after round; ratios are those of a round, and their median is reported.
-``--csr`` adds the csr kernel on the CPU of the same machine. GFLOP/s counts the dense
-products of what is trained, which leaves out units that no output reads.
+On an NVIDIA GPU the persistent kernel is measured beside them. ``--csr`` adds the csr
+kernel on the CPU of the same machine. GFLOP/s counts the dense products of what is
+trained, which leaves out units that no output reads.
 
     python -m benchmarks.gpu --csr --json result.json
     python -m benchmarks.gpu --dataset digits --hidden 16 --chunks 4 --repeats 1
@@ -26,7 +27,7 @@ from benchmarks.seed_sweep import FULL_EPOCHS, dense_flops
 from jaxnet import data
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
-from jaxnet.kernels import PRECISIONS, csr_library
+from jaxnet.kernels import PRECISIONS, csr_library, persistent
 from jaxnet.lab.command import run_main
 from jaxnet.lab.flags import Flags, option
 from jaxnet.lab.run import use_all_processors
@@ -94,6 +95,8 @@ def measure(config: Config) -> dict[str, Any]:
             precision: ours.Sweep(work, loaded, chunk, config.epochs, "dense", precision)
             for precision in config.precisions
         }
+        if persistent.missing() is None:
+            sweeps["persistent"] = ours.Sweep(work, loaded, chunk, config.epochs, "persistent")
         if config.csr:
             cpu = jax.local_devices(backend="cpu")
             sweeps["csr"] = ours.Sweep(work, loaded, chunk, config.epochs, "csr", devices=cpu)
@@ -111,7 +114,7 @@ def measure(config: Config) -> dict[str, Any]:
                 "gflops": spread([1e-9 * flops / s for s in seconds[name]]),
                 "median_accuracy": sweep.accuracy,
             }
-            for reference in ("f32", "csr"):
+            for reference in ("f32", "bf16", "csr"):
                 if reference in sweeps and name != reference:
                     found[name][f"vs_{reference}"] = ratio(seconds[reference], seconds[name])
                     key = f"c{chunk}.{name}_vs_{reference}"
@@ -138,22 +141,24 @@ def report(result: dict[str, Any], doc: str | None = None) -> None:
     rows: list[list[object]] = []
     for found in result["by_chunk"].values():
         for name, one in found.items():
-            vs = [shown(one[key], 2) if key in one else None for key in ("vs_f32", "vs_csr")]
+            keys = ("vs_f32", "vs_bf16", "vs_csr")
+            vs = [shown(one[key], 2) if key in one else None for key in keys]
             rows.append(
                 [
-                    "csr (CPU)" if name == "csr" else f"dense {name}",
+                    {"csr": "csr (CPU)", "persistent": "persistent f32"}.get(name, f"dense {name}"),
                     one["chunk"],
                     f"{one['bytes_per_call'] / MIB:.0f}",
                     shown(one["seeds_per_second"], 3),
-                    None if name == "csr" else shown(one["gflops"], 0),
+                    shown(one["gflops"], 0) if name in PRECISIONS else None,
                     *vs,
                     f"{100 * one['median_accuracy']:.1f}",
                 ]
             )
     config = result["config"]
-    columns = ["product", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times csr", "accuracy %"]
+    columns = ["product", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times bf16"]
+    columns += ["times csr", "accuracy %"]
     if not config["csr"]:
-        rows, columns = [row[:6] + row[7:] for row in rows], columns[:6] + columns[7:]
+        rows, columns = [row[:7] + row[8:] for row in rows], columns[:7] + columns[8:]
     title = (
         f"{config['dataset']}, {config['hidden']} hidden units, density {config['density']}, "
         f"batch {config['batch']}, {config['epochs']} of {FULL_EPOCHS} epochs, median (range) of "

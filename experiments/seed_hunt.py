@@ -65,10 +65,14 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     sort_units: bool = option(
         False, "number the winners' hidden units by the norm of their incoming weights (same function)"
     )
+    kernel: Literal["auto", "dense", "csr", "persistent"] = option(  # type: ignore[assignment]
+        "auto",
+        "sparse product, or persistent: one GPU kernel for an epoch (docs/scaling.md); auto: the faster here",
+    )
     precision: Literal["f32", "tf32", "bf16"] = option(
         "f32",
         "operands of the dense product, all else stays float32; tf32 and bf16 are for GPUs (bf16 on a CPU is "
-        "emulated and slower), and the csr kernel knows f32 only",
+        "emulated and slower), and the other kernels know f32 only",
     )
     chunk: int | None = auto("most networks of a call; auto: 64 per processor (32 large ones), 2048 per GPU")
     memory_budget: int | None = auto("memory of a call; auto: half of what the device has", "MiB")
@@ -169,7 +173,11 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
         )
     jaxnet.environment.check()
     if config.kernel != "auto":
-        jaxnet.kernels.product(config.kernel, config.precision)
+        jaxnet.sweep.with_kernel(
+            jaxnet.sweep.SweepConfig(method=method, common_order=not config.own_order),
+            config.kernel,
+            config.precision,
+        )
     return config
 
 

@@ -14,7 +14,7 @@ from importlib import metadata
 
 import jax
 
-from jaxnet.kernels import PRODUCTS, choice, csr_library
+from jaxnet.kernels import PRODUCTS, choice, csr_library, persistent
 from jaxnet.provenance import DISTRIBUTION, processors
 
 _PACKAGES = (DISTRIBUTION, "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -35,6 +35,7 @@ def report() -> str:
     except RuntimeError as error:  # a backend was asked for that is not there
         devices = f"none ({' '.join(str(error).split())})"
     csr = csr_library.instruction_set() if csr_library.available() else f"not there: {csr_library.problem()}"
+    reason = _gpu_problem()
     limit = os.environ.get("JAXNET_NUM_THREADS")
     lines = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -43,9 +44,17 @@ def report() -> str:
         "processors": f"{processors()}" + (f", JAXNET_NUM_THREADS={limit}" if limit else ""),
         "kernels": ", ".join(PRODUCTS),
         "csr kernel": csr,
+        "GPU kernel": "persistent, in sweeps that it can train" if reason is None else f"not there: {reason}",
         "kernel choices": f"{len(choice.remembered())} remembered in {_choices_file()}",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def _gpu_problem() -> str | None:
+    try:
+        return persistent.missing()
+    except RuntimeError as error:
+        return " ".join(str(error).split())
 
 
 def _choices_file() -> str:

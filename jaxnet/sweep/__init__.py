@@ -18,6 +18,7 @@ from jaxnet.sweep.family import DrawRules, Family, Variant, draw_variant, make_f
 from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
 from jaxnet.sweep.memory import default_budget, program_bytes
+from jaxnet.sweep.persistent import with_kernel
 from jaxnet.sweep.program import Plan, Program, default_chunk, run_chunks
 from jaxnet.sweep.reference import masked_dense_accuracy
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
@@ -72,4 +73,5 @@ __all__ = [
     "trim",
     "winner_accuracy",
     "winner_meta",
+    "with_kernel",
 ]

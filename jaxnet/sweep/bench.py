@@ -8,6 +8,8 @@ is in its call.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +18,11 @@ import numpy as np
 
 from jaxnet.allocation import drawable_density
 from jaxnet.data.batches import Split
-from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep.family import draw_variant
 from jaxnet.sweep.grid import Grid
+from jaxnet.sweep.persistent import PERSISTENT, is_faster, refusal, with_kernel
 from jaxnet.sweep.program import Program
 from jaxnet.sweep.rows import SweepConfig, Trained
 from jaxnet.sweep.winner import trim
@@ -72,6 +74,10 @@ class Bench:
                 sizes, densities = grid.family().sizes, [density for _, density in grid.members]
                 mean = drawable_density(sizes, sum(densities) / len(densities))
                 kernel = choose(sizes, mean, self.config.batch_size, networks)
+            if refusal(self.config, grid.family().sizes[-1], self.precision) is None:
+                what = f"{grid.family().sizes} of {grid.family().capacities} weights"
+                if is_faster(functools.partial(self._seconds, grid), self.config, what):
+                    kernel = PERSISTENT
         program = self._compile(grid, epochs, networks, kernel, chunk, None)
         plan, devices = program.plan, program.num_devices
         self._programs[grid, epochs, kernel, plan.chunk, devices] = program
@@ -148,6 +154,22 @@ class Bench:
     def _compile(
         self, grid: Grid, epochs: int, networks: int, kernel: str, chunk: int, devices: int | None
     ) -> Program:
-        how = dataclasses.replace(self.config, epochs=epochs, product=product(kernel, self.precision))
+        how = with_kernel(dataclasses.replace(self.config, epochs=epochs), kernel, self.precision)
         options: Any = {**self._options, "chunk": chunk, "devices": devices}
         return Program(grid.family(), how, networks, self.splits, **options)
+
+    def _seconds(self, grid: Grid, config: SweepConfig, networks: int, steps: int) -> float:
+        """What one call of networks of a grid takes that trains so many steps, compiled before."""
+        train, _, _ = self.splits
+        few = train.replace(x=train.x[: steps * config.batch_size], y=train.y[: steps * config.batch_size])
+        judged = few.replace(x=few.x[: config.batch_size], y=few.y[: config.batch_size])
+        numbers = [n % len(grid) for n in range(networks)]
+        how = dataclasses.replace(config, epochs=1)
+        program = Program(
+            grid.family(), how, networks, (few, judged, judged), key_data=self.key_data, chunk=networks
+        )
+        given = grid.inputs(numbers[: program.plan.chunk])
+        jax.block_until_ready(program(*given))
+        before = time.perf_counter()
+        jax.block_until_ready(program(*given))
+        return (time.perf_counter() - before) / program.plan.chunk

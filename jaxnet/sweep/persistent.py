@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,33 +13,74 @@ import optax
 
 from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.data.dataset import normalise
-from jaxnet.kernels import persistent
+from jaxnet.errors import InputError
+from jaxnet.kernels import choice, persistent, product
 from jaxnet.nn.params import Params
 from jaxnet.structure import LayerParams
-from jaxnet.sweep.family import Family, Variant
+from jaxnet.sweep.family import Variant
 from jaxnet.sweep.rows import SweepConfig
 from jaxnet.train import Net
 from jaxnet.types import Array, Key, PyTree, Scalar
 
+PERSISTENT = "persistent"
+"""Its name among the kernels."""
+
 MOST_CLASSES = 128
 """The outputs of a network are one tile, which a thread block holds in its registers."""
 
-
-PIXELS = jnp.bfloat16
-"""Of pixels on their way to the kernel: exact, and a shift away from float32."""
+_STEPS, _NETWORKS = 64, 1024  # of a measurement
 
 
-def refusal(config: SweepConfig, family: Family) -> str | None:
-    """Why the kernel cannot train this sweep, in a few words; None where it can."""
+def refusal(config: SweepConfig, classes: int, precision: str = "f32") -> str | None:
+    """Why the kernel cannot train a sweep here, in a few words; None where it can."""
+    if precision != "f32":
+        return f"it computes in f32, not in {precision}"
     if config.method is not None:
         return "it knows no method that changes the structure"
     if not config.common_order:
         return "it needs one order of the samples for all seeds"
     if config.draw.activation != "relu":
         return f"it knows ReLUs only, not {config.draw.activation}"
-    if family.sizes[-1] > MOST_CLASSES:
-        return f"it knows at most {MOST_CLASSES} classes, not {family.sizes[-1]}"
-    return None
+    if classes > MOST_CLASSES:
+        return f"it knows at most {MOST_CLASSES} classes, not {classes}"
+    return persistent.missing()
+
+
+def with_kernel(config: SweepConfig, kernel: str, precision: str = "f32") -> SweepConfig:
+    """A sweep with the kernel ``persistent``, or with a product.
+
+    Raises:
+      InputError: the kernel is not there, or cannot train this sweep.
+    """
+    if kernel != PERSISTENT:
+        return dataclasses.replace(config, product=product(kernel, precision))
+    reason = refusal(config, 0, precision)
+    if reason is not None:
+        raise InputError(
+            f"the {PERSISTENT} kernel cannot train this: {reason}: choose another kernel, or auto"
+        )
+    return dataclasses.replace(config, product=product("dense"), persistent=True)
+
+
+def is_faster(seconds: Callable[[SweepConfig, int, int], float], config: SweepConfig, shapes: object) -> bool:
+    """Whether the kernel trains a sweep faster than the dense product here; measured once, then remembered.
+
+    Args:
+      seconds: trains so many networks by a configuration for so many steps, and says how long it took.
+      config: of the sweep.
+      shapes: of the networks, as readable words.
+    """
+    task = f"sweep {shapes}, batch {config.batch_size}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    known = choice.remembered().get(task)
+    if known is None:
+        taken = {
+            kernel: seconds(with_kernel(config, kernel), _NETWORKS, _STEPS)
+            for kernel in ("dense", PERSISTENT)
+        }
+        known = {"kernel": min(taken, key=lambda name: taken[name]), "seconds": taken}
+        with contextlib.suppress(OSError):
+            choice.remember(task, known)
+    return bool(known["kernel"] == PERSISTENT)
 
 
 def make_epochs(
@@ -59,7 +102,8 @@ def make_epochs(
         net: Net, variant: Variant, key_data: Key, split: Split, first: Any, last: Any
     ) -> tuple[Params, PyTree, Scalar]:
         wirings = [
-            persistent.wire(topology, first=layer == 0) for layer, topology in enumerate(net.structure.weights)
+            persistent.wire(topology, first=layer == 0)
+            for layer, topology in enumerate(net.structure.weights)
         ]
         count = optax.tree.get(net.opt_state, "count")
         kept = [net.params, optax.tree.get(net.opt_state, "mu"), optax.tree.get(net.opt_state, "nu")]
@@ -125,13 +169,12 @@ def _params(
 def _batches(
     split: Split, batch_size: int, padded: int, key_data: Key, number: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Samples ``(step, feature, batch)``, labels and weights of an epoch, and what makes inputs of the samples."""
+    """Samples ``(step, feature, batch)``, labels, weights; and what makes inputs of samples."""
     index, weight = epoch_batches(split.size, batch_size, jax.random.fold_in(key_data, number))
     index, weight = (jnp.pad(a, ((0, 0), (0, padded - batch_size))) for a in (index, weight))
     x, scale, shift = split.x, jnp.ones(()), jnp.zeros(())
     if x.dtype == jnp.uint8 and split.mean.size == split.std.size == 1:
         scale, shift = (1 / (255 * split.std)).reshape(()), (-split.mean / split.std).reshape(())
-        x = x.astype(PIXELS)
     else:
         x = normalise(x, split.mean, split.std)
     return jnp.swapaxes(x[index], 1, 2), split.y[index], weight, scale, shift
