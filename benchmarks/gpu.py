@@ -114,7 +114,7 @@ def measure(config: Config) -> dict[str, Any]:
                 "gflops": spread([1e-9 * flops / s for s in seconds[name]]),
                 "median_accuracy": sweep.accuracy,
             }
-            for reference in ("f32", "bf16", "csr"):
+            for reference in ("f32", "bf16", "csr") if name == "persistent" else ("f32", "csr"):
                 if reference in sweeps and name != reference:
                     found[name][f"vs_{reference}"] = ratio(seconds[reference], seconds[name])
                     key = f"c{chunk}.{name}_vs_{reference}"

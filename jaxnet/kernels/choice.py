@@ -121,7 +121,7 @@ def choose(
         }
     kernel = min(seconds, key=lambda name: seconds[name])
     with contextlib.suppress(OSError):
-        remember(task, {"kernel": kernel, "seconds": seconds})
+        _remember(task, {"kernel": kernel, "seconds": seconds})
     return kernel
 
 
@@ -175,7 +175,7 @@ def _measure(
     return statistics.median(seconds)
 
 
-def remember(task: str, choice: dict[str, Any]) -> None:
+def _remember(task: str, choice: dict[str, Any]) -> None:
     """Adds a choice. The file is replaced as a whole, so a reader never sees half of it.
 
     Of two programs that write at once one choice may be lost, and measured again.

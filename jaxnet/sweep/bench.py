@@ -22,7 +22,7 @@ from jaxnet.kernels.choice import choose
 from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep.family import draw_variant
 from jaxnet.sweep.grid import Grid
-from jaxnet.sweep.persistent import PERSISTENT, is_faster, refusal, with_kernel
+from jaxnet.sweep.persistent import PERSISTENT, TOLERANCE, on_trial, refusal, with_kernel
 from jaxnet.sweep.program import Program
 from jaxnet.sweep.rows import SweepConfig, Trained
 from jaxnet.sweep.winner import trim
@@ -75,9 +75,16 @@ class Bench:
                 mean = drawable_density(sizes, sum(densities) / len(densities))
                 kernel = choose(sizes, mean, self.config.batch_size, networks)
             if refusal(self.config, grid.family().sizes[-1], self.precision) is None:
-                what = f"{grid.family().sizes} of {grid.family().capacities} weights"
-                if is_faster(functools.partial(self._seconds, grid), self.config, what):
+                error, relative_time = on_trial(functools.partial(self._trial, grid), self.config)
+                if error <= TOLERANCE and relative_time < 1:
                     kernel = PERSISTENT
+        elif kernel == PERSISTENT:
+            reason = refusal(self.config, grid.family().sizes[-1], self.precision)
+            if reason is None:
+                error, _ = on_trial(functools.partial(self._trial, grid), self.config)
+                reason = None if error <= TOLERANCE else f"its losses are {error:.2g} nats off on this device"
+            if reason is not None:
+                raise ValueError(f"the {PERSISTENT} kernel cannot train this: {reason}")
         program = self._compile(grid, epochs, networks, kernel, chunk, None)
         plan, devices = program.plan, program.num_devices
         self._programs[grid, epochs, kernel, plan.chunk, devices] = program
@@ -158,18 +165,21 @@ class Bench:
         options: Any = {**self._options, "chunk": chunk, "devices": devices}
         return Program(grid.family(), how, networks, self.splits, **options)
 
-    def _seconds(self, grid: Grid, config: SweepConfig, networks: int, steps: int) -> float:
-        """What one call of networks of a grid takes that trains so many steps, compiled before."""
+    def _trial(self, grid: Grid, config: SweepConfig, networks: int, steps: int) -> tuple[float, jax.Array]:
+        """Trains networks of a grid for so many steps: seconds a network, compiled before, and losses."""
         train, _, _ = self.splits
         few = train.replace(x=train.x[: steps * config.batch_size], y=train.y[: steps * config.batch_size])
         judged = few.replace(x=few.x[: config.batch_size], y=few.y[: config.batch_size])
-        numbers = [n % len(grid) for n in range(networks)]
-        how = dataclasses.replace(config, epochs=1)
         program = Program(
-            grid.family(), how, networks, (few, judged, judged), key_data=self.key_data, chunk=networks
+            grid.family(),
+            dataclasses.replace(config, epochs=1),
+            networks,
+            (few, judged, judged),
+            key_data=self.key_data,
+            chunk=networks,
         )
-        given = grid.inputs(numbers[: program.plan.chunk])
+        given = grid.inputs([n % len(grid) for n in range(program.plan.chunk)])
         jax.block_until_ready(program(*given))
         before = time.perf_counter()
-        jax.block_until_ready(program(*given))
-        return (time.perf_counter() - before) / program.plan.chunk
+        trained = jax.block_until_ready(program(*given))
+        return (time.perf_counter() - before) / program.plan.chunk, trained.row.loss

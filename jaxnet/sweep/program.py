@@ -193,7 +193,7 @@ class Program:
         """Compiles the largest chunk within the budget, in few attempts: program, seeds, bytes."""
 
         def attempt(seeds: int) -> tuple[Any, int, int]:
-            program = self._compile(seeds, self._family, self._config)
+            program = self._compile(seeds, self._family)
             return program, seeds, program_bytes(program) * step
 
         found = attempt(chunk)
@@ -217,7 +217,8 @@ class Program:
             if found[2] <= budget:
                 return found
 
-    def _compile(self, chunk: int, family: Family, config: SweepConfig) -> Any:
+    def _compile(self, chunk: int, family: Family, config: SweepConfig | None = None) -> Any:
+        config = config or self._config
         keys = jax.eval_shape(lambda: keys_of(range(chunk)))
         one = blank_variant(self._family, self._config)
         variants = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), one)

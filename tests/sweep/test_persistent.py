@@ -13,10 +13,22 @@ import pytest
 from jaxnet import data
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
+from jaxnet.kernels import persistent
 from jaxnet.kernels.persistent import wire
-from jaxnet.topology import topology_from_mask
-from jaxnet.sweep import DrawRules, Program, SweepConfig, make_family, make_variant, run, with_kernel
+from jaxnet.sweep import (
+    Bench,
+    DrawRules,
+    Grid,
+    Program,
+    SweepConfig,
+    make_family,
+    make_variant,
+    run,
+    with_kernel,
+)
+from jaxnet.sweep import persistent as on_sweeps
 from jaxnet.sweep.persistent import make_epochs, refusal
+from jaxnet.topology import topology_from_mask
 from tests.sweep import small
 
 
@@ -47,7 +59,8 @@ def pixels() -> tuple[Split, Split, Split]:
 def test_it_trains_as_the_sparse_product_does(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two architectures, an incomplete last batch; with pixels decay and a batch that is no power of two."""
     monkeypatch.setattr(run, "make_epochs", functools.partial(make_epochs, interpret=True))
-    splits, changes = small.splits(), {"epochs": 3}
+    splits = small.splits()
+    changes: dict[str, Any] = {"epochs": 3}
     if stored == "uint8":
         splits, changes = pixels(), {"epochs": 2, "batch_size": 20, "weight_decay": 1e-2}
     kernel = "csr" if "csr" in small.PRODUCTS else "dense"
@@ -104,10 +117,54 @@ def test_what_it_cannot_train_is_said(changes: dict[str, Any], precision: str, r
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("off", [0.0, 1e-3])
+def test_it_is_used_where_a_trial_shows_that_it_is_right(off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def epochs(config: SweepConfig) -> Any:
+        right = make_epochs(config, interpret=True)
+
+        def train(*given: Any) -> Any:
+            params, opt_state, loss = right(*given)
+            return params, opt_state, loss + off
+
+        return train
+
+    monkeypatch.setattr(run, "make_epochs", epochs)
+    monkeypatch.setattr(persistent, "missing", lambda: None)
+    monkeypatch.setattr(on_sweeps, "_NETWORKS", 2)
+    monkeypatch.setattr(on_sweeps, "_STEPS", 4)
+    grid = Grid(((small.LARGE, small.DENSITY),), range(2))
+    bench = Bench(small.config("dense"), small.splits(), key_data=jax.random.key(small.KEY_DATA))
+    if off:
+        with pytest.raises(ValueError, match=r"its losses are 0\.001 nats off on this device"):
+            bench.plan(grid, 1, 2, "persistent", 2)
+    else:
+        assert bench.plan(grid, 1, 2, "persistent", 2)["kernel"] == "persistent"
+
+
+@pytest.mark.gpu
+def test_many_steps_of_real_size_have_the_losses_of_the_dense_product() -> None:
+    """As many weights as take several tiles, and as many networks as keep all multiprocessors busy."""
+    sizes, steps, number = (784, 128, 10), 400, 512
+    key = jax.random.key(0)
+    x = jax.random.randint(key, (64 * steps, 784), 0, 256).astype(jnp.uint8)
+    y = jnp.argmax(x[:, :10], axis=1).astype(jnp.int32)
+    split = Split(x, y, jnp.full((1,), 0.5), jnp.full((1,), 0.3))
+    variants = jax.tree.map(lambda leaf: jnp.stack([leaf] * number), make_variant(sizes, 0.02))
+
+    def train(**how: Any) -> Any:
+        options: dict[str, Any] = {"key_data": jax.random.key(1), "chunk": number}
+        family = make_family([sizes], [0.02], "uniform")
+        program = Program(family, SweepConfig(epochs=1, **how), number, (split, split, split), **options)
+        return np.asarray(program(small.keys(number), variants).row.loss)
+
+    np.testing.assert_allclose(train(persistent=True), train(), atol=1e-3, rtol=0)
+
+
 @pytest.mark.gpu
 def test_it_trains_digits_on_a_gpu_to_the_same_bits_again() -> None:
     digits = data.load("digits")
-    split = Split(*(jnp.asarray(a) for a in (digits.x_train, digits.y_train, digits.mean, digits.std)))
+    x, y, mean, std = (jnp.asarray(a) for a in (digits.x_train, digits.y_train, digits.mean, digits.std))
+    split = Split(x, y, mean, std)
     sizes = (64, 48, 10)
     variants = jax.tree.map(lambda leaf: jnp.stack([leaf] * 6), make_variant(sizes, 0.1))
 
