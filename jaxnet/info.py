@@ -44,7 +44,9 @@ def report() -> str:
         "processors": f"{processors()}" + (f", JAXNET_NUM_THREADS={limit}" if limit else ""),
         "kernels": ", ".join(PRODUCTS),
         "csr kernel": csr,
-        "GPU kernel": "persistent, in sweeps that it can train" if reason is None else f"not there: {reason}",
+        "GPU kernel": "persistent, where a trial shows that it is right"
+        if reason is None
+        else f"not there: {reason}",
         "kernel choices": f"{len(choice.remembered())} remembered in {_choices_file()}",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
