@@ -28,6 +28,9 @@ Rankings = list[tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]]
 """Stage and density, None for any, and the rows of the best networks among these by every criterion."""
 
 
+MOST = 10_000  # networks that summary.json lists one by one; those of a larger hunt stand in its table alone
+
+
 def rankings(hunt: Any, rows: pa.Table) -> Rankings:
     """The best of all networks, then of every density and stage."""
     scopes = sorted(grouped(rows, "stage", "density"), key=lambda scope: (scope[1], scope[0]))
@@ -76,8 +79,16 @@ def save_winners(hunt: Any, best: Rankings) -> list[dict[str, Any]]:
     return winners
 
 
-def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, float]]:
-    """Saves the winners; what ``summary.json`` holds besides what every study's does, and the seconds."""
+def arms_of(rows: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Entries by architecture, and by density and stage where these differ; none where there are too many."""
+    differ = [name for name in ("density", "stage") if len(rows[name].unique()) > 1]
+    entries = rows.select(["seed", "diverged", "accuracy", "extrema_score", "dead", "nonzeros"])
+    places = grouped(rows, "architecture", *differ) if len(rows) <= MOST else {}
+    return {", ".join(map(str, name)): entries.take(at).to_pylist() for name, at in places.items()}
+
+
+def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """Saves the winners; arms, what ``summary.json`` holds beside what every study's does, and seconds."""
     config, plan, table = hunt.config, list(hunt.plan.values()), hunt.table.read()
     rows = final_rows(config, table)
     judged, best = (hunt.trainer.splits[1].size, len(hunt.dataset.y_test)), rankings(hunt, rows)
@@ -96,6 +107,7 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, float]]:
     planned = sum(stage["networks"] for stage in plan if not stage["start"])
     extra = {
         "plan": plan,
+        "kernel": plan[0]["programs"][0]["kernel"],
         "complete": hunt.complete,
         "networks": {"planned": planned, "trained": started},
         "diverged": list(dict.fromkeys(map(network_id, gone))),
@@ -109,7 +121,7 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, float]]:
     }
     seconds = {f"{name}_seconds": hunt.table.seconds(name) for name in ("compile", "run")}
     run = seconds["run_seconds"]
-    return extra, {**seconds, "networks_per_second": started / run if run else math.nan}
+    return arms_of(rows), extra, {**seconds, "networks_per_second": started / run if run else math.nan}
 
 
 def describe_halving(rows: pa.Table, plan: Sequence[Mapping[str, Any]], factor: int) -> list[dict[str, Any]]:

@@ -66,8 +66,7 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         False, "number the winners' hidden units by the norm of their incoming weights (same function)"
     )
     kernel: Literal["auto", "dense", "csr", "persistent"] = option(  # type: ignore[assignment]
-        "auto",
-        "sparse product, or persistent: one GPU kernel for an epoch (docs/scaling.md); auto: the faster here",
+        "auto", "sparse product, or persistent: one GPU kernel (docs/scaling.md); auto: the faster one here"
     )
     precision: Literal["f32", "tf32", "bf16"] = option(
         "f32",
@@ -123,8 +122,9 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         if mode == "range" and (d is None or len(d) != 2 or d[0] >= d[1]):
             raise InputError("--mode range needs --densities lowest,highest, for instance 0.005,0.05")
         if halving is not None and self.method is not None:
-            words = "rungs pass on values, not structures"
-            raise InputError(f"--method and --halving exclude each other: {words}")
+            raise InputError(
+                "--method and --halving exclude each other: rungs pass on values, not structures"
+            )
         for flag in ("coarse_epochs", "fine_epochs") if mode == "sweep" else ("epochs",):
             epochs = plans.epochs_of(self, flag.split("_")[0])
             if halving is not None and epochs < halving:
@@ -173,11 +173,8 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
         )
     jaxnet.environment.check()
     if config.kernel != "auto":
-        jaxnet.sweep.with_kernel(
-            jaxnet.sweep.SweepConfig(method=method, common_order=not config.own_order),
-            config.kernel,
-            config.precision,
-        )
+        how = jaxnet.sweep.SweepConfig(method=method, common_order=not config.own_order)
+        jaxnet.sweep.with_kernel(how, config.kernel, config.precision)
     return config
 
 
@@ -191,15 +188,15 @@ def run_hunt(run: lab.Run[Config]) -> lab.Found:
         with executor(run.config.workers) as workers:
             hunt = Hunt(run, workers)
             hunt.train_all()
-            extra, timing = describe(hunt)
+            arms, extra, timing = describe(hunt)
     except InputError:
         leave_no_trace(run)
         raise
-    return lab.Found({}, extra=extra, timing=timing)
+    return lab.Found(arms, extra=extra, timing=timing)
 
 
 class HuntStudy(lab.Study[Config]):
-    """A study whose networks stand in a table, not in its summary."""
+    """A study whose networks stand in a table."""
 
     def show(self, config: Config, summary: dict[str, Any], report: Callable[[str], None] = print) -> None:
         """Prints the ranking, and what it is worth."""

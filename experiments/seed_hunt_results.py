@@ -19,8 +19,6 @@ from jaxnet.files import read_json, user_path, write_bytes, write_json
 from jaxnet.lab import changed, option
 from jaxnet.lab.shown import left_out, number
 
-MEASURED = ("accuracy", "extrema_score", "dead", "nonzeros")
-
 
 @dataclass(frozen=True)
 class Config(lab.DocumentFlags, lab.RunFlags):
@@ -51,7 +49,7 @@ def hunt_config(config: Config, name: str) -> seed_hunt.Config:
 def run(config: Config) -> dict[str, dict[str, Any]]:
     """Runs both hunts and the reference; an arm per architecture."""
     many = hunt_config(config, "many-seeds")
-    found = {name: hunt(hunt_config(config, name)) for name in ("many-seeds", "portfolio")}
+    found = {name: seed_hunt.STUDY.main(hunt_config(config, name)) for name in ("many-seeds", "portfolio")}
     stored = user_path(config.out) / "reference.json"
     if config.resume and stored.exists():
         accuracy = read_json(stored)["accuracy"]
@@ -80,25 +78,8 @@ def reference(config: seed_hunt.Config, num_seeds: int) -> list[float]:
     return masked_dense_accuracy(bench, job.grid, job.numbers, stage.epochs)
 
 
-def hunt(config: seed_hunt.Config) -> dict[str, Any]:
-    """The summary of a hunt, its architectures as arms with an entry per seed, and its kernel."""
-    summary = seed_hunt.STUDY.main(config)
-    from experiments._hunt_rows import table_of
-    from jaxnet.lab.summary import arm_summary
-    from jaxnet.sweep.table import grouped
-
-    rows = table_of(user_path(config.out)).read().select(["architecture", "seed", "diverged", *MEASURED])
-    places = grouped(rows, "architecture")
-    rows = rows.drop_columns("architecture")
-    arms = {architecture: arm_summary(rows.take(at).to_pylist()) for (architecture,), at in places.items()}
-    return {**summary, "arms": arms, "kernel": summary["plan"][0]["programs"][0]["kernel"]}
-
-
 def compare(hunt: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
-    """Accuracies of the same seeds in the hunt and as masked dense networks, in points.
-
-    Of both a seed is left out that diverged in one.
-    """
+    """Accuracies of the seeds that diverged neither in the hunt nor as masked dense networks, in points."""
     from jaxnet.statistics import paired_difference
 
     a, b = 100 * np.asarray(hunt, float), 100 * np.asarray(reference, float)

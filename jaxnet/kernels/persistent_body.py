@@ -27,6 +27,9 @@ CHUNK = 64
 ADAM = 256
 """Parameters that it updates at once."""
 
+ABSENT = -1e30
+"""Logit of a class that is not there."""
+
 UNROLL = 1
 """Weights of a row in flight at once."""
 
@@ -142,7 +145,7 @@ def epoch(
         """Losses ``(unit, batch)``, of a sample where its class is; stores their gradient at the logits."""
         units = jnp.arange(hidden[last].shape[0])
         logits = outputs(last, step, jnp.int32(0), units)
-        logits = jnp.where((units < num_classes)[:, None], logits, -jnp.inf)
+        logits = jnp.where((units < num_classes)[:, None], logits, ABSENT)
         right = units[:, None] == load(labels.at[step, jnp.arange(batch)])[None, :]
         highest = jnp.max(logits, axis=0)
         powers = jnp.exp(logits - highest[None, :])
@@ -197,11 +200,16 @@ def epoch(
         tiles(units, TILE, biases)
 
     def adam(one: Any, gradient: Array, places: Array, first: Array, second: Array) -> None:
-        """Moves some parameters."""
+        """Moves some parameters in place.
+
+        A tile of fewer parameters than threads is held by several threads each: all must
+        have read before one writes, or the slower ones would start from what is new.
+        """
         w, mu, nu = (load(a.at[places]) for a in (one.value, one.mu, one.nu))
         mu = B1 * mu + (1 - B1) * gradient
         nu = B2 * nu + (1 - B2) * gradient * gradient
         change = (mu * first) / (jnp.sqrt(nu * second) + EPSILON) + decay * w
+        barrier()
         for place, new in zip((one.value, one.mu, one.nu), (w - lr * change, mu, nu), strict=True):
             store(place.at[places], new)
 

@@ -78,6 +78,12 @@ def test_distribution_and_selection_are_those_of_the_table(hunted: Hunted) -> No
     assert chosen["selection_effect_standard_error"] == pytest.approx(
         math.sqrt(p * (1 - p) / 240 + q * (1 - q) / 359)
     )
+    listed = sorted(
+        (entry["seed"], entry["accuracy"], entry["nonzeros"])
+        for arm in summary["arms"].values()
+        for entry in arm["seeds"]
+    )
+    assert listed == sorted((row["seed"], row["accuracy"], row["nonzeros"]) for row in hunted.table)
     groups = {(g["architecture"], g["density"]): g for g in summary["aggregate"]}
     low = [r["accuracy"] for r in hunted.table if r["density"] == 0.1]
     assert groups["64-24-10", 0.1]["accuracy"]["mean"] == pytest.approx(np.mean(low))
