@@ -141,8 +141,7 @@ def report(result: dict[str, Any], doc: str | None = None) -> None:
     rows: list[list[object]] = []
     for found in result["by_chunk"].values():
         for name, one in found.items():
-            keys = ("vs_f32", "vs_bf16", "vs_csr")
-            vs = [shown(one[key], 2) if key in one else None for key in keys]
+            vs = [shown(one[key], 2) if key in one else None for key in ("vs_f32", "vs_bf16", "vs_csr")]
             rows.append(
                 [
                     {"csr": "csr (CPU)", "persistent": "persistent f32"}.get(name, f"dense {name}"),
@@ -155,8 +154,17 @@ def report(result: dict[str, Any], doc: str | None = None) -> None:
                 ]
             )
     config = result["config"]
-    columns = ["product", "seeds", "MiB", "seeds/s", "GFLOP/s", "times f32", "times bf16"]
-    columns += ["times csr", "accuracy %"]
+    columns = [
+        "product",
+        "seeds",
+        "MiB",
+        "seeds/s",
+        "GFLOP/s",
+        "times f32",
+        "times bf16",
+        "times csr",
+        "accuracy %",
+    ]
     if not config["csr"]:
         rows, columns = [row[:7] + row[8:] for row in rows], columns[:7] + columns[8:]
     title = (

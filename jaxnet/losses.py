@@ -12,6 +12,9 @@ import optax
 
 from jaxnet.types import Array, Float, Labels, Scalar
 
+ABSENT = -1e30
+"""Logit of a class that is not there: out of every softmax, and finite."""
+
 
 class Taught(flax.struct.PyTreeNode):
     """Labels with a teacher's logits beside them: what a batch has as ``y`` in a distillation.

@@ -130,8 +130,8 @@ def train_epoch(
 
     Args:
       wirings: of every layer.
-      weights: of every layer, in padded rows.
-      biases: of every layer, ``(padded units,)``.
+      weights: of every layer, as :func:`fill` makes them.
+      biases: of every layer, of :func:`padded` units.
       x: ``(step, feature, batch)``, uint8 or float32, the batch a power of two from 16 on.
       labels: the classes.
       sample_weight: 0 for samples that only fill a batch.

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.losses import ABSENT
 from jaxnet.types import Array
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
@@ -26,9 +27,6 @@ CHUNK = 64
 
 ADAM = 256
 """Parameters that it updates at once."""
-
-ABSENT = -1e30
-"""Logit of a class that is not there."""
 
 UNROLL = 1
 """Weights of a row in flight at once."""
@@ -85,9 +83,8 @@ def epoch(
     def along(start: Any, longest: Any, units: Array, fetch: Any, add: Any, carried: Any) -> Any:
         """``carried`` after ``add(fetch(slots, exist), carried)`` for one slot of some rows after the other.
 
-        Where a row has no more slots, a weight of zero is added.
-
-        What comes next is fetched before what is there is added.
+        Where a row has no more slots, a weight of zero is added. What comes next is fetched
+        before what is there is added.
         """
         begin, end = load(start.at[units]), load(start.at[units + 1])
 
@@ -102,9 +99,9 @@ def epoch(
                 carried = add(one, carried)
             return following, carried
 
-        return jax.lax.fori_loop(0, (longest + UNROLL - 1) // UNROLL, several, (some(jnp.int32(0)), carried))[
-            1
-        ]
+        rounds = (longest + UNROLL - 1) // UNROLL
+        _, carried = jax.lax.fori_loop(0, rounds, several, (some(jnp.int32(0)), carried))
+        return carried
 
     def gather(source: Any, units: Array) -> Array:
         """``(unit, batch)``: rows of samples, of activations or of their gradients."""

@@ -20,6 +20,7 @@ from jaxnet.activations import ACTIVATIONS
 from jaxnet.allocation import allocate, check_allocation, check_density, check_sizes, dense_counts
 from jaxnet.errors import check_choice
 from jaxnet.kernels import Product, dense_product
+from jaxnet.losses import ABSENT
 from jaxnet.masks import draw_topologies
 from jaxnet.nn.layers import INITS, init_layer, linear_activated, weighted
 from jaxnet.nn.params import Params, Structure
@@ -99,9 +100,6 @@ def init_params(spec: NetworkSpec, topologies: Sequence[Topology], *, key_init: 
         )
     )
 
-
-ABSENT = -1e30
-"""Logit of a class that has no output unit."""
 
 SKIP_REACH = 3
 """How many layers ahead a skip connection leads at most; the next layer is no skip."""

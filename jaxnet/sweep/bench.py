@@ -59,6 +59,7 @@ class Bench:
         self.key_data = key_data
         self._options = {"key_data": key_data, "memory_budget": memory_budget, "rungs": rungs}
         self._programs: dict[Any, Program] = {}
+        self._trials: dict[Any, tuple[float, float]] = {}
 
     def plan(self, grid: Grid, epochs: int, networks: int, kernel: str, chunk: int) -> dict[str, Any]:
         """Compiles a program for so many networks of a grid, in calls of at most ``chunk``; its plan.
@@ -66,25 +67,9 @@ class Bench:
         The kernel ``auto`` is the faster one at the mean density; only dense has another precision than f32.
 
         Raises:
-          ValueError: not even one network fits the memory.
+          ValueError: not even one network fits the memory, or the kernel asked for is not right here.
         """
-        if kernel == "auto":
-            kernel = "dense"
-            if self.precision == "f32":
-                sizes, densities = grid.family().sizes, [density for _, density in grid.members]
-                mean = drawable_density(sizes, sum(densities) / len(densities))
-                kernel = choose(sizes, mean, self.config.batch_size, networks)
-            if refusal(self.config, grid.family().sizes[-1], self.precision) is None:
-                error, relative_time = on_trial(functools.partial(self._trial, grid), self.config)
-                if error <= TOLERANCE and relative_time < 1:
-                    kernel = PERSISTENT
-        elif kernel == PERSISTENT:
-            reason = refusal(self.config, grid.family().sizes[-1], self.precision)
-            if reason is None:
-                error, _ = on_trial(functools.partial(self._trial, grid), self.config)
-                reason = None if error <= TOLERANCE else f"its losses are {error:.2g} nats off on this device"
-            if reason is not None:
-                raise ValueError(f"the {PERSISTENT} kernel cannot train this: {reason}")
+        kernel = self._kernel(grid, networks, kernel)
         program = self._compile(grid, epochs, networks, kernel, chunk, None)
         plan, devices = program.plan, program.num_devices
         self._programs[grid, epochs, kernel, plan.chunk, devices] = program
@@ -164,6 +149,31 @@ class Bench:
         how = with_kernel(dataclasses.replace(self.config, epochs=epochs), kernel, self.precision)
         options: Any = {**self._options, "chunk": chunk, "devices": devices}
         return Program(grid.family(), how, networks, self.splits, **options)
+
+    def _kernel(self, grid: Grid, networks: int, kernel: str) -> str:
+        """The kernel that is asked for; for ``auto`` the faster one of those that are right here."""
+        if kernel not in ("auto", PERSISTENT):
+            return kernel
+        family = grid.family()
+        reason, relative_time = refusal(self.config, family.sizes[-1], self.precision), 1.0
+        if reason is None:
+            error, relative_time = self._tried(grid)
+            reason = None if error <= TOLERANCE else f"its losses are {error:.2g} nats off on this device"
+        if kernel == PERSISTENT and reason is not None:
+            raise ValueError(f"the {PERSISTENT} kernel cannot train this: {reason}")
+        if kernel == PERSISTENT or (reason is None and relative_time < 1):
+            return PERSISTENT
+        if self.precision != "f32":
+            return "dense"
+        densities = [density for _, density in grid.members]
+        mean = drawable_density(family.sizes, sum(densities) / len(densities))
+        return choose(family.sizes, mean, self.config.batch_size, networks)
+
+    def _tried(self, grid: Grid) -> tuple[float, float]:
+        """:func:`~jaxnet.sweep.persistent.on_trial` for the members of a grid, once."""
+        if grid.members not in self._trials:
+            self._trials[grid.members] = on_trial(functools.partial(self._trial, grid), self.config)
+        return self._trials[grid.members]
 
     def _trial(self, grid: Grid, config: SweepConfig, networks: int, steps: int) -> tuple[float, jax.Array]:
         """Trains networks of a grid for so many steps: seconds a network, compiled before, and losses."""

@@ -13,7 +13,8 @@ import pytest
 from jaxnet import methods, signals, trees
 from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.keys import ORDER
-from jaxnet.nn.mlp import ABSENT, MLP, NetworkSpec, forward
+from jaxnet.losses import ABSENT
+from jaxnet.nn.mlp import MLP, NetworkSpec, forward
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
 from jaxnet.sweep import DrawRules, Row, SweepConfig, draw_variant, make_family, make_run, make_variant
