@@ -145,11 +145,16 @@ def train_epoch(
 
     Returns:
       Weights and biases, and the sum of the losses of all samples, in nats.
+
+    Raises:
+      ValueError: the batch is no such number, or there are more classes than a tile holds.
     """
     backend = _backend()
     batch = x.shape[-1]
     if batch < 16 or batch & (batch - 1):
         raise ValueError(f"the batch must be a power of two from 16 on: {batch}")
+    if biases[-1].value.shape[0] > TILE:
+        raise ValueError(f"the outputs must fit one tile of {TILE}: {biases[-1].value.shape[0]}")
     scalars = jnp.stack([jnp.asarray(a, jnp.float32) for a in (scale, shift, lr, weight_decay)])
     learned = tuple(weights), tuple(biases)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), learned)

@@ -67,9 +67,8 @@ def epoch(
 
     def tiles(size: Any, tile: int, body: Callable[[Array, Array], None]) -> None:
         """``body(number, indices)`` for every tile up to ``size``."""
-        zero = classes[
-            1
-        ]  # always 0, unknown to the compiler: indices known for good would fill the registers
+        # always 0, unknown to the compiler: it would fill the registers with indices known for good
+        zero = classes[1]
         if isinstance(size, int) and size <= tile:
             body(zero, zero + jnp.arange(tile))
         else:

@@ -24,9 +24,6 @@ from jaxnet.types import Array, Key, PyTree, Scalar
 PERSISTENT = "persistent"
 """Its name among the kernels."""
 
-MOST_CLASSES = 128
-"""The outputs of a network are one tile, which a thread block holds in its registers."""
-
 TOLERANCE = 1e-4
 """Nats that the loss of a network may be off after a trial; rounding alone gives some 1e-6."""
 
@@ -43,8 +40,8 @@ def refusal(config: SweepConfig, classes: int, precision: str = "f32") -> str | 
         return "it needs one order of the samples for all seeds"
     if config.draw.activation != "relu":
         return f"it knows ReLUs only, not {config.draw.activation}"
-    if classes > MOST_CLASSES:
-        return f"it knows at most {MOST_CLASSES} classes, not {classes}"
+    if classes > persistent.TILE:
+        return f"it knows at most {persistent.TILE} classes, not {classes}"
     return persistent.missing()
 
 

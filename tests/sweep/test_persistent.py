@@ -117,6 +117,17 @@ def test_what_it_cannot_train_is_said(changes: dict[str, Any], precision: str, r
     assert "\n" not in str(error.value)
 
 
+def test_more_classes_than_a_tile_are_refused() -> None:
+    assert refusal(SweepConfig(), 33) == "it knows at most 32 classes, not 33"
+    layer = [wire(topology_from_mask(np.ones((33, 4), bool)), first=True)]
+    learned = [persistent.Learned(*(jnp.zeros(n) for _ in range(3))) for n in (256, 64)]
+    batches: Any = jnp.zeros((1, 4, 16)), jnp.zeros((1, 16), jnp.int32), jnp.ones((1, 16))
+    rates: Any = dict.fromkeys(("scale", "shift", "lr", "weight_decay"), 1.0)
+    rates |= {"corrections": jnp.ones((1, 2)), "classes": jnp.int32(33)}
+    with pytest.raises(ValueError, match="must fit one tile of 32: 64"):
+        persistent.train_epoch(layer, learned[:1], learned[1:], *batches, **rates, interpret=True)
+
+
 @pytest.mark.parametrize("off", [0.0, 1e-3])
 def test_it_is_used_where_a_trial_shows_that_it_is_right(off: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def epochs(config: SweepConfig) -> Any:
