@@ -164,9 +164,9 @@ def executor(workers: str | None) -> Iterator[Executor]:
                 address = stack.enter_context(local)
             client = distributed.Client(address, timeout=SECONDS, set_as_default=False)
             stack.enter_context(client).wait_for_workers(1, timeout=SECONDS)
-        except OSError:
-            words = "no Dask scheduler with a worker answers: start both (docs/scaling.md)"
-            raise InputError(f"{workers}: {words}") from None
+        except (OSError, TypeError):  # a TypeError: tls:// without any certificates
+            words = "no Dask scheduler with a worker answers: start both, for tls:// with certificates"
+            raise InputError(f"{workers}: {words} (docs/scaling.md)") from None
         if number:
             client.run(_own_processors, number)
         yield Executor(client, workers)

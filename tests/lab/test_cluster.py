@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from jaxnet.errors import InputError
 from jaxnet.lab import cluster
 from jaxnet.lab.cluster import Executor, WorkerFlags, executor
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,13 +130,45 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tls://127.0.0.1:1"])
+def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(cluster, "SECONDS", 0.5)
     with (
-        pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:1: no Dask scheduler with a worker answers"),
-        executor("tcp://127.0.0.1:1"),
+        pytest.raises(InputError, match=f"{address}: no Dask scheduler with a worker answers"),
+        executor(address),
     ):
         pass
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+def test_with_certificates_from_dasks_configuration(tmp_path: Path) -> None:
+    """Encrypted to a scheduler that wants it; a driver without the certificate is told so in one line."""
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    files = ["-keyout", key, "-out", certificate, "-subj", "/CN=localhost"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files], check=True, capture_output=True
+    )
+    tls = "distributed.comm.tls"
+    roles = ("client", "worker", "scheduler")
+    given = {
+        f"{tls}.{role}.{name}": path for role in roles for name, path in (("cert", certificate), ("key", key))
+    }
+    with dask.config.set(
+        {f"{tls}.ca-file": certificate, "distributed.comm.require-encryption": True, **given}
+    ):
+        local = distributed.LocalCluster(
+            n_workers=1, processes=False, protocol="tls://", dashboard_address=None
+        )
+        with local:
+            assert local.scheduler_address.startswith("tls://")
+            with executor(local.scheduler_address) as workers:
+                assert [result[0] for _, result in workers.run(double, [3])] == [6]
+            with (
+                dask.config.set({f"{tls}.ca-file": None}),
+                pytest.raises(InputError, match="for tls:// with certificates"),
+                executor(local.scheduler_address),
+            ):
+                pass
 
 
 @pytest.mark.parametrize("wrong", ["4", "local:0", "local", "tcp://host", "http://host:1"])
