@@ -30,6 +30,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     every: int = option(100, "steps between two changes", "steps", least=1)
     rounds: int = option(5, "prunings of rewind", least=1)
     judged: bool = option(True, "read the test set")
+    peers: bool = option(False, "read it after every epoch, too")
     batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
 
 
@@ -40,7 +41,7 @@ def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
         dataset,
         config.sizes,
         density=config.density,
-        allocation=arm.allocation,
+        allocation=arm.allocation or config.allocation or "erdos-renyi",
         activation=config.activation,
         init=lab.run.init_rule(config),
     )
@@ -141,19 +142,29 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     existed = methods.budgets(method, layers, steps)
     per_epoch = steps // config.epochs
 
+    def at_best(net: Any, before: np.ndarray) -> np.ndarray:
+        """As peers select: the highest test accuracy of any epoch."""
+        return np.fmax(before, run.judge(task, net.params, net.structure, run.split("test"))[0])
+
+    peers = config.peers and config.judged
+
     def between(done: int, state: Any, account: Any, result: Any) -> Any:
+        if peers:
+            account = at_best(state.net, account)
         if existed[done * per_epoch] > existed[-1]:  # larger than it will be: such an epoch is not the best
             state = state.replace(best_accuracy=jnp.full_like(state.best_accuracy, -1.0))
         return state, account
 
     names = tuple(f"{rate:g}" for rate in config.rates)
+    best_of_test = np.full(len(run.seeds) * len(names), np.nan)
     after = None if arm.start == "chosen" else method
-    train = lab.Stage("train", config.epochs, task, start, arms=names, order=0, method=after, between=between)
-    stages = [train]
+    hooks: dict[str, Any] = {"method": after, "between": between, "account": best_of_test if peers else None}
+    stages = [lab.Stage("train", config.epochs, task, start, arms=names, order=0, **hooks)]
     if arm.start == "rewound":
         rules = {name: getattr(config, name) for name in ("density", "rounds", "epochs", "rates")}
         stages = rewinding.make_stages(task, start, ready, sizes=spec.sizes, **rules)
-    state = lab.train_stages(run, stages)[stages[-1].name].kept
+    trained = lab.train_stages(run, stages)[stages[-1].name]
+    state = trained.kept
     params, structure = state.best
     counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure)
     counts, gone, best = jax.device_get((counted, state.diverged, state.best_accuracy))
@@ -162,6 +173,8 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     if config.judged and config.protocol == "clean":
         accuracy, of_halves = run.judge(task, params, structure, run.split("test"))
         halves = {"accuracy_halves": of_halves}
+    if peers and arm.start != "rewound":
+        halves["accuracy_peers"] = at_best(state.net, trained.account)
     found = lab.entries(
         run.seeds,
         names,

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
 from jaxnet.lab import changed, option
+from jaxnet.lab.flags import Activation, Allocation, check_sizes
 from jaxnet.lab.shown import NOTHING, number, percent
 
 ORDER = (("rigl", "set"), ("set", "static"), ("rigl", "static"))
@@ -34,8 +35,18 @@ OURS = (("extrema", "set"), ("extrema-gradient", "rigl"))
 
 
 @dataclass(frozen=True)
-class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
+class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags, lab.DataFlags):
     """Every method at every density, compared on the same seeds."""
+
+    sizes: tuple[int, ...] | None = changed(lab.NetworkFlags, "sizes")
+    allocation: Allocation = changed(
+        lab.NetworkFlags,
+        "allocation",
+        "erdos-renyi",
+        "how the density is shared out over the layers, where the name of a method does not say it",
+    )
+    init: Literal["dense-fan-in", "sparse-fan-in"] | None = changed(lab.NetworkFlags, "init")
+    activation: Activation = changed(lab.NetworkFlags, "activation")
 
     dataset: str = changed(lab.DataFlags, "dataset", "mnist")
     methods: tuple[str, ...] = option(
@@ -54,6 +65,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         (3e-3, 1e-2, 3e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
+    peers: bool = option(False, "also show the best epoch on the test samples, as peers select")
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
 
     def check(self) -> None:
@@ -64,6 +76,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         for flag, found in (("--densities", self.densities), ("--rates", self.rates)):
             if not found or len(set(found)) < len(found) or min(found) <= 0:
                 raise InputError(f"{flag} must be different numbers above 0, at least one: {list(found)}")
+        check_sizes(self.sizes, 3)
         super().check()
 
 
@@ -187,6 +200,11 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             row += [number(a["weights"]["mean"], ".0f"), str(run["most_weights"]), str(run["epochs"])]
             row += [f"{run['rate']:g}", number(agreement), number(run["flops"] / 1e9, ".0f")]
             row += [number(run["seconds_per_network"], ".1f")]
+            if config.peers:
+                peers = a.get("accuracy_peers")
+                row += [lab.report.mean_and_interval(peers) if peers else NOTHING]
+                known = methods.PUBLISHED.get((config.dataset, tuple(run["sizes"])), {})
+                row += [number(known.get(name.split(": ")[1]), ".2f")]
             tables.setdefault(density, []).append(row)
     order = [
         f"{first} − {second} at {c.question.where}: {percent(c.difference, '+.2f')} points "
@@ -199,6 +217,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
     names = methods.names_of(config.methods)
     return {
         "tables": tables,
+        "columns": ["best test epoch", "published"] if config.peers else [],
         "order": order or ["not asked: the methods are not all there"],
         "sizes": config.sizes or first["sizes"],
         "methods": {name: methods.ARMS[name].what for name in names},

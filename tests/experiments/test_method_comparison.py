@@ -21,7 +21,7 @@ SIZES = (64, 16, 12, 10)
 FULL = 64 * 16 + 16 * 12 + 12 * 10
 SMALL = [
     *("--dataset", "digits", "--sizes", "64,16,12,10", "--densities", "0.2", "--num-seeds", "2", "--epochs"),
-    *("4", "--rounds", "1", "--methods", "static,snip,rewind", "--batch-size", "64", "--rates"),
+    *("4", "--rounds", "1", "--methods", "static,snip,rewind", "--batch-size", "64", "--peers", "--rates"),
 ]
 
 
@@ -98,6 +98,16 @@ def test_what_a_run_leaves(finished: Path) -> None:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[5:8] == [str(int(0.2 * FULL)), str(run["most_weights"]), str(run["epochs"])]
+
+
+def test_the_best_test_epoch_is_no_worse_than_the_one_chosen_on_validation(finished: Path) -> None:
+    found = runs(finished)
+    for name in ("static", "snip"):
+        (arm,) = found[name]["arms"].values()
+        pairs = [(seed["accuracy_peers"], seed["accuracy"]) for seed in arm["seeds"]]
+        assert all(best >= chosen for best, chosen in pairs)
+    (arm,) = found["rewind"]["arms"].values()
+    assert "accuracy_peers" not in arm["aggregate"]  # of several trainings
 
 
 def test_a_small_dense_network_has_no_bottleneck() -> None:
