@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from benchmarks._report import clock
-from jaxnet import losses
+from jaxnet import losses, methods
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.kernels import product
@@ -74,15 +74,19 @@ class Sweep:
         devices: Sequence[jax.Device] | None = None,
         *,
         live: bool = True,
+        method: str | None = None,
     ) -> None:
         """Compiles and trains a first chunk, which is not timed; without ``live`` all weights are trained."""
         family = work.family()
+        config = SweepConfig(
+            epochs=epochs, batch_size=work.batch, lr=LR, method=methods.make(method) if method else None
+        )
         train = training_split(loaded)
         test = train.replace(x=jnp.asarray(np.array(loaded.x_test)), y=jnp.asarray(np.array(loaded.y_test)))
         watched = train.replace(x=train.x[:WATCHED], y=train.y[:WATCHED])
         self.program = Program(
             family if live else dataclasses.replace(family, live=None),
-            with_kernel(SweepConfig(epochs=epochs, batch_size=work.batch, lr=LR), kernel, precision),
+            with_kernel(config, kernel, precision),
             chunk,
             (train, test, watched),
             key_data=jax.random.key(0),

@@ -10,6 +10,8 @@ are those of a round, and what is reported is their median:
   validation, extrema; trained is only what can change (``jaxnet.sweep.live``), which
   gives the same networks;
 - ``all weights trained``: the same without that, the sparse kernel alone;
+- ``rewired by RigL``: all weights trained, and every 100 steps a third of a layer's weights exchanged, fewer
+  later (``jaxnet.methods``): what a method costs is the difference to the line above;
 - ``jaxnet dense``: its training steps with the dense product;
 - ``JAX masked``: vmap over dense weights times their mask, Adam over all of them;
 - ``live units only``: the same, for the part that can change: leaving out the rest helps
@@ -80,6 +82,7 @@ FULL_EPOCHS = 5
 METHODS = {
     "csr": "jaxnet csr",
     "csr_whole": "  all weights trained",
+    "csr_rigl": "  rewired by RigL, too",
     "dense": "jaxnet dense, {stack} at once",
     "jax_masked": "JAX masked dense, {stack} at once",
     "jax_masked_live": "  live units only",
@@ -195,6 +198,7 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     chunk = config.chunk or default_chunk(jax.local_devices(), family, batch)
     sweep = ours.Sweep(work, loaded, chunk, config.epochs)
     whole = ours.Sweep(work, loaded, chunk, config.epochs, live=False)
+    rigl = ours.Sweep(work, loaded, chunk, config.epochs, live=False, method="rigl")
     per_step: dict[str, Callable[[], float]] = {  # seconds of a step, for one network
         "dense": ours.Steps(work, split, config.stack, masked=False),
         "jax_masked": ours.Steps(work, split, config.stack, masked=True),
@@ -208,6 +212,7 @@ def _measure_batch(config: Config, loaded: data.Dataset, batch: int, result: dic
     seeds: dict[str, Callable[[], float]] = {  # seconds of a whole training, for one network
         "csr": lambda: sweep() * FULL_EPOCHS / config.epochs,
         "csr_whole": lambda: whole() * FULL_EPOCHS / config.epochs,
+        "csr_rigl": lambda: rigl() * FULL_EPOCHS / config.epochs,
         **{name: (lambda run=run: steps * run()) for name, run in per_step.items()},  # type: ignore[misc]
         "dense_bound": lambda: flops / peak_flops(),
         "dense_bound_live": lambda: live_flops / peak_flops(),
