@@ -20,7 +20,7 @@ from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.keys import key_of
-from jaxnet.lab.run import load, make_split, use_compilation_cache
+from jaxnet.lab.run import augmentation, load, make_split, use_compilation_cache
 from jaxnet.lab.shown import sizes_label
 from jaxnet.sweep import Bench, DrawRules, SweepConfig, Trained, default_chunk
 from jaxnet.sweep.halving import surviving
@@ -94,6 +94,8 @@ class Trainer:
             common_order=not config.own_order,
             detector=config.detector,
             watch=config.detect_on,
+            transform=augmentation(config, self.dataset),
+            own_draws=bool(getattr(config, "own_draws", False)),
         )
         return Bench(
             how,

@@ -92,10 +92,9 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     config, dataset = run.config, run.dataset
     arm, spec, steps = methods.ARMS[config.arm], make_spec(config, dataset), steps_of(config, dataset)
     method = methods.make_method(arm, float(config.density or 0), steps, config.every)
-    model = jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel))
-    task = jaxnet.Task(model, config.batch_size)
+    task = run.task(spec)
     if arm.taught:
-        transform = jaxnet.train.taught_by(*teacher)
+        transform = jaxnet.train.taught_by(*teacher, then=task.transform)
         task = dataclasses.replace(task, loss=jaxnet.losses.Distillation(0.3, 4.0), transform=transform)
     optimizer = optax.chain(
         optax.scale_by_adam(),
@@ -200,7 +199,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     }
     best_seed = int(np.argmax(np.where(gone, -1.0, best)))
     shared = jax.tree.map(lambda leaf: leaf[best_seed], (params, structure))
-    return lab.Found(found, extra=extra, shared=(model, *shared))
+    return lab.Found(found, extra=extra, shared=(task.model, *shared))
 
 
 ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm)

@@ -135,7 +135,7 @@ def run_cliff(run: lab.Run[Config]) -> lab.Found:
     from experiments._cliff_arms import Growth
 
     config, spec = run.config, make_spec(run.config, run.dataset)
-    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(spec)
     # static first: the others are compared with it
     arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
     growth = Growth(run, arms, spec, task)

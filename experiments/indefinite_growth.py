@@ -131,6 +131,8 @@ def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.Gro
             spec,
             DecisionRules(**decisions, patches=patches),
             **flags("operator", "added", "epochs", "lr", "schedule", "detector", "detect_on", "batch_size"),
+            own_draws=c.own_draws,
+            transform=lab.run.augmentation(c, dataset),
             patches=rules(max_patches=c.max_patches) if patches else None,
             patience=c.patience or None,
             lr_patch=c.lr,

@@ -143,7 +143,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
     config: Any = run.config  # nothing is auto
     last, seeds = config.protocol == "seed", len(run.seeds)
     spec = make_spec(config, scale.sizes)
-    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(spec)
     optimizer = jaxnet.dual_rate_adam(config.lr, config.lr)
 
     def ready(network: Any) -> Any:

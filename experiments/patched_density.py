@@ -185,7 +185,7 @@ def chosen(config: Config, state: Any) -> Any:
 def run_patched(run: lab.Run[Config], given: Any = None) -> lab.Found:
     """Trains, patches, trains on, measures."""
     config, spec = run.config, make_spec(run.config, run.dataset)
-    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(spec)
     trained = lab.train_stages(run, make_stages(run, task), given)
     before, after = trained["scaffold"].kept["state"], trained["patch"].kept
     first = [row["accuracy"] for row in trained["patch"].rows if row["epoch"] == 1]

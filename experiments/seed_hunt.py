@@ -173,7 +173,9 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
         )
     jaxnet.environment.check()
     if config.kernel != "auto":
-        how = jaxnet.sweep.SweepConfig(method=method, common_order=not config.own_order)
+        transform = lab.run.augmentation(config, dataset)
+        order: Any = {"common_order": not config.own_order}
+        how = jaxnet.sweep.SweepConfig(method=method, transform=transform, **order)
         jaxnet.sweep.with_kernel(how, config.kernel, config.precision)
     return config
 

@@ -22,10 +22,10 @@ from jaxnet.types import Array, Int, Key
 IMPLEMENTATION = "threefry2x32"
 """Of every key that jaxnet makes."""
 
-MASK, INIT, PATCH, LOOK, CHANGE, METHOD, ORDER = range(7)
+MASK, INIT, PATCH, LOOK, CHANGE, METHOD, ORDER, DRAW = range(8)
 """Purposes of a network's key: which weights exist, their first values, its patches, what is
 drawn while it is looked at, changes between epochs, what a method draws, an order of the
-samples of its own."""
+samples of its own, what is drawn of its own in every step (augmentation)."""
 
 OTHER_MASK, OTHER_INIT, SHUFFLE = 2, 3, 4
 """Further purposes of the key of a network that is built from another: its controls."""

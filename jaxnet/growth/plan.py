@@ -17,6 +17,7 @@ from jaxnet.kernels import Product, dense_product
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.patches import PatchRules
 from jaxnet.train import Method, Task
+from jaxnet.train.net import Transform
 
 SELECTIONS = ("best", "last")
 SCHEDULES = ("constant", "cosine")
@@ -49,6 +50,8 @@ class GrowthPlan:
       detect_on: ``pre`` or ``post`` activations.
       batch_size: samples per step.
       product: the sparse product.
+      transform: of the batches that are learned, or None (:attr:`jaxnet.train.Task.transform`).
+      own_draws: every network draws for itself what the transform draws.
     """
 
     spec: NetworkSpec
@@ -69,6 +72,8 @@ class GrowthPlan:
     detect_on: str = "pre"
     batch_size: int = 64
     product: Product = dense_product
+    transform: Transform | None = None
+    own_draws: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
@@ -99,7 +104,7 @@ class GrowthPlan:
 
     def task(self, spec: NetworkSpec) -> Task:
         """What training needs to know of a grown network."""
-        return Task(MLP(spec, self.product), self.batch_size)
+        return Task(MLP(spec, self.product), self.batch_size, transform=self.transform)
 
     def optimizer(self, samples: int) -> optax.GradientTransformation:
         """Adam with a rate per group; a cosine schedule starts anew after ``epochs`` times ``samples``."""

@@ -27,7 +27,7 @@ from jaxnet.growth.plan import GrowthPlan
 from jaxnet.growth.programs import GroupPrograms, one_of
 from jaxnet.growth.steps import Measured, fitted, grow, grown_spec, measure, start_net
 from jaxnet.growth.training import outcome, padded, stack_host, start_state, take_host
-from jaxnet.keys import METHOD, key_of, keys_of, purpose
+from jaxnet.keys import DRAW, METHOD, key_of, keys_of, purpose
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.programs import ONCE, Clock
 from jaxnet.store.checkpoint import Pace
@@ -185,7 +185,7 @@ class Population:
             nets = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), nets)
         stopped = np.arange(len(nets)) >= len(group)
         iteration = len(group[0].history)
-        keys = [purpose(key_of(m.seed), METHOD, iteration) for m in padded(group)]
+        keys = [purpose(key_of(m.seed), DRAW, METHOD, iteration) for m in padded(group)]
         # on the host, so that no two leaves share memory that is donated
         return stack_host([start_state(self.plan, *each) for each in zip(nets, stopped, keys, strict=True)])
 
@@ -196,11 +196,14 @@ class Population:
             return state
 
         key = jax.random.fold_in(data.key_data, iteration)
+        draws = key
+        if plan.own_draws:
+            draws = jnp.stack([purpose(key_of(m.seed), DRAW, iteration) for m in padded(group)])
         state = jax.tree.map(jnp.asarray, state)
         shuffle, program, pace = self.programs.order(key), self.programs.epoch(spec, state, key), Pace()
         for done in range(first, plan.epochs):
             number = jnp.int32(done)
-            state, result = program(state, data.train, data.watch, key, number, shuffle(key, number))
+            state, result = program(state, data.train, data.watch, draws, number, shuffle(key, number))
             if self.journal is not None:
                 place = {"iteration": iteration + 1, "epoch": done + 1}
                 labels = [{"seed": m.seed, **place} for m in group]

@@ -68,11 +68,14 @@ class GroupPrograms(Programs):
 
         def make() -> Any:
             epoch = make_group_epoch(self._plan, self._plan.task(spec))
-            return jax.vmap(epoch, in_axes=(0, None, None, None, None, None))
+            return jax.vmap(epoch, in_axes=(0, None, None, 0 if self._plan.own_draws else None, None, None))
 
         number = jnp.int32(0)
+        draws: Any = key
+        if self._plan.own_draws:
+            draws = jax.ShapeDtypeStruct(state.accuracy.shape, key.dtype)
         batches = jax.eval_shape(self._order, key, number)
-        return ("epoch", spec), make, state, self._data.train, self._data.watch, key, number, batches
+        return ("epoch", spec), make, state, self._data.train, self._data.watch, draws, number, batches
 
     def _measure(self, spec: NetworkSpec) -> tuple[Any, ...]:
         one = functools.partial(measure, self._plan, spec)

@@ -26,7 +26,11 @@ C = TypeVar("C")
 Allocation = Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 
+AUGMENT = ("crop", "flip", "affine")
+"""What ``--augment`` knows: :data:`jaxnet.data.augment.PARTS`, which loads JAX."""
+
 MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "doc", "workers")  # where and how, not what
+UNSAID = ("augment", "own_draws", "normalise")  # stored only where they say something
 BY_FINGERPRINT = ("dataset",)  # in its place the fingerprint decides whether a run may be continued
 
 
@@ -104,6 +108,12 @@ class DataFlags(Flags):
         "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
     )
     data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
+    normalise: Literal["channels"] | None = option(
+        None,
+        "channels: by mean and standard deviation of every channel of the training images, also where "
+        "others are usual (CIFAR-10: 0.5 and 0.5)",
+        none="usual",
+    )
     protocol: Literal["clean", "seed"] = option(
         "clean",
         "clean: selection on validation, test images once at the end; seed: the original's, faults included "
@@ -163,6 +173,19 @@ class TrainFlags(Flags):
 
     batch_size: int = option(64, "samples per step", "samples", least=1)
     lr: float | None = option(1e-3, "Adam's learning rate", above=0, none="auto")
+    augment: tuple[str, ...] | None = option(
+        None, "change training images at random: crop (by an eighth), flip (left and right), affine (small)"
+    )
+    own_draws: bool = option(False, "every network has its own random changes of images (slower)")
+
+    def check(self) -> None:
+        """Raises InputError for an augmentation that does not exist, or that is named twice."""
+        names = self.augment
+        if names is not None and (not names or len(set(names)) < len(names) or set(names) - set(AUGMENT)):
+            raise InputError(f"--augment must be some of {', '.join(AUGMENT)}, each once: {','.join(names)}")
+        if self.own_draws and names is None:
+            raise InputError("--own-draws has no meaning without --augment")
+        super().check()
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import data, environment
-from jaxnet.data import Dataset
+from jaxnet.data import Dataset, augment
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import cache_folder, read_json, user_path
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.keys import key_of, keys_of
+from jaxnet.lab.flags import UNSAID
 from jaxnet.lab.terminal import compiling
-from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.programs import ONCE, Beside, Clock
 from jaxnet.provenance import processors
 from jaxnet.statistics import exact_fraction
@@ -114,6 +115,12 @@ class Run(Generic[C]):
         together = jax.vmap(function, in_axes=tuple(None if isinstance(a, Split) else 0 for a in args))
         return self.compiled(what, together, *args, **options)(*args)
 
+    def task(self, spec: NetworkSpec, **fields: Any) -> Task:
+        """How a network is trained: with the kernel, the batches and the augmentation of the flags."""
+        config: Any = self.config
+        changed = augmentation(config, self.dataset)
+        return Task(MLP(spec, product(config.kernel)), config.batch_size, transform=changed, **fields)
+
     def judge(self, task: Task, params: Any, structure: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Exact accuracies ``(network,)``, and on even and odd samples ``(network, 2)``; NaN if diverged."""
         counts = self.over_seeds("the evaluation", partial(count_right, task), params, structure, split)
@@ -136,7 +143,21 @@ def fractions(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def load(config: Any) -> Dataset:
     """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
     fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
-    return data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
+    dataset = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
+    if getattr(config, "normalise", None) == "channels":
+        dataset = augment.by_channel(dataset)
+    augmentation(config, dataset)  # wrong input leaves nothing behind
+    return dataset
+
+
+def augmentation(config: Any, dataset: Dataset) -> augment.Augmentation | None:
+    """The transform of training batches that ``--augment`` asks for.
+
+    Raises:
+      InputError: the data set cannot be augmented.
+    """
+    names = getattr(config, "augment", None)
+    return augment.augmentation(dataset, names) if names else None
 
 
 def make_split(dataset: Dataset, part: Part, samples: slice = slice(None)) -> Split:
@@ -227,7 +248,8 @@ def arm_values(config: Any, name: str) -> dict[str, Any]:
     """What a comparison hands to one of its runs, whose folder is called after it."""
     folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     handed = {key: getattr(config, key) for key in ("dataset", "data_dir", "kernel", "resume", "overwrite")}
-    return {**handed, "out": str(user_path(config.out) / folder)}
+    also = {key: getattr(config, key) for key in UNSAID if hasattr(config, key)}
+    return {**handed, **also, "out": str(user_path(config.out) / folder)}
 
 
 def exact(values: np.ndarray, count: int) -> np.ndarray:

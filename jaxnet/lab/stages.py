@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
+from jaxnet.keys import DRAW, purpose
 from jaxnet.lab.run import PARTS, Run
 from jaxnet.lab.terminal import progress
 from jaxnet.programs import ONCE
@@ -151,7 +152,7 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
 
     def epoch() -> tuple[Any, ...]:
-        together, args = _epoch(run, stage)
+        together, _, args = _epoch(run, stage)
         return together, (shapes()[1], *args), (0,)
 
     run.beside.begin(f"the start of {stage.name}", start)
@@ -161,15 +162,19 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         run.beside.begin(f"what is kept of {stage.name}", lambda: (stage.keep, (shapes()[1], stage.samples)))
 
 
-def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """An epoch of all networks, and its arguments beside the state: of the order its shapes."""
+def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], Key, tuple[Any, ...]]:
+    """An epoch of all networks, the key of its order, and its arguments beside the state."""
     more: dict[str, Any] = {"patience": stage.patience, "gradient_norms": stage.gradient_norms}
     epoch = make_watched_epoch(stage.task, stage.method, **more)
     key = run.key_data if stage.order is None else jax.random.fold_in(run.key_data, stage.order)
     train, number = run.split("train"), jnp.zeros((), jnp.int32)
     order = functools.partial(epoch_order, train.size, stage.task.batch_size)
-    args = (train, run.split(run.watched), key, number, jax.eval_shape(order, key, number))
-    return jax.vmap(epoch, in_axes=(0, None, None, None, None, None)), args
+    batches, draws = jax.eval_shape(order, key, number), key
+    if own := bool(getattr(run.config, "own_draws", False)):
+        draws = jax.vmap(lambda one: purpose(one, DRAW, 0 if stage.order is None else stage.order))(run.keys)
+        draws = jnp.concatenate([draws] * max(1, len(stage.arms)))
+    args = (train, run.split(run.watched), draws, number, batches)
+    return jax.vmap(epoch, in_axes=(0, None, None, 0 if own else None, None, None)), key, args
 
 
 def _train(
@@ -197,9 +202,9 @@ def _train(
         record(0, EpochResult(EpochInfo(nothing, nothing), judged), last=True)
     if first >= stage.epochs or bool(np.all(np.asarray(state.stopped))):
         return state, account  # continued after the epoch in which the last network stopped
-    together, args = _epoch(run, stage)
+    together, key, args = _epoch(run, stage)
     program = run.compiled(f"an epoch of {stage.name}", together, state, *args, donate=(0,))
-    order, samples, key = run.order(stage.task.batch_size), args[:3], args[2]
+    order, samples = run.order(stage.task.batch_size), args[:3]
     with progress(stage.epochs, f"{stage.name}, {len(networks)} networks") as show:
         show(completed=first)
         for done in range(first, stage.epochs):

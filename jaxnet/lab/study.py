@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from jaxnet.files import json_safe, read_json, user_path
 from jaxnet.lab.command import run_main
 from jaxnet.lab.compare import Comparison, Question, compare
-from jaxnet.lab.flags import BY_FINGERPRINT, MAY_DIFFER
+from jaxnet.lab.flags import BY_FINGERPRINT, MAY_DIFFER, UNSAID
 from jaxnet.lab.shown import arms_and_verdicts, diverged_line, diverged_of
 from jaxnet.lab.summary import Document, Found, arm_summary, every_arm, numbers, summarise
 
@@ -127,7 +127,7 @@ class Study(Page[C]):
         with (
             RunFolder.open(
                 config.out,
-                {flag: v for flag, v in flags.items() if v is not None or flag not in self.unsaid},
+                {flag: v for flag, v in flags.items() if v or flag not in (*self.unsaid, *UNSAID)},
                 resume=config.resume,
                 overwrite=config.overwrite,
                 may_differ=(*MAY_DIFFER, *self.may_differ),

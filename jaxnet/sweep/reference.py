@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.batches import Split, epoch_batches
-from jaxnet.keys import network_keys
+from jaxnet.keys import DRAW, network_keys, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import to_masked_network
 from jaxnet.sweep.bench import Bench
@@ -41,7 +41,8 @@ def masked_dense_accuracy(
     config, family, (train, judged, _) = bench.config, grid.family(), bench.splits
     if config.method is not None or not config.common_order:
         raise ValueError("the reference knows fixed masks and one common order of the samples only")
-    task = Task(MLP(NetworkSpec(family.sizes, 1.0, config.draw.activation)), config.batch_size)
+    model = MLP(NetworkSpec(family.sizes, 1.0, config.draw.activation))
+    task = Task(model, config.batch_size, transform=config.transform)
 
     def run(key: Key, key_data: Key, variant: Variant, train: Split, judged: Split) -> Scalar:
         drawn = draw_variant(family, variant, config.draw, **network_keys(key))
@@ -49,7 +50,10 @@ def masked_dense_accuracy(
 
         def epoch(net: Net, number: Array) -> tuple[Net, None]:
             order = epoch_batches(train.size, config.batch_size, jax.random.fold_in(key_data, number))
-            return train_batches(task, net, train, Batches(*order), samples=train.size)[0], None
+            draws = purpose(key if config.own_draws else key_data, DRAW, number)
+            given = None if config.transform is None else draws
+            batches = Batches(*order)
+            return train_batches(task, net, train, batches, key_forward=given, samples=train.size)[0], None
 
         net, _ = jax.lax.scan(epoch, start, jnp.arange(epochs, dtype=jnp.int32))
         return evaluate(task, net.params, net.structure, judged).accuracy

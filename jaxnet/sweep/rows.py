@@ -14,6 +14,7 @@ from jaxnet.kernels import Product, dense_product
 from jaxnet.nn.params import Params, Structure
 from jaxnet.sweep.family import DrawRules, Variant
 from jaxnet.train import Method
+from jaxnet.train.net import Transform
 from jaxnet.types import Array, Bool, Int, PyTree, Scalar
 
 Carried = tuple[Params, PyTree]
@@ -36,6 +37,8 @@ class SweepConfig:
       detector: signal that finds the extrema; one of :data:`jaxnet.signals.SIGNALS`.
       watch: ``pre`` or ``post`` activations for extrema.
       product: the sparse product.
+      transform: of the batches that are learned, or None (:attr:`jaxnet.train.Task.transform`).
+      own_draws: every seed draws for itself what the transform draws.
       persistent: train in one GPU kernel (:mod:`jaxnet.kernels.persistent`); the product is for the rest.
     """
 
@@ -49,6 +52,8 @@ class SweepConfig:
     detector: str = "original"
     watch: str = "post"
     product: Product = dense_product
+    transform: Transform | None = None
+    own_draws: bool = False
     persistent: bool = False
 
     def __post_init__(self) -> None:
