@@ -35,6 +35,12 @@ def measure(
         params = after.best_params
         second, halves = run.judge(task, params, patched, test)
 
+    watched: dict[str, Any] = {}
+    if run.config.watch_output:
+        scaffold = before.net.params if seed else before.best_params
+        samples = run.split("test" if seed else "train", slice(watched_samples(run.config)))
+        watched = layers(run, task, scaffold, structure, samples)
+
     def count(params: Any, structure: Any) -> Any:
         sizes = jaxnet.patches.slot_sizes(structure.bank, params.patches)
         return jaxnet.count_nonzeros(params, structure), sizes
@@ -81,9 +87,37 @@ def measure(
         patched_epoch=after.best_epoch,
         patches=patches,
         patched_accuracy_halves=halves,
+        **watched,
         redundancy=None if together is None else list(together),
     )
     return entries["patched"]
+
+
+def watched_samples(config: Any) -> int | None:
+    """Samples watched for extrema: what is asked for, all of training, or 1000 of test as in the original."""
+    return config.extrema_samples or (1000 if config.protocol == "seed" else None)
+
+
+def layers(run: lab.Run[Any], task: Any, params: Any, structure: Any, samples: Any) -> dict[str, Any]:
+    """Extrema of the output layer; mean and deviation over the units of every layer, the output's last."""
+    import jax.numpy as jnp
+
+    def one(params: Any, structure: Any, split: Any) -> Any:
+        config = run.config
+        stats = jaxnet.train.collect_stats(
+            task, params, structure, split, values=config.detect_on, output=True
+        )
+        found = jaxnet.signals.detect(stats[-1], config.detector)
+        means = [layer.mean for layer in stats]
+        shape = [jnp.stack([part(mean) for mean in means]) for part in (jnp.mean, deviation)]
+        return jnp.sum(found.high), jnp.sum(found.low), *shape
+
+    def deviation(mean: Any) -> Any:
+        return jnp.std(mean, ddof=1)
+
+    names = ("output_high", "output_low", "layer_means", "layer_deviations")
+    found = run.over_seeds("the layers", one, params, structure, samples)
+    return {name: np.asarray(values) for name, values in zip(names, found, strict=True)}
 
 
 def contributions(

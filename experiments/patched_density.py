@@ -9,6 +9,7 @@ seeds in one compiled program.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +74,12 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
         0.5, "fraction of the layer above or below that a dense patch connects to", "in (0, 1]", fraction=True
     )
     max_patches: int = option(5, "patches per hidden layer and kind of extremum; 0: train on", least=0)
+    total_patches: int | None = option(
+        None, "patches in all, the most extreme of every layer and kind first", none="any", least=1
+    )
+    watch_output: bool = option(
+        False, "also count extrema of the output layer, and note mean and deviation of every layer"
+    )
     placement: Literal["extrema", "random", "least"] = option(
         "extrema", "where patches go: at extrema, or as many of the same at random or the least extreme units"
     )
@@ -108,7 +115,25 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     config = lab.settled(_winner.adopt(config, dataset), FRESH)
     spec = make_spec(config, dataset)
     lab.run.check_samples(config, dataset)
+    check_room(config, spec.sizes)
+    part = "test" if config.protocol == "seed" else "train"
+    there, asked = len(getattr(dataset, f"y_{part}")), config.extrema_samples
+    if (asked or 0) > there:
+        what = f"{there} {lab.run.PARTS[part]} samples"
+        raise InputError(f"--extrema-samples {asked}: {dataset.name} has {what} only")
     return lab.run.resolve_kernel(config, spec, config.num_seeds)
+
+
+def check_room(config: Config, sizes: Sequence[int]) -> None:
+    """Raises InputError where there are fewer units than patches asked for."""
+    widest, room = max(sizes[1:-1]), sum(map(sum, jaxnet.patches.slot_counts(sizes, config.max_patches)))
+    if config.max_patches > widest:
+        raise InputError(f"--max-patches {config.max_patches}: the widest hidden layer has {widest} units")
+    if (config.total_patches or 0) > room:
+        raise InputError(
+            f"--total-patches {config.total_patches}: with --max-patches {config.max_patches} the hidden "
+            f"layers of {lab.shown.sizes_label(sizes)} have room for {room}"
+        )
 
 
 def patch_rules(config: Config) -> jaxnet.PatchRules:
@@ -120,6 +145,7 @@ def patch_rules(config: Config) -> jaxnet.PatchRules:
         config.max_patches,
         "first" if original and config.placement == "extrema" else config.placement,
         config.patch_density,
+        total=config.total_patches,
     )
 
 
@@ -159,7 +185,7 @@ def make_stages(run: lab.Run[Config], task: jaxnet.Task) -> list[lab.Stage]:
             net = jaxnet.changes.reshape(jaxnet.changes.with_optimizer(net, fast), with_them)
         return jaxnet.init_state(net).replace(diverged=state.diverged)
 
-    watched, patience = config.extrema_samples or (1000 if seed else None), {"patience": config.patience}
+    watched, patience = found.watched_samples(config), {"patience": config.patience}
     return [
         lab.Stage(
             "scaffold",
@@ -237,7 +263,7 @@ STUDY = lab.Study(
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, scaffolds first, then patches",
     known=_winner.known,
     may_differ=("from_checkpoint",),
-    unsaid=("checkpoint_fingerprint",),
+    unsaid=("checkpoint_fingerprint", "total_patches", "watch_output"),
 )
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def clone_and_prune(
             score = random_score(entry.shape, key=jax.random.fold_in(key_place, layer))
             if layer < len(extrema):
                 wanted = wanted_clones(entry, values, extrema[layer])
-                score = jnp.where(wanted, score + _PREFERRED, score)
+                score = jnp.where(wanted, score // 2 + _PREFERRED, score)
             free = _free(entry, taken.get(path))
             number = jnp.minimum(jnp.minimum(count, entry.num_nonzeros), jnp.sum(free))
             keep = ~smallest(entry, jnp.abs(values), number)

@@ -14,6 +14,9 @@ from jaxnet.structure import exists, present
 from jaxnet.topology import Entry, Mask, Topology, origin, positions, topology_from_flat
 from jaxnet.types import Array, Bool, Int, Key
 
+_SMALLEST_NORMAL = 2**23
+"""The bits of the smallest float32 that is never flushed to zero."""
+
 
 def edited(entry: Entry, keep: Array, grown: Int[Array, "k"], wanted: Bool[Array, "k"]) -> Entry:
     """The entry with the weights in ``keep`` and the positions ``grown`` where ``wanted``.
@@ -81,7 +84,7 @@ def largest(
     """The ``number`` free positions of the largest score, the earlier position on ties.
 
     Args:
-      score: of the dense array's shape, 0 or more.
+      score: of the dense array's shape, 0 or more; integers at most ``2**30 + 2**29``.
       free: likewise, positions to choose from.
       number: how many; fewer where fewer are free.
       at_most: largest ``number`` (static).
@@ -91,6 +94,10 @@ def largest(
     """
     if jnp.issubdtype(score.dtype, jnp.floating):
         score = jnp.where(jnp.isnan(score), 0.0, score)  # no reason to choose it
+    else:
+        # floats in the same order, since XLA sorts all integers to find the largest (on a CPU 60 times
+        # slower): their bits, beyond those of the numbers that a processor may take for zero
+        score = jax.lax.bitcast_convert_type(score + _SMALLEST_NORMAL, jnp.float32)
     ranked = jnp.where(free, score, jnp.asarray(-1, score.dtype)).ravel()
     _, flat = jax.lax.top_k(ranked, min(at_most, ranked.shape[0]))
     return flat, (jnp.arange(flat.shape[0]) < number) & free.ravel()[flat]

@@ -38,14 +38,19 @@ class Affine:
       degrees: of the rotation, to either side.
       scale: of the enlargement, to either side, a fraction.
       shear: of the columns along the rows, to either side, a fraction.
+      most: maps drawn per batch, whose neighbours share them (as many as divide the batch): a map
+        for every image costs more than a sparse step.
     """
 
     degrees: float = 10.0
     scale: float = 0.1
     shear: float = 0.1
+    most: int = 8
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
+        if self.most < 1:
+            raise ValueError(f"at least one map must be drawn per batch: {self.most}")
         if not (0 <= self.degrees <= 180 and 0 <= self.scale < 1 and 0 <= self.shear < 1):
             raise ValueError(
                 f"rotations are up to 180 degrees, scale and shear 0 or more and below 1: {self}"
@@ -83,7 +88,8 @@ class Augmentation:
         """Images ``(batch, feature)`` or ``(batch, height, width, channel)``, changed; labels as they are."""
         given, x = x.shape, x.reshape(x.shape[0], math.prod(self.shape))
         if self.affine is not None:
-            maps = draw_affine(self.affine, x.shape[0], key=jax.random.fold_in(key, AFFINE))
+            number = math.gcd(x.shape[0], self.affine.most)
+            maps = draw_affine(self.affine, number, key=jax.random.fold_in(key, AFFINE))
             x = apply_affine(x, maps, self.shape, self.fill)
         if self.padding:
             p, key_crop = self.padding, jax.random.fold_in(key, CROP)
@@ -129,25 +135,31 @@ def draw_affine(ranges: Affine, number: int, *, key: Key) -> Float[Array, "numbe
 
 def apply_affine(
     x: Float[Array, "batch feature"],
-    maps: Float[Array, "batch 2 2"],
+    maps: Float[Array, "map 2 2"],
     shape: tuple[int, int, int],
     fill: Sequence[float] = (0.0,),
 ) -> Float[Array, "batch feature"]:
-    """Flat images under maps of places (row, column) around the centre, bilinear; ``fill`` is outside."""
+    """Flat images under maps of places (row, column) around the centre, bilinear; ``fill`` is outside.
+
+    The number of maps divides that of the images: the first ones share the first map, and so on.
+    """
+    number, sharing = maps.shape[0], x.shape[0] // maps.shape[0]
     height, width, channels = shape
     outside = jnp.broadcast_to(jnp.asarray(fill, x.dtype), (channels,))
     # a frame of what is outside: a place beyond it has the value of the frame
     framed = jnp.broadcast_to(outside, (x.shape[0], height + 2, width + 2, channels))
     framed = framed.at[:, 1:-1, 1:-1].set(x.reshape(-1, *shape))
-    pixels = framed.reshape(x.shape[0], -1, channels)
+    # a pixel of all images that share a map lies in one piece
+    pixels = jnp.swapaxes(framed.reshape(number, sharing, -1, channels), 1, 2)
+    pixels = pixels.reshape(number, -1, sharing * channels)
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
     rows, columns = (jnp.arange(float(n)) for n in (height, width))
     places = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1) - centre
     source = jnp.einsum("bij,hwj->bhwi", maps, places) + centre + 1  # in the frame
     source = jnp.clip(source, 0.0, jnp.array([height + 1.0, width + 1.0]))
     low = jnp.clip(jnp.floor(source), 0, jnp.array([float(height), float(width)]))
-    part = (source - low).reshape(x.shape[0], -1, 2)  # (batch, pixel, 2), between 0 and 1
-    corner = (low[..., 0] * (width + 2) + low[..., 1]).astype(jnp.int32).reshape(x.shape[0], -1)
+    part = (source - low).reshape(number, -1, 2)  # (map, pixel, 2), between 0 and 1
+    corner = (low[..., 0] * (width + 2) + low[..., 1]).astype(jnp.int32).reshape(number, -1)
 
     def value(down: int, right: int) -> Array:
         at = (corner + down * (width + 2) + right)[..., None]
@@ -156,7 +168,8 @@ def apply_affine(
     down, right = part[..., :1], part[..., 1:]
     upper = (1 - right) * value(0, 0) + right * value(0, 1)
     lower = (1 - right) * value(1, 0) + right * value(1, 1)
-    return ((1 - down) * upper + down * lower).reshape(x.shape)
+    found = ((1 - down) * upper + down * lower).reshape(number, -1, sharing, channels)
+    return jnp.swapaxes(found, 1, 2).reshape(x.shape)
 
 
 def by_channel(dataset: Dataset) -> Dataset:

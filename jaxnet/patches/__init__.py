@@ -18,7 +18,7 @@ from jaxnet.patches.dense import Dense, DensePatches, DensePatchParams
 from jaxnet.patches.kinds import KINDS, Kind, LayerPatches, PatchBank, PatchParams, PatchRules, SlotParams
 from jaxnet.patches.measures import contributions, gain_per_weight, redundancy
 from jaxnet.patches.mlp import Mlp, MlpParams, MlpPatches
-from jaxnet.patches.places import PLACEMENTS
+from jaxnet.patches.places import PLACEMENTS, slot_counts
 
 KINDS["mlp"] = Mlp()
 KINDS["dense"] = Dense()
@@ -47,6 +47,7 @@ __all__ = [
     "placed",
     "redundancy",
     "remove_patches",
+    "slot_counts",
     "slot_sizes",
     "taken",
 ]

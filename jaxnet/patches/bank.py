@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxnet.kernels import Product
 from jaxnet.patches.kinds import KINDS, LayerPatches, PatchBank, PatchParams, PatchRules
-from jaxnet.patches.places import place, slot_counts
+from jaxnet.patches.places import limited, place, slot_counts
 from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology, topology_mask
 from jaxnet.types import Array, Bool, Features, Int, Key, PyTree
@@ -67,11 +67,13 @@ def add_patches(
     bank, kind = onto[0], onto[0].kind
     check_same_use(bank.rules, rules)
     layers, values = list(bank.layers), list(onto[1])
-    for t, (high, low) in enumerate(slot_counts(sizes, rules.max_patches)):
-        if high + low == 0:
-            continue
-        key_place, key_make = (jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1))
-        unit, active = place(extrema, t, (high, low), rules.placement, key_place=key_place)
+    slots = {t: n for t, n in enumerate(slot_counts(sizes, rules.max_patches)) if sum(n)}
+    keys = {t: [jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1)] for t in slots}
+    places = {t: place(extrema, t, n, rules.placement, key_place=keys[t][0]) for t, n in slots.items()}
+    if rules.total is not None:
+        places = limited(places, slots, rules.total)
+    for t, (high, _) in slots.items():
+        key_make, (unit, active) = keys[t][1], places[t]
         there, old = layers[t], values[t]
         exists, held = topology_mask(topologies[t]), taken(bank, t, sizes)
         new, made = kind.make(

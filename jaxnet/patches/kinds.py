@@ -45,6 +45,7 @@ class PatchRules:
       max_inputs: inputs of a low ``mlp`` patch.
       scale_high: factor on the output of a high ``mlp`` patch.
       scale_low: factor on the output of a low ``mlp`` patch.
+      total: patches in all, in turn one of every layer and sort; None for no limit.
     """
 
     kind: str = "mlp"
@@ -56,6 +57,7 @@ class PatchRules:
     max_inputs: int = 20
     scale_high: float = 0.3
     scale_low: float = 0.5
+    total: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
@@ -68,8 +70,8 @@ class PatchRules:
         for name in ("hidden", "max_targets", "max_inputs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        if self.max_patches < 0:
-            raise ValueError(f"max_patches must be 0 or more: {self.max_patches}")
+        if min(self.max_patches, self.total or 0) < 0:
+            raise ValueError(f"max_patches and total must be 0 or more: {self.max_patches}, {self.total}")
 
 
 class LayerPatches(flax.struct.PyTreeNode):
@@ -279,7 +281,7 @@ class Kind(Generic[P]):
 
 
 KINDS: dict[str, Kind[Any]] = {}
-"""Kinds of patches by name; those of the library are registered in :mod:`jaxnet.patches`."""
+"""By name; those of the library are registered in :mod:`jaxnet.patches`."""
 
 
 def shifted(index: Int[Array, "..."], beyond: int, by: int) -> Int[Array, "..."]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.types import Array, Bool, Float, Int, Key, UnitMask, UnitScore
 from jaxnet.units import Extrema
@@ -85,6 +86,20 @@ def place(
         parts.append(choose_units(e.score_low, e.low, e.extremeness, low, placement, key_place=key_low))
     units, active = zip(*parts, strict=True)
     return jnp.concatenate(units), jnp.concatenate(active)
+
+
+def limited(
+    places: Mapping[int, tuple[Int[Array, "slot"], Bool[Array, "slot"]]],
+    slots: Mapping[int, tuple[int, int]],
+    total: int,
+) -> dict[int, tuple[Int[Array, "slot"], Bool[Array, "slot"]]]:
+    """Places by layer of which at most ``total`` are active: in turn one of every layer and sort."""
+    turns = np.concatenate([np.arange(n) for both in slots.values() for n in both])
+    order = np.argsort(turns, kind="stable")
+    active = jnp.concatenate([active for _, active in places.values()])[order]
+    kept = jnp.zeros_like(active).at[order].set(active & (jnp.cumsum(active) <= total))
+    ends = np.cumsum([sum(both) for both in slots.values()])[:-1]
+    return {t: (places[t][0], part) for t, part in zip(slots, jnp.split(kept, ends), strict=True)}
 
 
 def first_by_rank(

@@ -87,6 +87,7 @@ def collect_stats(
     data: Data,
     *,
     values: str = "pre",
+    output: bool = False,
     key_forward: Key | None = None,
 ) -> tuple[UnitStats, ...]:
     """Statistics of every hidden layer over all samples, streamed batch by batch.
@@ -98,6 +99,7 @@ def collect_stats(
       structure: which weights exist.
       data: the samples.
       values: watch ``pre`` or ``post`` activations.
+      output: also those of the output layer, which come last: of the logits.
       key_forward: for models that draw in every pass.
 
     Raises:
@@ -110,21 +112,21 @@ def collect_stats(
 
     def see(rows: Array, number: Array) -> Any:
         key = None if key_forward is None else jax.random.fold_in(key_forward, number)
-        return task.model(params, structure, data.batch(rows)[0], key_forward=key)[1]
+        logits, seen = task.model(params, structure, data.batch(rows)[0], key_forward=key)
+        last = (jnp.moveaxis(logits, task.model.class_axis, 0),) if output else ()
+        return [(*layers, *last) for layers in (seen.pre if values == "pre" else seen.post, seen.post)]
 
     def step(
         stats: tuple[UnitStats, ...], batch: tuple[Array, Array, Array]
     ) -> tuple[tuple[UnitStats, ...], None]:
         rows, weight, number = batch
-        seen = see(rows, number)
-        watched = seen.pre if values == "pre" else seen.post
+        watched, post = see(rows, number)
         return tuple(
-            update_stats(s, v, p, activation, weight)
-            for s, v, p in zip(stats, watched, seen.post, strict=True)
+            update_stats(s, v, p, activation, weight) for s, v, p in zip(stats, watched, post, strict=True)
         ), None
 
     index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
     steps = jnp.arange(index.shape[0])
-    hidden = [units.shape[0] for units in jax.eval_shape(see, index[0], steps[0]).post]
+    hidden = [units.shape[0] for units in jax.eval_shape(see, index[0], steps[0])[1]]
     start = tuple(init_stats(units) for units in hidden)
     return jax.lax.scan(step, start, (index, weight, steps))[0]

@@ -71,6 +71,12 @@ def test_affine_maps_are_those_of_scipy() -> None:
             np.testing.assert_allclose(result[..., channel], expected, atol=2e-5)
 
 
+def test_neighbours_share_a_map() -> None:
+    x, maps = jnp.asarray(images(6)), draw_affine(Affine(), 3, key=key_of(2))
+    shared, own = (apply_affine(x, m, SHAPE) for m in (maps, jnp.repeat(maps, 2, axis=0)))
+    np.testing.assert_allclose(shared, own, rtol=1e-6)
+
+
 def test_no_ranges_change_nothing() -> None:
     x = jnp.asarray(images(3))
     still, _ = Augmentation(SHAPE, affine=Affine(0.0, 0.0, 0.0))(x, None, key=key_of(0))
