@@ -87,7 +87,15 @@ DENSE = {
 }
 """What has more weights on the way."""
 
-ARMS = {**SPARSE, **DENSE}
+WIRED = {
+    f"{name}-correlated": dataclasses.replace(
+        SPARSE[name], what=f"{SPARSE[name].what}; first layer wired by correlation", correlated=True
+    )
+    for name in ("set", "rigl", "chts")
+}
+"""Exchange in networks whose first layer is wired by the correlation of the pixels; by name only."""
+
+ARMS = {**SPARSE, **DENSE, **WIRED}
 
 
 PUBLISHED = {
@@ -109,7 +117,7 @@ def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
       InputError: there is no such arm, or one is named twice.
     """
-    groups = {"all": ARMS, "sparse-start": SPARSE, "dense-start": DENSE}
+    groups = {"all": {**SPARSE, **DENSE}, "sparse-start": SPARSE, "dense-start": DENSE}
     names = [name for one in asked for name in groups.get(one, (one,))]
     unknown = [name for name in names if name not in ARMS]
     if unknown:

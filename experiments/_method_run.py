@@ -32,6 +32,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     judged: bool = option(True, "read the test set")
     peers: bool = option(False, "read it after every epoch, too")
     batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
 
 
 def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
@@ -98,6 +99,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         task = dataclasses.replace(task, loss=jaxnet.losses.Distillation(0.3, 4.0), transform=transform)
     optimizer = optax.chain(
         optax.scale_by_adam(),
+        *([optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []),
         optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, steps)),
         # the rate is data, so that all trials are one program
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=1e-3),
@@ -202,4 +204,5 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     return lab.Found(found, extra=extra, shared=(task.model, *shared))
 
 
-ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm)
+UNSAID = ("weight_decay", "dense_output")
+ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm, unsaid=UNSAID)

@@ -64,6 +64,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags, lab.DataFlags):
     rates: tuple[float, ...] = option(
         (3e-3, 1e-2, 3e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )
+    weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
     peers: bool = option(False, "also show the best epoch on the test samples, as peers select")
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
@@ -265,17 +266,12 @@ def draw_differences(path: Path, config: Config, groups: Any, comparisons: Seque
     lab.plots.save_comparisons(path, config, groups, [c for c in comparisons if c.question.primary])
 
 
-CONTROLS = lab.Controls(
-    "method_comparison",
-    Config,
-    run_all,
-    lab.Document(
-        Path(__file__).parent / "reports" / "methods.md",
-        values,
-        {"": draw_accuracy, "_differences": draw_differences},
-    ),
-    questions=questions,
+DOCUMENT = lab.Document(
+    Path(__file__).parent / "reports" / "methods.md",
+    values,
+    {"": draw_accuracy, "_differences": draw_differences},
 )
+CONTROLS = lab.Controls("method_comparison", Config, run_all, DOCUMENT, questions=questions)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

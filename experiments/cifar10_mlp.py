@@ -1,0 +1,75 @@
+"""Sparse multi-layer perceptrons on CIFAR-10: the methods of the field and ours at equal size.
+
+The comparison of methods (``experiments.method_comparison``) with crops and flips, for 100 epochs:
+3072-1024-512-10 as Nerva trains it, and the network of Cannistraci-Hebb training, 3072 x 4 - 10 at 1 %
+besides a dense output layer (314k weights). Some of the methods and densities are a run of their own;
+any can be killed and continued with --resume.
+
+    python -m experiments.cifar10_mlp --densities 0.01 --methods static,rigl-correlated
+    python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --dense-output --densities 0.011073 \
+        --num-seeds 2 --methods static,set-correlated
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import method_comparison as comparison
+from jaxnet import lab
+from jaxnet.lab import changed
+from jaxnet.lab.shown import number
+
+PUBLISHED = (
+    ("3072-1024-512-10, 0.5 %", "Nerva 53.3, masked PyTorch 46.6"),
+    ("3072-1024-512-10, 1 %", "Nerva 56.2, masked PyTorch 54.0"),
+    ("3072-1024-512-10, 5 %", "Nerva 61.4, masked PyTorch 62.3"),
+    ("3072-1024-512-10, dense", "Nerva 64.4, PyTorch 65.3"),
+    ("3072-3072-3072-3072-10, 314k weights", "SET 62.70, RigL 63.90, GraNet 69.31, CHTs 69.97, CHTss 71.29"),
+    ("3072-3072-3072-3072-10, dense", "62.85"),
+)
+"""Test accuracies of the best epoch, chosen on the test samples (wiegerw/nerva; Zhang et al. 2025)."""
+
+
+@dataclass(frozen=True)
+class Config(comparison.Config):
+    """Methods on CIFAR-10 with crops and flips, compared on the same seeds."""
+
+    dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
+    sizes: tuple[int, ...] | None = changed(
+        lab.NetworkFlags, "sizes", (3072, 1024, 512, 10), "units per layer; auto: features,256,128,classes"
+    )
+    augment: tuple[str, ...] | None = changed(lab.TrainFlags, "augment", ("crop", "flip"))
+    methods: tuple[str, ...] = changed(
+        comparison.Config,
+        "methods",
+        ("static", "set", "rigl", "chts", "static-correlated", "set-correlated", "rigl-correlated"),
+    )
+    densities: tuple[float, ...] = changed(comparison.Config, "densities", (0.005, 0.01, 0.02, 0.05))
+    num_seeds: int = changed(comparison.Config, "num_seeds", 2)
+    epochs: int = changed(comparison.Config, "epochs", 100)
+    every: int = changed(comparison.Config, "every", 300)
+    rates: tuple[float, ...] = changed(comparison.Config, "rates", (1e-2,))
+    out: str = changed(lab.RunFlags, "out", "checkpoints/cifar10_mlp")
+
+
+def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
+    """What the comparison of methods shows, seconds, and what others have published."""
+    runs = {name: run for runs in groups.values() for name, run in runs.items()}
+    seconds = [
+        [name, run["kernel"], number(spent / run["epochs"], ".2f"), number(spent, ".0f")]
+        for name, run in runs.items()
+        for spent in [run["seconds_per_network"]]
+    ]
+    return {**comparison.values(config, groups, comparisons), "seconds": seconds, "published": PUBLISHED}
+
+
+REPORT = Path(__file__).parent / "reports" / "cifar10_mlp.md"
+DOCUMENT = dataclasses.replace(comparison.DOCUMENT, template=REPORT, values=values)
+CONTROLS = dataclasses.replace(comparison.CONTROLS, name="cifar10_mlp", config=Config, document=DOCUMENT)
+
+if __name__ == "__main__":
+    CONTROLS.command(__doc__)
