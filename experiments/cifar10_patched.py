@@ -71,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
     epochs = {"scaffold_epochs": config.scaffold_epochs, "patch_epochs": config.patch_epochs}
     groups: dict[str, Any] = {}
     if config.headline_seeds:
-        original = {
+        original: dict[str, Any] = {
             "protocol": "seed",
             "sizes": (ends[0], config.headline_hidden, ends[1]),
             "extrema_samples": BATCH * config.test_batches,
@@ -79,7 +79,7 @@ def run(config: Config) -> dict[str, Any]:
             "num_seeds": config.headline_seeds,
         }
         plain = replace(config, augment=None)  # the original has none here
-        groups["original"] = lab.run_arms(STUDY, {"original": {}}, plain, **original, **epochs)
+        groups["original"] = lab.run_arms(STUDY, {"original": {}}, plain, **{**original, **epochs})
     for name in config.hidden:
         sizes = (ends[0], *map(int, name.split("-")), ends[1])
         place = replace(config, out=f"{config.out}/{name}")
@@ -88,7 +88,8 @@ def run(config: Config) -> dict[str, Any]:
         values |= {"total_patches": config.total_patches, "density": config.density}
 
         def arms(some: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-            return lab.run_arms(STUDY, some, place, **{**values, **more})  # noqa: B023
+            given: Any = {**values, **more}  # noqa: B023
+            return lab.run_arms(STUDY, some, place, **given)  # noqa: B023
 
         found = arms({arm: flags for arm, flags in ARMS.items() if arm != MORE})
         first = next(iter(found.values()))

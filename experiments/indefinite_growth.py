@@ -91,7 +91,9 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     epochs: int | None = auto("of an iteration, at most", "epochs", least=1)
     patience: int | None = auto("without a better accuracy it ends; 0: it does not", "epochs", least=0)
     schedule: Literal["constant", "cosine"] | None = auto("of the learning rate, within an iteration")
-    exchange: Literal["none", "random", "gradient"] | None = auto("in training: none, SET or RigL")
+    exchange: Literal["none", "random", "gradient", "revive"] | None = auto(
+        "in training: none, SET, RigL, or dead units drawn anew beside RigL"
+    )
     out: str = changed(lab.RunFlags, "out", "checkpoints/indefinite_growth")
 
     def check(self) -> None:
@@ -122,8 +124,10 @@ def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.Gro
     method = None
     if c.exchange != "none":
         steps = c.epochs * -(-len(dataset.y_train) // c.batch_size)
-        name = {"random": "set", "gradient": "rigl"}[c.exchange]
-        method = jaxnet.methods.make(name, until=max(1, int(EXCHANGED_UNTIL * steps)))
+        name = {"random": "set", "gradient": "rigl", "revive": "rigl"}[c.exchange]
+        method = jaxnet.methods.make(name, until=(until := max(1, int(EXCHANGED_UNTIL * steps))))
+        if c.exchange == "revive":
+            method = jaxnet.methods.make("revive", until=until, base=method)
     rules = jaxnet.OriginalRules if seed else jaxnet.PatchRules
     decisions = flags("rule", "change", "place", "min_ratio", "max_size", "size")
     try:

@@ -129,7 +129,7 @@ def check_room(config: Config, sizes: Sequence[int]) -> None:
     widest, room = max(sizes[1:-1]), sum(map(sum, jaxnet.patches.slot_counts(sizes, config.max_patches)))
     if config.max_patches > widest:
         raise InputError(f"--max-patches {config.max_patches}: the widest hidden layer has {widest} units")
-    if (config.total_patches or 0) > room:
+    if config.max_patches and (config.total_patches or 0) > room:
         raise InputError(
             f"--total-patches {config.total_patches}: with --max-patches {config.max_patches} the hidden "
             f"layers of {lab.shown.sizes_label(sizes)} have room for {room}"
