@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 
     dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
-    normalise: str | None = changed(lab.DataFlags, "normalise", "channels")
+    normalise: Literal["channels"] | None = changed(lab.DataFlags, "normalise", "channels")
     augment: tuple[str, ...] | None = changed(lab.TrainFlags, "augment", ("crop", "flip"))
     hidden: tuple[str, ...] = option(("128", "512", "256-128", "512-256"), "hidden layers at the start")
     densities: tuple[float, ...] = option((0.01, 0.02, 0.05), "at the start", "in (0, 1]", fraction=True)

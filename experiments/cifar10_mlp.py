@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments import method_comparison as comparison
 from jaxnet import lab
@@ -39,6 +39,7 @@ class Config(comparison.Config):
     """Methods on CIFAR-10 with crops and flips, compared on the same seeds."""
 
     dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
+    normalise: Literal["channels"] | None = changed(lab.DataFlags, "normalise", "channels")
     sizes: tuple[int, ...] | None = changed(
         lab.NetworkFlags, "sizes", (3072, 1024, 512, 10), "units per layer; auto: features,256,128,classes"
     )

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from jaxnet import patches, trees
 from jaxnet.patches import PatchRules
-from jaxnet.patches.places import choose_units, first_by_rank, place, slot_counts
+from jaxnet.patches.places import choose_units, first_by_rank, limited, place, slot_counts
 from tests import networks
 
 
@@ -162,3 +162,24 @@ def test_wrong_rules_are_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         PatchRules(**change)
     assert "\n" not in str(caught.value)
+
+
+def test_patches_in_all_are_taken_in_turn():
+    slots = {1: (3, 2), 2: (2, 0)}  # high and low slots of two layers
+    places = {
+        1: (jnp.arange(5), jnp.array([True, True, False, True, False])),
+        2: (jnp.arange(2), jnp.array([True, True])),
+    }
+    kept = {
+        total: [
+            np.asarray(active).astype(int).tolist() for _, active in limited(places, slots, total).values()
+        ]
+        for total in (0, 2, 4, 9)
+    }
+    # the first of every layer and sort, then the second ones: those that are there
+    assert kept == {
+        0: [[0, 0, 0, 0, 0], [0, 0]],
+        2: [[1, 0, 0, 1, 0], [0, 0]],
+        4: [[1, 1, 0, 1, 0], [1, 0]],
+        9: [[1, 1, 0, 1, 0], [1, 1]],
+    }
