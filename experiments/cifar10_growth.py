@@ -116,10 +116,8 @@ def questions(config: Config) -> list[lab.Question]:
 
 def draw_map(path: Path, config: Config, groups: Any, comparisons: Sequence[lab.Comparison]) -> None:
     """A heat map of the differences of growing and static, with their intervals."""
-    plots, known = (
-        lab.plots,
-        {c.question.first: c for c in comparisons if c.question.second.endswith(": static")},
-    )
+    plots, static = lab.plots, [c for c in comparisons if c.question.second.endswith(": static")]
+    known = {c.question.first: c for c in static}
     shape = len(config.hidden), len(config.densities)
     first, second, _ = ASKED[0]
     found = [known.get(f"{cell}: {first}") for _, _, cell in cells(config)]

@@ -1,4 +1,4 @@
-"""The studies of CIFAR-10 on tiny digits, and augmentation in every study: wrong input, and what must agree."""
+"""The studies of CIFAR-10 on tiny digits, and augmentation in every study."""
 
 from __future__ import annotations
 
@@ -86,10 +86,7 @@ def test_a_hunt_replays_augmented_networks(own: list[str], tmp_path: Path) -> No
 def test_patches_in_all_and_as_many_weights_from_the_start(tmp_path: Path, xla_cache: Path) -> None:
     out, page = tmp_path / "run", cifar10_patched.CONTROLS
     with compiling_once(xla_cache):
-        found = run_main(
-            page.main, page.config, [*PATCHED, "--out", str(out), "--doc", str(tmp_path / "a.md")]
-        )
-    del found
+        run_main(page.main, page.config, [*PATCHED, "--out", str(out), "--doc", str(tmp_path / "a.md")])
     arms = {path.parent.name: read_json(path) for path in (out / "16-12").glob("*/summary.json")}
     assert len(arms) == len(cifar10_patched.ARMS)
     most = [seed["num_patches"] for run in arms.values() for seed in run["seeds"]]
