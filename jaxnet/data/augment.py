@@ -38,14 +38,14 @@ class Affine:
       degrees: of the rotation, to either side.
       scale: of the enlargement, to either side, a fraction.
       shear: of the columns along the rows, to either side, a fraction.
-      most: maps drawn per batch, whose neighbours share them (as many as divide the batch): a map
-        for every image costs more than a sparse step.
+      most: maps drawn per batch, whose neighbours share them (as many as divide the batch): fewer
+        are cheaper for images of several channels.
     """
 
     degrees: float = 10.0
     scale: float = 0.1
     shear: float = 0.1
-    most: int = 8
+    most: int = 32
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
