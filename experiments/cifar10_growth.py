@@ -95,7 +95,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         arms = {
             arm: {**flags, "density": density if "density" in flags else end} for arm, flags in ARMS.items()
         }
-        place: Any = replace(config, out=f"{config.out}/{cell}")
+        place: Any = replace(config, out=f"{config.out}/{cell.replace(' ', '-')}")
         found = lab.run_arms(growth.STUDY, arms, place, **values)
         groups[cell] = {f"{cell}: {arm}": summary for arm, summary in found.items()}
         means = {arm: summary["aggregate"]["accuracy"]["mean"] for arm, summary in found.items()}
