@@ -31,7 +31,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     rounds: int = option(5, "prunings of rewind", least=1)
     judged: bool = option(True, "read the test set")
     peers: bool = option(False, "read it after every epoch, too")
-    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
 
 

@@ -51,14 +51,14 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     normalise: Literal["channels"] | None = changed(lab.DataFlags, "normalise", "channels")
-    augment: tuple[str, ...] | None = changed(lab.TrainFlags, "augment", ("crop", "flip"))
+    augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment", ("crop", "flip"))
     hidden: tuple[str, ...] = option(("128", "512", "256-128", "512-256"), "hidden layers at the start")
     densities: tuple[float, ...] = option((0.01, 0.02, 0.05), "at the start", "in (0, 1]", fraction=True)
     num_seeds: int = option(12, "networks in each arm; verdicts need 12", least=2)
     added: float = option(0.2, "weights that a change adds, of those at the start", above=0)
     iterations: int = option(4, "of training, with a change between two of them", least=2)
     epochs: int = option(5, "of an iteration", "epochs", least=1)
-    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     out: str = option("checkpoints/cifar10_growth", "folder for results, a run in a folder each")
 
     def check(self) -> None:

@@ -6,8 +6,8 @@ besides a dense output layer (314k weights). Some of the methods and densities a
 any can be killed and continued with --resume.
 
     python -m experiments.cifar10_mlp --densities 0.01 --methods static,rigl-correlated
-    python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --dense-output --densities 0.011073 \
-        --num-seeds 2 --methods static,set-correlated
+    python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --allocation dense-output \
+        --densities 0.011073 --num-seeds 2 --methods static,set-correlated
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Config(comparison.Config):
     sizes: tuple[int, ...] | None = changed(
         lab.NetworkFlags, "sizes", (3072, 1024, 512, 10), "units per layer; auto: features,256,128,classes"
     )
-    augment: tuple[str, ...] | None = changed(lab.TrainFlags, "augment", ("crop", "flip"))
+    augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment", ("crop", "flip"))
     methods: tuple[str, ...] = changed(
         comparison.Config,
         "methods",

@@ -35,7 +35,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 
     dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
-    augment: tuple[str, ...] | None = changed(lab.TrainFlags, "augment")
+    augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment")
     hidden: tuple[str, ...] = option(("256-128", "512"), "hidden layers of the networks with controls")
     density: float = option(0.05, "of their scaffolds", "in (0, 1]", fraction=True)
     total_patches: int = option(20, "patches in all of a network with controls", least=1)

@@ -35,7 +35,7 @@ OURS = (("extrema", "set"), ("extrema-gradient", "rigl"))
 
 
 @dataclass(frozen=True)
-class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags, lab.DataFlags):
+class Config(lab.DocumentFlags, lab.RunFlags, lab.BatchFlags, lab.SeedFlags, lab.DataFlags):
     """Every method at every density, compared on the same seeds."""
 
     sizes: tuple[int, ...] | None = changed(lab.NetworkFlags, "sizes")
@@ -60,7 +60,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags, lab.DataFlags):
     epochs: int = option(20, "of training", "epochs", least=1)
     every: int = option(100, "steps between two changes", "steps", least=1)
     rounds: int = option(5, "prunings of rewind, each after --epochs epochs", "prunings", least=1)
-    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     rates: tuple[float, ...] = option(
         (3e-3, 1e-2, 3e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )

@@ -3,6 +3,7 @@ from .cluster import WorkerFlags
 from .command import parse, run_main
 from .compare import Comparison, Question, compare
 from .flags import (
+    BatchFlags,
     DataFlags,
     DocumentFlags,
     ExtremaFlags,
@@ -22,6 +23,7 @@ from .study import Controls, Page, Study, run_arms
 from .summary import Document, Found, entries
 
 __all__ = [
+    "BatchFlags",
     "Comparison",
     "Controls",
     "DataFlags",

@@ -168,11 +168,10 @@ class SeedFlags(Flags):
 
 
 @dataclass(frozen=True)
-class TrainFlags(Flags):
-    """How networks are trained."""
+class BatchFlags(Flags):
+    """What a step sees."""
 
     batch_size: int = option(64, "samples per step", "samples", least=1)
-    lr: float | None = option(1e-3, "Adam's learning rate", above=0, none="auto")
     augment: tuple[str, ...] | None = option(
         None, "change training images at random: crop (by an eighth), flip (left and right), affine (small)"
     )
@@ -186,6 +185,13 @@ class TrainFlags(Flags):
         if self.own_draws and names is None:
             raise InputError("--own-draws has no meaning without --augment")
         super().check()
+
+
+@dataclass(frozen=True)
+class TrainFlags(BatchFlags):
+    """How networks are trained."""
+
+    lr: float | None = option(1e-3, "Adam's learning rate", above=0, none="auto")
 
 
 @dataclass(frozen=True)

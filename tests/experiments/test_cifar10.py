@@ -120,7 +120,7 @@ def test_growing_and_static_networks_end_with_as_many_weights(tmp_path: Path, xl
 @pytest.mark.slow
 def test_methods_with_a_dense_output_layer(tmp_path: Path, xla_cache: Path) -> None:
     flags = "--sizes 64,24,16,10 --densities 0.2 --epochs 2 --every 5 --methods static,set-correlated"
-    more = "--dense-output --weight-decay 0.01 --own-draws --augment crop,affine"
+    more = "--allocation dense-output --weight-decay 0.01 --own-draws --augment crop,affine"
     out, page = tmp_path / "run", cifar10_mlp.CONTROLS
     with compiling_once(xla_cache):
         run_main(
