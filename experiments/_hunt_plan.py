@@ -18,6 +18,9 @@ COARSE = (0.001, 0.01, 0.1)
 RANGES = {"ultra": (0.0005, 0.005), "moderate": (0.005, 0.05), "dense": (0.05, 0.2)}
 """Densities searched finely where a coarse density within is promising."""
 
+LEAST_DRAWN, DRAWN_PER_SEED = 100_000, 2_000
+"""With ``--require-reach``: scaffolds of an architecture and density that are drawn before it is given up."""
+
 ACTIVATION, PLAN = "relu", "plan.json"
 
 Entry = dict[str, Any]
@@ -150,6 +153,46 @@ def make_jobs(
             grid = jaxnet.sweep.Grid(tuple(members), seeds, mask, config.allocation)
             jobs.append(Job(stage, number, group, grid))
     return jobs, left_out
+
+
+def seeds_of(config: Any) -> range:
+    """Seeds that networks are drawn from: with ``--require-reach`` as many as it takes."""
+    if getattr(config, "require_reach", None) is None:
+        return range(config.seed, config.seed + config.num_seeds)
+    return range(config.seed, 2**32)
+
+
+def check_reach(config: Any, jobs: Sequence[Job], classes: int) -> None:
+    """Raises InputError where ``--require-reach`` asks for what no scaffold can have."""
+    least = config.require_reach
+    if least is None:
+        return
+    if least > classes:
+        raise InputError(f"--require-reach must be at most {classes}, the classes there are: {least}")
+    for job in jobs:
+        for architecture, density in job.grid.members if job.grid.mask != "bernoulli" else ():
+            last = jaxnet.allocate(architecture, density, config.allocation)[-1]
+            if last < least:
+                raise InputError(
+                    f"--require-reach {least}: the last layer of {sizes_label(architecture)} has "
+                    f"{last} weights at density {density:g}, so no scaffold reaches {least} classes"
+                )
+
+
+def reaching(config: Any, job: Job, classes: int) -> tuple[Job, int]:
+    """The job with the networks that ``--require-reach`` leaves, and how many were drawn to find them.
+
+    Raises:
+      InputError: they are too few of those drawn.
+    """
+    rules, wanted = rules_of(config), config.num_seeds
+    draw = jaxnet.sweep.DrawRules(rules.mask, rules.init, ACTIVATION)
+    most = LEAST_DRAWN + DRAWN_PER_SEED * wanted
+    try:
+        found = jaxnet.sweep.reaching(job.grid, draw, config.require_reach, classes, wanted, most)
+    except ValueError as error:
+        raise InputError(f"--require-reach: {error}: lower it, or raise --densities") from None
+    return job._replace(chosen=found.numbers), sum(found.drawn)
 
 
 def first_densities(config: Any) -> tuple[float, ...]:

@@ -40,8 +40,7 @@ def replay(config: Any) -> dict[str, Any]:
     trainer, row = Trainer(hunt, stored["data_fingerprint"]), find_row(table_of(out).read(), config, out)
     rung = next(s for s in plan if (s["name"], s["epochs"]) == (row["stage"], row["epochs"]))
     stage = plans.Stage(rung["name"], 0, rung["epochs"], tuple(rung["densities"]))
-    seeds = range(hunt.seed, hunt.seed + hunt.num_seeds)
-    jobs, _ = plans.make_jobs(stage, plans.make_groups(hunt, trainer.dataset), seeds, hunt)
+    jobs, _ = plans.make_jobs(stage, plans.make_groups(hunt, trainer.dataset), plans.seeds_of(hunt), hunt)
     job = next(j for j in jobs if j.group == row["group"])
     entries = plans.find_entries(plan, job)
     if alone:  # all epochs at one go

@@ -105,11 +105,12 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float
     started = table.group_by(NAME).aggregate([]).num_rows  # a row for every rung, with --halving
     gone = where(table, diverged=True).select(NAME).to_pylist()
     planned = sum(stage["networks"] for stage in plan if not stage["start"])
+    drawn = sum(stage.get("drawn", 0) for stage in plan)
     extra = {
         "plan": plan,
         "kernel": plan[0]["programs"][0]["kernel"],
         "complete": hunt.complete,
-        "networks": {"planned": planned, "trained": started},
+        "networks": {"planned": planned, "trained": started, "drawn": drawn or None},
         "diverged": list(dict.fromkeys(map(network_id, gone))),
         # all that follows is about the networks that trained to the end
         "halving": config.halving and describe_halving(table, plan, config.halving),
@@ -121,6 +122,8 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float
     }
     seconds = {f"{name}_seconds": hunt.table.seconds(name) for name in ("compile", "run")}
     run = seconds["run_seconds"]
+    if drawn:
+        seconds["drawing_seconds"] = hunt.drawing_seconds
     return arms_of(rows), extra, {**seconds, "networks_per_second": started / run if run else math.nan}
 
 

@@ -44,7 +44,7 @@ class Hunt:
 
     def __init__(self, run: Run[Any], workers: Executor) -> None:
         self.config, self.folder, self.report, self.workers = run.config, run.folder, run.report, workers
-        self.dataset, self.seeds, self.start = run.dataset, run.seeds, time.perf_counter()
+        self.dataset, self.seeds, self.start = run.dataset, plans.seeds_of(run.config), time.perf_counter()
         self.trainer = Trainer(run.config, run.dataset.fingerprint, run.dataset)
         self.groups = plans.make_groups(run.config, run.dataset)
         self.table, self.states, self.kept = parts_of(run.folder.path)
@@ -53,6 +53,7 @@ class Hunt:
         stages = read_json(stored)["stages"] if run.folder.resumed and stored.exists() else []
         self.plan: dict[tuple[str, int], dict[str, Any]] = {(s["name"], s["epochs"]): s for s in stages}
         self.slowest = 0.0  # seconds of the slowest call per epoch of its networks
+        self.drawing_seconds = 0.0  # to find the scaffolds that --require-reach asks for
         self.handed = 0  # networks given to be trained, here and now
 
     def train_all(self) -> None:
@@ -97,6 +98,9 @@ class Hunt:
             on = before.take(surviving(before, self.config.halving))
             chosen = [(job, numbers_in(job.grid, where(on, group=job.group))) for job in jobs]
             jobs = [job._replace(chosen=numbers) for job, numbers in chosen if numbers]
+        drawn = None
+        if self.config.require_reach is not None and not stage.start:
+            jobs, drawn = self.reaching(jobs)
         if not jobs:
             self.report(f"{stage.name}: nothing to train, {why}")
         self.jobs |= {job.key: job for job in jobs}
@@ -106,9 +110,11 @@ class Hunt:
         told: dict[str, Any] = {"name": stage.name, "start": stage.start, "epochs": stage.epochs}
         told |= {"densities": list(stage.densities), "networks": total, "left_out": list(map(list, left_out))}
         told["programs"] = [{k: v for k, v in e.items() if k not in ("start", "epochs")} for _, e in entries]
+        told |= {} if drawn is None else {"drawn": drawn, "drawing_seconds": self.drawing_seconds}
         self.plan[stage.name, stage.epochs] = told
         self.folder.write_json(PLAN, {"stages": list(self.plan.values())})
-        for line in lines("hunt_plan.txt", {**told, "done": total - left, "seeds": self.seeds}):
+        shown = {"drawn": None, **told, "done": total - left, "seeds": self.seeds}
+        for line in lines("hunt_plan.txt", {**shown, "reach": self.config.require_reach}):
             self.report(line)
         asked: list[tuple[Job, int, Sequence[int]]] = []
         with progress(total, f"{stage.name}, {total} networks") as show:
@@ -119,6 +125,19 @@ class Hunt:
         self.complete = not any(self.pending(*planned) for planned in entries)
         if self.complete:  # all rows of this stage are on disk
             self.states.drop(stage.number if stage.last else stage.number - 1)
+
+    def reaching(self, jobs: Sequence[Job]) -> tuple[list[Job], int]:
+        """The jobs with the networks that ``--require-reach`` leaves, and how many were drawn."""
+        before, found = time.perf_counter(), list[Job]()
+        drawn = 0
+        with progress(len(jobs), "drawing scaffolds") as show:
+            for job in jobs:
+                job, number = plans.reaching(self.config, job, self.dataset.num_classes)
+                found.append(job)
+                drawn += number
+                show(advance=1, note=job.group)
+        self.drawing_seconds += time.perf_counter() - before
+        return found, drawn
 
     def planned(self, stage: Stage, jobs: Sequence[Job]) -> list[tuple[Job, Entry]]:
         """The jobs with their entries; compiles what is new or still to train."""

@@ -41,6 +41,14 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     portfolio: bool = option(False, "train the 28 architectures of the portfolio instead of --sizes")
     allocation: Allocation = changed(lab.NetworkFlags, "allocation")
     num_seeds: int = option(100, "seeds of every architecture and density", least=1)
+    require_reach: int | None = option(
+        None,
+        "train only scaffolds whose weights lead from inputs to so many classes; --num-seeds counts these, "
+        "and how many were drawn is reported (not with --mode sweep)",
+        "classes",
+        none="off",
+        least=1,
+    )
     own_order: bool = option(False, "every seed sees the samples in an order of its own (slower)")
     mode: Literal["single", "sweep", "range"] = option(
         "single", "single: the densities given; range: between two; sweep: coarse, then fine where promising"
@@ -101,6 +109,11 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
                     f"{flag_name(flag)} has no meaning with --mode {mode}: leave it out or choose --mode "
                     f"{modes.replace(' ', ' or ')}"
                 )
+        if self.require_reach is not None and mode == "sweep":
+            raise InputError(
+                "--require-reach and --mode sweep exclude each other: whether a scaffold of a density found "
+                "later can reach so many classes is not known at the start"
+            )
         if self.num_seeds > 10**8:
             raise InputError(f"--num-seeds must be at most {10**8}: {self.num_seeds}")
         if self.min_accuracy > 1:
@@ -164,6 +177,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
         raise InputError(
             f"density {density} leaves a layer of {architecture} without any weight: raise --densities"
         )
+    plans.check_reach(config, jobs, dataset.num_classes)
     steps = stage.epochs * -(-len(dataset.y_train) // config.batch_size)
     method: Any = config.method and jaxnet.methods.make(config.method)
     if method and steps < method.every:

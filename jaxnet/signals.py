@@ -22,6 +22,8 @@ import optax
 
 from jaxnet.data.batches import Data, epoch_batches
 from jaxnet.errors import check_choice
+from jaxnet.nn.params import Structure
+from jaxnet.reach import path_shares
 from jaxnet.structure import exists, to_dense
 from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net, Task, collect_stats, dense_gradient
@@ -124,13 +126,27 @@ def activity(stats: UnitStats, *, quantile: float = 0.05, **others: float) -> Ex
 def incoming_norm(stats: UnitStats, *, quantile: float = 0.05, **others: float) -> Extrema:
     """As ``quantile``, by the norm of the unit's incoming weights."""
     del others
-    return by_rank(_there(stats.incoming, "incoming"), quantile)
+    return by_rank(_there(stats.incoming, "incoming norms"), quantile)
 
 
 def gradient_norm(stats: UnitStats, *, quantile: float = 0.05, **others: float) -> Extrema:
     """As ``quantile``, by the norm of the loss's gradient in the incoming weights, missing ones included."""
     del others
-    return by_rank(_there(stats.gradient, "gradient"), quantile)
+    return by_rank(_there(stats.gradient, "gradient norms"), quantile)
+
+
+def reach(stats: UnitStats, *, quantile: float = 0.05, **others: float) -> Extrema:
+    """By the share of ways from inputs to outputs through the unit (:func:`jaxnet.reach.path_shares`).
+
+    High: above the (1 - ``quantile``) quantile, the hubs; low: below the ``quantile`` quantile, and all
+    units that no way leads through. The structure alone decides, not the samples.
+    """
+    del others
+    shares = _there(stats.paths, "paths")
+    found = by_rank(jnp.where(jnp.isfinite(stats.mean), shares, jnp.nan), quantile)
+    cut_off = ~found.nan & (shares <= 0)
+    score_low = jnp.where(cut_off, jnp.maximum(found.score_low, 1.0), found.score_low)
+    return found.replace(low=score_low > 0, score_low=score_low)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -140,6 +156,7 @@ SIGNALS: dict[str, Signal] = {
     "activity": activity,
     "incoming-norm": incoming_norm,
     "gradient-norm": gradient_norm,
+    "reach": reach,
 }
 """Signals by name: ``signal(stats, **thresholds) -> Extrema``."""
 
@@ -204,7 +221,20 @@ def find(
     elif signal == "gradient-norm":
         norms = _gradient_norms(task, params, structure, data, key_forward)
         stats = tuple(s.replace(gradient=norm) for s, norm in zip(stats, norms, strict=True))
-    return tuple(detect(s, signal, **thresholds) for s in stats)
+    return tuple(detect(s, signal, **thresholds) for s in with_paths(stats, structure, signal))
+
+
+def with_paths(stats: tuple[UnitStats, ...], structure: Any, signal: str) -> tuple[UnitStats, ...]:
+    """The statistics of the hidden layers of a chain, with its ways where the signal is ``reach``.
+
+    Raises:
+      ValueError: the structure is that of another model.
+    """
+    if signal != "reach":
+        return stats
+    if not isinstance(structure, Structure):
+        raise ValueError("the signal reach needs a chain of layers (jaxnet.nn.mlp)")
+    return tuple(s.replace(paths=p) for s, p in zip(stats, path_shares(structure), strict=True))
 
 
 def _incoming(task: Task, params: Any, structure: Any) -> list[tuple[Array, Entry | None]]:
@@ -243,7 +273,7 @@ def _gradient_norms(
 
 def _there(values: UnitScore | None, name: str) -> UnitScore:
     if values is None:
-        raise ValueError(f"these statistics hold no {name} norms: see jaxnet.signals.find")
+        raise ValueError(f"these statistics hold no {name}: see jaxnet.signals.find")
     return values
 
 

@@ -20,6 +20,7 @@ class UnitStats(flax.struct.PyTreeNode):
       saturated: ``(unit,)``, number of samples in which it was saturated.
       incoming: ``(unit,)``, Euclidean norm of its incoming weights, where it was asked for.
       gradient: ``(unit,)``, norm of the loss's gradient in these, where it was asked for.
+      paths: ``(unit,)``, share of the ways from inputs to outputs through it, where it was asked for.
     """
 
     count: Scalar
@@ -29,6 +30,7 @@ class UnitStats(flax.struct.PyTreeNode):
     saturated: UnitScore
     incoming: UnitScore | None = None
     gradient: UnitScore | None = None
+    paths: UnitScore | None = None
 
     @property
     def variance(self) -> UnitScore:

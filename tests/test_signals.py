@@ -41,6 +41,7 @@ def stats_of(means, count: float = 10.0) -> units.UnitStats:
 
 READS = {"activity": "active", "incoming-norm": "incoming", "gradient-norm": "gradient"}
 BY_RANK = ("quantile", *READS)
+READS["reach"] = "paths"  # by rank, and a unit without any way is low
 
 
 def judged_by(signal: str, values) -> units.UnitStats:

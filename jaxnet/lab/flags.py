@@ -198,7 +198,9 @@ class TrainFlags(BatchFlags):
 class ExtremaFlags(Flags):
     """Which units are extreme."""
 
-    detector: Literal["original", "adaptive", "quantile"] = option("original", "thresholds for extrema")
+    detector: Literal["original", "adaptive", "quantile", "reach"] = option(
+        "original", "thresholds for extrema; reach: by the ways through a unit, not by its activation"
+    )
     detect_on: Literal["pre", "post"] = option("pre", "activations watched for extrema: before or after")
     extrema_samples: int | None = option(
         None, "samples watched for extrema; auto: all training samples", "samples", none="auto", least=2

@@ -82,10 +82,11 @@ class Extrema(Periodic):
         slopes: dict[str, Array] = {}
         if self.gradient != "none" or self.signal == "gradient-norm":
             slopes = {p: jnp.abs(g) for p, g in dense_by_path(dense_gradient(), net.structure).items()}
+        every = unit_stats(dense_gradient, self.values, "Extrema")
         found = [
             signals.detect(_with_norms(stats, values[path][0], there[path], slopes.get(path)), self.signal)
             for stats, path in zip(
-                unit_stats(dense_gradient, self.values, "Extrema"), list(there)[:-1], strict=True
+                signals.with_paths(every, net.structure, self.signal), list(there)[:-1], strict=True
             )
         ]
         ends = [jnp.ones(list(there.values())[end].shape[1 + end], bool) for end in (0, -1)]

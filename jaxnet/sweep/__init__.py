@@ -20,6 +20,7 @@ from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_
 from jaxnet.sweep.memory import default_budget, program_bytes
 from jaxnet.sweep.persistent import with_kernel
 from jaxnet.sweep.program import Plan, Program, default_chunk, run_chunks
+from jaxnet.sweep.reaching import Reaching, reaching
 from jaxnet.sweep.reference import masked_dense_accuracy
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
 from jaxnet.sweep.run import make_phases, make_run, make_rung
@@ -45,6 +46,7 @@ __all__ = [
     "LiveShapes",
     "Plan",
     "Program",
+    "Reaching",
     "Row",
     "SweepConfig",
     "Trained",
@@ -63,6 +65,7 @@ __all__ = [
     "masked_dense_accuracy",
     "program_bytes",
     "put_back",
+    "reaching",
     "read_winner",
     "run_chunks",
     "save_winner",

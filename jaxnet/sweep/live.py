@@ -23,6 +23,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from jaxnet.nn.params import Params, Structure
+from jaxnet.reach import read_by_outputs
 from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology
 from jaxnet.types import Array, Bool, Int
@@ -109,13 +110,14 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
     topologies: list[Topology] = []
     slots: list[Array] = []
     units: list[Array] = []
-    live = jnp.ones(shapes.sizes[-1], bool)  # output units of the layer that can change
-    place = jnp.arange(shapes.sizes[-1])  # and where they go
+    read = read_by_outputs(structure.replace(outputs=None))  # what can change; the outputs all stay
+    place = jnp.arange(shapes.sizes[-1])  # where the output units of a layer go
     fits = jnp.ones((), bool)
     for layer in reversed(range(len(shapes.capacities))):
         whole = structure.weights[layer]
         assert isinstance(whole, Topology)
         num_out, num_in, capacity = shapes.sizes[layer + 1], shapes.sizes[layer], shapes.capacities[layer]
+        live, below = read[layer + 1], read[layer]
         kept = live.at[whole.rows].get(mode="fill", fill_value=False)
         # weights that are kept before each slot: where a kept one goes
         before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(kept, dtype=jnp.int32)])
@@ -123,11 +125,8 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
         unit = _invert(place, live, num_out)
         fits &= (before[-1] <= capacity) & (jnp.sum(live) <= num_out)
         above = place
-        if layer == 0:
-            live, place = jnp.ones(num_in, bool), jnp.arange(num_in)
-        else:
-            live = jnp.zeros(whole.shape[1], bool).at[whole.cols].max(kept)
-            place = jnp.cumsum(live, dtype=jnp.int32) - 1
+        # the input stays complete
+        place = jnp.arange(num_in) if layer == 0 else jnp.cumsum(below, dtype=jnp.int32) - 1
         # without room the layer is left empty: cut off anywhere, its rows would not fit
         number = jnp.where(fits, before[-1], 0)
         row_ptr = jnp.minimum(before.at[whole.row_ptr.at[unit].get(mode="clip")].get(mode="clip"), number)
@@ -136,8 +135,8 @@ def take_live(params: Params, structure: Structure, shapes: LiveShapes) -> LiveP
         new_row = above.at[whole.rows.at[slot].get(mode="clip")].get(mode="clip")
         # padding stands at the end, its rows ascending from the number of output units
         rows = jnp.where(exists, new_row, num_out + jnp.arange(capacity) - number)
-        below = place.at[whole.cols.at[slot].get(mode="clip")].get(mode="clip")
-        cols = jnp.where(exists, jnp.minimum(below, num_in - 1), 0)
+        col = place.at[whole.cols.at[slot].get(mode="clip")].get(mode="clip")
+        cols = jnp.where(exists, jnp.minimum(col, num_in - 1), 0)
         rows, cols, row_ptr = (index.astype(jnp.int32) for index in (rows, cols, row_ptr))
         topologies.insert(0, Topology(rows, cols, row_ptr, (num_out, num_in)))
         slots.insert(0, slot)

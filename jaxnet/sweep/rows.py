@@ -12,6 +12,7 @@ import optax
 
 from jaxnet.kernels import Product, dense_product
 from jaxnet.nn.params import Params, Structure
+from jaxnet.reach import LiveCounts
 from jaxnet.sweep.family import DrawRules, Variant
 from jaxnet.train import Method
 from jaxnet.train.net import Transform
@@ -94,6 +95,7 @@ class Row(flax.struct.PyTreeNode):
       nonzeros: weights that exist.
       biases: biases that exist.
       diverged: a loss, a weight or a logit was not finite; ``accuracy`` is NaN then.
+      live: what lies on a way from an input to an output (:func:`jaxnet.reach.live`).
     """
 
     accuracy: Scalar
@@ -108,6 +110,7 @@ class Row(flax.struct.PyTreeNode):
     nonzeros: Int[Array, ""]
     biases: Int[Array, ""]
     diverged: Bool[Array, ""]
+    live: LiveCounts
 
     @property
     def extrema_score(self) -> Scalar:

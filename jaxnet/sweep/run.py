@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnet import optim, signals
+from jaxnet import optim, reach, signals
 from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.keys import DRAW, METHOD, ORDER, network_keys, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
@@ -267,9 +267,8 @@ def _measure(
     low: list[Scalar] = []
     saturated = jnp.zeros(())
     if hidden:
-        for stats, here in zip(
-            collect_stats(task, params, structure, watched, values=config.watch), exists, strict=True
-        ):
+        every = collect_stats(task, params, structure, watched, values=config.watch)
+        for stats, here in zip(signals.with_paths(every, structure, config.detector), exists, strict=True):
             # a unit that does not exist counts as not finite: left out of means and extrema
             found = signals.detect(stats.replace(mean=jnp.where(here, stats.mean, jnp.nan)), config.detector)
             high.append(jnp.sum(found.high, dtype=jnp.int32))
@@ -294,4 +293,5 @@ def _measure(
         nonzeros=nonzeros,
         biases=jnp.sum(variant.widths[1:], dtype=jnp.int32),
         diverged=jnp.zeros((), bool),
+        live=reach.live(structure).counts,
     )

@@ -20,7 +20,7 @@ from jaxnet.sweep.rows import Row
 _MEASURES = """
 accuracy:double loss:double high:int32 low:int32 high_by_layer:counts low_by_layer:counts extrema_score:double
 patchability:double efficiency:double dead:double saturated:double hidden:int32 nonzeros:int32 biases:int32
-diverged:bool"""
+diverged:bool live_inputs:int32 live_units:int32 live_outputs:int32 live_weights:int32"""
 
 MEASURES = [
     (name, pa.list_(pa.int32()) if kind == "counts" else pa.type_for_alias(kind))
@@ -31,7 +31,8 @@ training loss of the last epoch, nats. ``high``, ``low``: extrema in all hidden 
 each; ``extrema_score``: both per hidden unit. ``patchability``: score * (1 - accuracy). ``efficiency``:
 accuracy per 1,000 weights. ``dead``: fraction of hidden units never active; ``saturated``: mean fraction of
 samples that saturate a unit. ``nonzeros``: weights that exist; ``biases`` are counted apart. ``diverged``: a
-loss, a weight or a logit was not finite; ``accuracy`` and what follows from it are NaN then."""
+loss, a weight or a logit was not finite; ``accuracy`` and what follows from it are NaN then. ``live_...``:
+how many inputs, hidden units, outputs and weights lie on a way from an input to an output."""
 
 CRITERIA = ("accuracy", "patchability", "efficiency")
 """Columns that networks are ranked by, the larger the better."""
@@ -87,6 +88,7 @@ def measured(row: Row, judged: int) -> dict[str, Any]:
         "dead": np.round(np.asarray(row.dead, float) * hidden) / units,
         **{name: np.asarray(getattr(row, name), float) for name in ("loss", "saturated")},
         **{name: np.asarray(getattr(row, name)).tolist() for name in ("high_by_layer", "low_by_layer")},
+        **{f"live_{name}": np.asarray(number) for name, number in vars(row.live).items()},
     }
     return {name: found[name] if name in found else np.asarray(getattr(row, name)) for name, _ in MEASURES}
 

@@ -53,6 +53,13 @@ WRONG = [
     (["--allocation", "erdos-renyi", "--protocol", "seed"], "--allocation erdos-renyi has no meaning with"),
     (["--method", "rigl", "--halving", "2"], "--method and --halving exclude each other"),
     (["--method", "set"], "--method set changes weights every 100 steps, and 5 epochs have 95: train longer"),
+    (["--require-reach", "0"], "--require-reach must be at least 1: 0"),
+    (["--require-reach", "11"], "--require-reach must be at most 10, the classes there are: 11"),
+    (["--require-reach", "5", "--mode", "sweep"], "--require-reach and --mode sweep exclude each other"),
+    (
+        ["--require-reach", "10", "--densities", "0.03"],
+        "the last layer of 64-24-10 has 7 weights at density 0.03, so no scaffold reaches 10 classes",
+    ),
     (["--densities", "0.1", "--densities", "0.2"], "more than once"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     (["--dataset", "digit"], "unknown data set 'digit' (did you mean digits?)"),
