@@ -15,7 +15,7 @@ import pytest
 from jaxnet import reach
 from jaxnet.errors import InputError
 from jaxnet.nn.mlp import NetworkSpec, apply, init
-from jaxnet.nn.params import Structure
+from jaxnet.nn.params import Params, Structure
 from jaxnet.patches import PatchRules
 from jaxnet.signals import detect
 from jaxnet.topology import Mask, topology_from_flat, topology_from_mask
@@ -243,3 +243,33 @@ def test_the_signal_by_hand():
     assert found.low.tolist() == [True] + [False] * 4
     found = detect(stats.replace(paths=shares.at[:3].set(0.0)), "reach", quantile=0.2)
     assert found.low.tolist() == [True] * 3 + [False] * 2  # no way leads through them, ties or not
+
+
+def test_bottlenecks_directions_and_changes_by_hand():
+    incoming = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])  # nothing comes to unit 1
+    outgoing = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, -1.0]])  # nothing leaves unit 0
+    found = reach.bottleneck(incoming, outgoing, 1e-5)
+    np.testing.assert_allclose(found.lost, [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.starved, [0, 1, 0], atol=1e-6)
+    seen = reach.directions(jnp.array([[1.0, 1.0, 0.0], [-2.0, -2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert (seen.dead_rows, seen.dead_cols, seen.duplicates) == (1, 1, 1)
+    before = jnp.diag(jnp.array([2.0, 1.0, 1.0]))
+    moved = reach.change_between(before, before.at[2, 2].add(3.0))
+    np.testing.assert_allclose([moved.relative, moved.rank], [3 / 6**0.5, 1], rtol=1e-5)
+    assert moved.kept == pytest.approx(0.5, abs=1e-5)  # two lead before (36 / 18); of these one is left
+
+
+def test_dense_patches_are_weights_of_their_layer(key):
+    spec = NetworkSpec((10, 8, 6, 4), 0.2)
+    params, structure = networks.make(spec, PatchRules("dense", max_patches=2), key)
+    matrices = reach.layer_matrices(params, structure)
+    assert [m.shape for m in matrices] == [(8, 10), (6, 8), (4, 6)]
+    bare = reach.layer_matrices(params.replace(patches=()), structure.replace(bank=None))
+    x = jax.random.normal(key, (3, 10))
+    merged = Structure.of([Mask(m != 0) for m in matrices])
+    layers = [p.replace(weight=m) for p, m in zip(params.scaffold, matrices, strict=True)]
+    expected, _ = apply(spec, params, structure, x)
+    np.testing.assert_allclose(
+        apply(spec, Params(tuple(layers)), merged, x)[0], expected, rtol=1e-4, atol=1e-5
+    )
+    assert sum(int(jnp.sum(m != 0)) for m in matrices) > sum(int(jnp.sum(m != 0)) for m in bare)

@@ -11,6 +11,15 @@ from __future__ import annotations
 
 from jaxnet.reach.flow import disjoint_paths
 from jaxnet.reach.live import Live, LiveCounts, live, path_shares, read_by_outputs
+from jaxnet.reach.matrices import (
+    Bottleneck,
+    Change,
+    Directions,
+    bottleneck,
+    change_between,
+    directions,
+    layer_matrices,
+)
 from jaxnet.reach.ranks import (
     EFFECTIVE,
     LEAST_GAP,
@@ -29,15 +38,22 @@ __all__ = [
     "EFFECTIVE",
     "LEAST_GAP",
     "Bars",
+    "Bottleneck",
+    "Change",
+    "Directions",
     "Live",
     "LiveCounts",
     "Rank",
     "Wires",
     "bars_of",
+    "bottleneck",
+    "change_between",
     "check_decided",
     "check_tolerance",
+    "directions",
     "disjoint_paths",
     "effective_rank",
+    "layer_matrices",
     "live",
     "path_shares",
     "rank_bars",

@@ -26,7 +26,5 @@ def test_the_first_seeds_that_reach_all_classes():
     chosen = [numbers[enough & (numbers % 2 == member)][:5] for member in (0, 1)]
     assert found.numbers == tuple(sorted(np.concatenate(chosen).tolist()))
     assert found.drawn == tuple(int(c[-1]) // 2 + 1 for c in chosen)
-    with pytest.raises(
-        ValueError, match=r"of 100 scaffolds of 8-6-3 at density 0\.3 only \d+ reach 3 classes"
-    ):
+    with pytest.raises(ValueError, match=r"of 100 scaffolds of 8-6-3 at density 0\.3 only \d+ reach"):
         reaching(grid, rules, 3, 3, 99, 100)
