@@ -112,7 +112,7 @@ def run_place(run: lab.Run[PlaceConfig]) -> lab.Found:
         return tuple(made)
 
     def layered(after: int) -> Any:
-        size, above = max(hidden), before_counts[after + 1]
+        size, above = hidden[after], before_counts[after + 1]
 
         def start(key: Any, before: Any) -> Any:
             state, key_new = before["state"], jaxnet.keys.purpose(key, jaxnet.keys.CHANGE)
@@ -122,8 +122,8 @@ def run_place(run: lab.Run[PlaceConfig]) -> lab.Found:
                 insert_layer,
                 after=after,
                 size=size,
-                nonzeros_in=2 * size,
-                nonzeros_out=above + size,
+                nonzeros_in=2 * max(hidden),  # as many everywhere
+                nonzeros_out=above,
                 rule="preserve",
                 key_mask=jax.random.fold_in(key_new, 0),
                 key_init=jax.random.fold_in(key_new, 1),
@@ -133,7 +133,7 @@ def run_place(run: lab.Run[PlaceConfig]) -> lab.Found:
         return start
 
     before_counts = jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
-    places = [f"layer {k + 1}" for k in range(len(hidden))]
+    places = [f"layer-{k + 1}" for k in range(len(hidden))]
     more: dict[str, Any] = {"order": 1, "hand": lambda kept: kept["scaffold"]}
 
     def unchanged(key: Any, before: Any) -> Any:
@@ -182,17 +182,16 @@ def measured(run: lab.Run[PlaceConfig], task: Any, kept: Any, places: list[str])
         name = f"layer: {rule}"
         arms[name] = np.array([arms[places[at]][k] for k, at in enumerate(chosen[rule])])
         diverged[name] = np.array([diverged[places[at]][k] for k, at in enumerate(chosen[rule])])
-    entries = {
-        name: lab.entries(run.seeds, (name,), diverged=diverged[name], accuracy=arms[name])[name]
-        for name in arms
-    }
+    entries = {}
+    for name, accuracy in arms.items():
+        entries |= lab.entries(run.seeds, (name,), diverged=diverged[name], accuracy=accuracy)
     first = jax.tree.map(lambda leaf: leaf[:number], kept["patched"])
     states = {"scaffold": kept["scaffold"]["state"], "unchanged": kept["unchanged"], "patched": first}
     states |= {place: kept[place] for place in places}
     extra = {
         "sizes": list(task.model.spec.sizes),  # type: ignore[attr-defined]
         "kernel": run.config.kernel,
-        "along": along(run, states),
+        "along": along(run, states, [("scaffold", "unchanged"), ("scaffold", "patched")]),
         "chosen": {rule: np.bincount(at, minlength=len(places)).tolist() for rule, at in chosen.items()},
     }
     return lab.Found(entries, extra=extra)

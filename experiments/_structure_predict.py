@@ -1,7 +1,9 @@
-"""Half of ``experiments.structure_report``: what of a scaffold, seen before training, predicts its accuracy."""
+"""Half of ``experiments.structure_report``: what of a scaffold predicts its accuracy."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +57,8 @@ def described(matrices: Any) -> dict[str, Any]:
     for matrix in matrices:
         rank = reach.rank_of(matrix, TOLERANCE)
         seen = reach.directions(matrix)
-        here = {
-            rule: reach.effective_rank(rank.singular_values, rule, shape=matrix.shape) for rule in LAYERED
-        }
+        used = matrix.shape[0] - seen.dead_rows, matrix.shape[1] - seen.dead_cols
+        here = {rule: reach.effective_rank(rank.singular_values, rule, shape=used) for rule in LAYERED}
         units = {name: getattr(seen, name) for name in ("dead_rows", "dead_cols", "duplicates")}
         found.append({"rank": rank.rank, "gap": rank.gap, **here, **units})
     layers = {name: jnp.stack([layer[name] for layer in found]) for name in found[0]}
@@ -82,11 +83,11 @@ def run_predict(run: lab.Run[PredictConfig]) -> lab.Found:
 
     stages = [
         lab.Stage("drawn", 0, task, start, judged_at_start=True),
-        lab.Stage("first epoch", 1, task, lambda key, before: before, order=0),
+        lab.Stage("first", 1, task, lambda key, before: before, order=0),
         lab.Stage("rest", config.epochs - 1, task, lambda key, before: before, order=1),
     ]
     trained = lab.train_stages(run, stages)
-    states = {name: trained[name].kept for name in ("drawn", "first epoch", "rest")}
+    states = {name: trained[name].kept for name in ("drawn", "first", "rest")}
     drawn, last = states["drawn"], states["rest"]
 
     def look(state: Any, split: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def run_predict(run: lab.Run[PredictConfig]) -> lab.Found:
     structures = [jaxnet.trees.take(drawn.net.structure, k) for k in range(config.num_seeds)]
     paths = np.array([reach.disjoint_paths(structure, 0, last_layer) for structure in structures])
     accuracy, halves = run.judge(task, last.best_params, last.net.structure, run.split("test"))
-    rows = {row["seed"]: row["accuracy"] for row in trained["first epoch"].rows}
+    rows = {row["seed"]: row["accuracy"] for row in trained["first"].rows}
     columns = {**seen, "disjoint paths": paths, "after one epoch": np.array([rows[s] for s in run.seeds])}
     lost = np.asarray(last.diverged)
     predicted = jaxnet.prediction.predictors(columns, np.where(lost, np.nan, accuracy), BASE)
@@ -121,20 +122,20 @@ def run_predict(run: lab.Run[PredictConfig]) -> lab.Found:
     entries = lab.entries(
         run.seeds, ("scaffolds",), diverged=lost, accuracy=accuracy, accuracy_halves=halves, **measures
     )
-    some = slice(config.followed)
+    followed = {name: jax.tree.map(lambda leaf: leaf[: config.followed], s) for name, s in states.items()}
     extra = {
         "sizes": list(spec.sizes),
         "kernel": config.kernel,
         "predictors": predicted,
-        "along": along(run, {name: jax.tree.map(lambda leaf: leaf[some], s) for name, s in states.items()}),
+        "along": along(run, followed, [*itertools.pairwise(followed)]),
         "all_classes": float(np.mean(seen["live outputs"] == spec.sizes[-1])),
         "rank_is_paths": float(np.mean(paths == seen["rank of all layers"])),
     }
     return lab.Found(entries, extra=extra)
 
 
-def along(run: lab.Run[Any], states: Any) -> dict[str, Any]:
-    """Means over networks of the structure at every checkpoint, and of what changed between two of them."""
+def along(run: lab.Run[Any], states: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Means over networks of the structure at every checkpoint, and of what changed in pairs of them."""
     import jax
 
     from jaxnet import reach
@@ -142,37 +143,23 @@ def along(run: lab.Run[Any], states: Any) -> dict[str, Any]:
     def matrices(state: Any) -> Any:
         return reach.layer_matrices(state.net.params, state.net.structure)
 
-    found = {
-        name: run.over_seeds(f"the ranks of {name}", described, run_matrices(run, name, state, matrices))
-        for name, state in states.items()
-    }
-    shown = {
-        name: jax.tree.map(lambda leaf: np.mean(np.asarray(leaf, float), axis=0).tolist(), tree)
-        for name, tree in found.items()
-    }
-    for name, tree in found.items():
-        gaps = np.asarray(tree["smallest_gap"])
-        shown[name]["smallest_gap"] = float(np.min(gaps))
-        shown[name]["ambiguous"] = int(np.sum(gaps < reach.LEAST_GAP))
-        del shown[name]["gap"]
-    changes, names = {}, list(states)
-    for before, after in zip(names, names[1:], strict=False):
-        pair = [run_matrices(run, name, states[name], matrices) for name in (before, after)]
-        layers = [
-            run.over_seeds(f"the change to {after}, layer {k}", reach.change_between, a, b)
-            for k, (a, b) in enumerate(zip(*pair, strict=True), 1)
-            if a.shape == b.shape
-        ]
+    layers = {name: run.over_seeds(f"the matrices of {name}", matrices, s) for name, s in states.items()}
+    shown: dict[str, Any] = {}
+    for name, here in layers.items():
+        found = run.over_seeds(f"the ranks of {name}", described, here)
+        gaps = np.asarray(found.pop("smallest_gap"))
+        del found["gap"]
+        shown[name] = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf, float), axis=0).tolist(), found)
+        shown[name] |= {"smallest_gap": float(gaps.min()), "ambiguous": int(np.sum(gaps < reach.LEAST_GAP))}
+    changes = {}
+    for before, after in pairs:
+        both = enumerate(zip(layers[before], layers[after], strict=True), 1)
+        what = f"the change from {before} to {after}, layer"
+        found = [run.over_seeds(f"{what} {k}", reach.change_between, a, b) for k, (a, b) in both]
         changes[f"{before} to {after}"] = [
-            {name: float(np.mean(np.asarray(value))) for name, value in vars(layer).items()}
-            for layer in layers
+            {name: float(np.mean(np.asarray(value))) for name, value in vars(one).items()} for one in found
         ]
     return {"checkpoints": shown, "changes": changes}
-
-
-def run_matrices(run: lab.Run[Any], name: str, state: Any, matrices: Any) -> Any:
-    """The matrices of all layers, ``(network, out, in)`` each."""
-    return run.over_seeds(f"the matrices of {name}", matrices, state)
 
 
 PREDICT = lab.Study("structure_predict", PredictConfig, run_predict, settle=settle)

@@ -73,9 +73,7 @@ def cross_validated_r2(
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 2 or len(x) != len(y) or len(y) < 4:
-        raise ValueError(
-            f"x must be (network, predictor) and y (network,), of 4 or more: {x.shape}, {y.shape}"
-        )
+        raise ValueError(f"x must be (network, predictor), y (network,), of 4 or more: {x.shape}, {y.shape}")
     spread = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     x = np.column_stack([np.ones(len(y)), x])
@@ -145,7 +143,7 @@ def predictors(
     base: str | None = None,
     **how: int,
 ) -> dict[str, dict[str, Any]]:
-    """For every column: ``spearman``, ``alone`` and (beyond the column ``base``) ``beyond``; then all together.
+    """For every column ``spearman``, ``alone`` and, over the column ``base``, ``beyond``; then all at once.
 
     Raises:
       ValueError: a base that is no column.
@@ -162,8 +160,8 @@ def predictors(
             found[name]["beyond"] = None if name == base else predict(column, target, known, **how)
     every = np.column_stack(list(values.values()))
     rest = [column for name, column in values.items() if name != base]
-    found["all together"] = {"spearman": None, "alone": predict(every, target, **how)}
+    found["all at once"] = {"spearman": None, "alone": predict(every, target, **how)}
     if known is not None:
         beyond = predict(np.column_stack(rest), target, known, **how) if rest else None
-        found["all together"]["beyond"] = beyond
+        found["all at once"]["beyond"] = beyond
     return found

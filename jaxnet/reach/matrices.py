@@ -1,4 +1,4 @@
-"""What a layer's matrix does: bottlenecks at units, dead and duplicate directions, change between two states."""
+"""What a layer's matrix does: bottlenecks at units, dead and duplicate directions, change of states."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def effective_rank(
     s: Float[Array, "value"] | np.ndarray | Sequence[float],
     rule: str = "participation",
     *,
-    shape: tuple[int, int] | None = None,
+    shape: tuple[int | Array, int | Array] | None = None,
     share: float = 0.99,
 ) -> Array:
     """How many dimensions a spectrum has; pure, for ``jit`` and ``vmap``.
@@ -246,13 +246,12 @@ def effective_rank(
         return jnp.sum(rest > (1 - share) * total).astype(s.dtype)
     if shape is None:
         raise ValueError("the rule marchenko-pastur needs the shape of the matrix")
-    out, width = shape
-    edge = math.sqrt(out) + math.sqrt(width)
+    out, width = (jnp.asarray(side, jnp.int32) for side in shape)
+    edge = jnp.sqrt(out.astype(s.dtype)) + jnp.sqrt(width.astype(s.dtype))
     rest = jnp.append(jnp.cumsum(squares[::-1])[::-1], 0)  # sum of squares from a value on
-    number = min(out, width)
 
     def again(_: int, k: Array) -> Array:
         left = jnp.maximum((out - k) * (width - k), 1).astype(s.dtype)
         return jnp.maximum(k, jnp.sum(s > edge * jnp.sqrt(rest[k] / left), dtype=jnp.int32))
 
-    return jax.lax.fori_loop(0, number, again, jnp.zeros((), jnp.int32)).astype(s.dtype)
+    return jax.lax.fori_loop(0, s.shape[0], again, jnp.zeros((), jnp.int32)).astype(s.dtype)

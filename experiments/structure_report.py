@@ -1,0 +1,273 @@
+"""Structure of scaffolds: what predicts accuracy, where patches and layers belong, what training changes.
+
+Scaffolds of every density are looked at before training and trained (does their reach, their ranks or
+their first epoch predict the accuracy at the end?); trained ones get patches or a layer at places that
+rank bottlenecks, extrema, ways or chance choose. The bars of anyone's matrices, from a file:
+
+    python -m experiments.structure_report --dataset mnist --densities 0.01,0.02 --num-seeds 256
+    python -m experiments.structure_report bars FILE.npz --tol 1e-8
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import _structure_place as placing
+from experiments import _structure_predict as predicting
+from jaxnet import lab
+from jaxnet.errors import InputError
+from jaxnet.files import user_path
+from jaxnet.lab import changed, option
+from jaxnet.lab.flags import check_sizes
+from jaxnet.lab.shown import NOTHING, number, span, with_interval
+
+PROG = "python -m experiments.structure_report"
+PLACED = "placed"
+"""The group of the placements among those of the densities."""
+
+
+@dataclass(frozen=True)
+class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
+    """What of a scaffold predicts its accuracy, and where to add to it."""
+
+    densities: tuple[float, ...] = option(
+        (0.01, 0.02), "fractions of the weights that exist; the last one for placing", fraction=True
+    )
+    sizes: tuple[int, ...] | None = option(
+        None, "units per layer, for predicting; auto: features,128,classes", none="auto"
+    )
+    placed_sizes: tuple[int, ...] | None = option(
+        None, "units per layer, for placing; auto: features,128,64,classes", none="auto"
+    )
+    num_seeds: int = option(256, "networks of every density, for predicting", least=4)
+    placed_seeds: int = option(16, "networks of every arm, for placing; verdicts need 12", least=2)
+    epochs: int = option(10, "of training, and again with what was added", "epochs", least=2)
+    lr: float = changed(lab.TrainFlags, "lr", 1e-2)
+    batch_size: int = changed(lab.TrainFlags, "batch_size", 128)
+    out: str = changed(lab.RunFlags, "out", "checkpoints/structure_report")
+
+    def check(self) -> None:
+        """Raises InputError for values that do not go together."""
+        check_sizes(self.sizes, 3)
+        check_sizes(self.placed_sizes, 4, "(input, two hidden layers or more, output)")
+        if not self.densities or len(set(self.densities)) < len(self.densities):
+            raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
+        super().check()
+
+
+@dataclass(frozen=True)
+class BarsConfig(lab.Flags):
+    """The bars of a chain of matrices in a file, the first applied first."""
+
+    file: str = option("matrices.npz", "NPZ file of matrices (out, in); in the order of the file")
+    tol: float = option(1e-8, "singular values above it, relative to the norm of the map, count", above=0)
+    picture: str | None = option(None, "also draw the bars to this PNG file")
+
+
+def run_all(config: Config) -> dict[str, dict[str, Any]]:
+    """Runs both halves, each in a folder of its own; their summaries."""
+    dataset = lab.run.load(config)
+    given: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+    def part(kind: type, folder: str, **values: Any) -> Any:
+        shared = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
+        return kind(**{**shared, **lab.run.arm_values(config, folder), **values})
+
+    parts = [
+        (f"{d:g}", predicting.PREDICT, part(predicting.PredictConfig, f"density {d:g}", density=d))
+        for d in config.densities
+    ]
+    how = {"sizes": config.placed_sizes, "num_seeds": config.placed_seeds, "density": config.densities[-1]}
+    how |= {"scaffold_epochs": config.epochs, "added_epochs": config.epochs}
+    parts.append((PLACED, placing.PLACE, part(placing.PlaceConfig, PLACED, **how)))
+    for _, study, one in parts:  # wrong input leaves nothing behind
+        study.settle(one, dataset)
+    found: dict[str, dict[str, Any]] = {}
+    for name, study, one in parts:
+        summary, _ = study.compute(one, report=print, dataset=dataset)
+        found[name] = {name: summary}
+        print(f"{name}: done", flush=True)
+    return found
+
+
+def questions(config: Config) -> list[lab.Question]:
+    """Rank bottlenecks against extrema and chance, for patches and for layers; the rest without a verdict."""
+    asked = []
+    for what, rivals in (("patches", ("extrema", "random", "reach")), ("layer", ("extrema", "random"))):
+        for rival in rivals:
+            pair = f"{PLACED}: {what}: bottleneck", f"{PLACED}: {what}: {rival}"
+            title = f"{what} at bottlenecks − {rival}"
+            asked.append(lab.Question(*pair, "accuracy", title, where=what))
+    for what in ("patches", "layer"):
+        pair = f"{PLACED}: {what}: bottleneck", f"{PLACED}: unchanged"
+        asked.append(lab.Question(*pair, "accuracy", f"{what} at bottlenecks − nothing added", primary=False))
+    return asked
+
+
+def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
+    """What the document shows."""
+    predicted = {name: run[name] for name, run in groups.items() if name != PLACED}
+    placed = groups[PLACED][PLACED]
+    return {
+        "predicted": {name: prediction_rows(s["predictors"]) for name, s in predicted.items()},
+        "reached": {name: s["all_classes"] for name, s in predicted.items()},
+        "equal": {name: s["rank_is_paths"] for name, s in predicted.items()},
+        "sizes_predicted": next(iter(predicted.values()))["sizes"],
+        "sizes_placed": placed["sizes"],
+        "placed_rows": [
+            [name, lab.report.mean_and_interval(arm["aggregate"]["accuracy"])]
+            for name, arm in placed["arms"].items()
+        ],
+        "chosen": placed["chosen"],
+        "along": {
+            **{n: along_rows(s["along"]) for n, s in predicted.items()},
+            PLACED: along_rows(placed["along"]),
+        },
+        "changed": {name: change_rows(run[name]["along"]) for name, run in groups.items()},
+        "tolerance": predicting.TOLERANCE,
+    }
+
+
+def prediction_rows(predictors: Mapping[str, Any]) -> list[list[str]]:
+    """A row per predictor: Spearman, R2 alone, increment over the base, each with what chance reaches."""
+    rows = []
+    for name, found in predictors.items():
+        rank, alone, beyond = found["spearman"], found["alone"], found.get("beyond")
+        row = [name, NOTHING]
+        if rank:
+            row[1] = with_interval(number(rank["rho"]), span(rank["ci95"], between=" .. ", scale=1))
+        row += [
+            number(alone[key], form) for key, form in (("r2", ".3f"), ("baseline95", ".3f"), ("p", ".2g"))
+        ]
+        more = (("increment", "+.3f"), ("p", ".2g"))
+        row += [number(beyond[key] if beyond else None, form) for key, form in more]
+        rows.append([*row, str(alone["n"])])
+    return rows
+
+
+def along_rows(along: Mapping[str, Any]) -> list[list[str]]:
+    """A row per checkpoint and layer: ranks and directions, means over networks."""
+    columns = ("rank", "participation", "energy", "marchenko-pastur", "dead_rows", "dead_cols", "duplicates")
+    return [
+        [name, str(layer + 1), *(number(found[c][layer], ".1f") for c in columns), str(found["ambiguous"])]
+        for name, found in along["checkpoints"].items()
+        for layer in range(len(found["rank"]))
+    ]
+
+
+def change_rows(along: Mapping[str, Any]) -> list[list[str]]:
+    """A row per pair of checkpoints and layer."""
+    return [
+        [name, str(layer), *(number(one[c], ".2f") for c in ("relative", "rank", "kept"))]
+        for name, layers in along["changes"].items()
+        for layer, one in enumerate(layers, 1)
+    ]
+
+
+def draw_bars(path: Path, bars: Any, title: str, sizes: Sequence[int] | None = None) -> None:
+    """Draws a barcode: a line per interval, as thick as it is frequent."""
+    import numpy as np
+
+    plots, bars = lab.plots, np.asarray(bars, float)
+    lines = [(i, j, bars[i, j]) for i in range(len(bars)) for j in range(i, len(bars)) if bars[i, j] > 0.05]
+    lines.sort(key=lambda line: (-(line[1] - line[0]), line[0]))
+    figure, axes = plots.plt.subplots(figsize=(6.4, 0.8 + 0.28 * max(len(lines), 2)), layout="constrained")
+    for place, (i, j, count) in enumerate(lines):
+        axes.plot([i, j], [place, place], lw=1.5 + 1.2 * np.log1p(count), color="C0", solid_capstyle="round")
+        axes.plot([i, j], [place, place], "o", ms=4, color="C0")
+        axes.annotate(f"{count:.3g}", (j, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
+    names = [f"{k}\n({n})" for k, n in enumerate(sizes)] if sizes is not None else list(range(len(bars)))
+    axes.set_xticks(range(len(bars)), names)
+    axes.set(xlabel="space (dimensions)", yticks=[], xlim=(-0.3, len(bars) - 0.5), title=title)
+    axes.invert_yaxis()
+    plots.save_figure(figure, path)
+
+
+def draw_predictors(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """Cross-validated R2 of every predictor, a panel per density, with what permuted ones reach."""
+    plots, names = lab.plots, [name for name in groups if name != PLACED]
+    figure, panels = plots.plt.subplots(
+        1, len(names), figsize=(4.4 * len(names) + 1, 4.2), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        found = groups[name][name]["predictors"]
+        r2 = [max(one["alone"]["r2"] or 0.0, -0.2) for one in found.values()]
+        limit = [one["alone"]["baseline95"] or 0.0 for one in found.values()]
+        axes.barh(range(len(found)), r2, color="C0", label="alone")
+        axes.plot(limit, range(len(found)), "k|", ms=9, label="95 % of permutations stay below")
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set(title=f"density {name}", xlabel="cross-validated R²")
+        axes.axvline(0, color="0.6", lw=0.8)
+    panels[0][0].invert_yaxis()
+    panels[0][0].legend(fontsize=8, frameon=False, loc="lower right")
+    plots.save_figure(figure, path)
+
+
+def draw_differences(path: Path, config: Config, groups: Any, comparisons: Sequence[Any]) -> None:
+    """The forest plot of the placements."""
+    lab.plots.save_comparisons(path, config, groups, comparisons)
+
+
+def draw_scaffold_bars(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """The mean bars of trained scaffolds that are placed on."""
+    found = groups[PLACED][PLACED]
+    bars = found["along"]["checkpoints"]["scaffold"]["bars"]
+    draw_bars(path, bars, f"bars of scaffolds, mean of {config.placed_seeds}", found["sizes"])
+
+
+def bars_main(config: BarsConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Prints the bars of the matrices in a file; InputError where they have none that can be trusted."""
+    import numpy as np
+
+    from jaxnet import reach
+
+    path = user_path(config.file)
+    try:
+        with np.load(path) as stored:
+            mats = [stored[name] for name in stored.files]
+    except (OSError, ValueError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read as an NPZ file of matrices: {why}") from None
+    if any(not np.issubdtype(m.dtype, np.number) or np.iscomplexobj(m) for m in mats):
+        raise InputError(f"{path} holds arrays that are not of real numbers")
+    found = reach.rank_bars(mats, config.tol, evidence=True)
+    spaces = range(len(mats) + 1)
+    rows = [[i, j, int(found.bars[i, j])] for i in spaces for j in spaces if found.bars[i, j]]
+    lab.terminal.print_table(f"bars of {path.name}", ["from space", "to space", "bars"], rows)
+    report(f"smallest gap between singular values at a cut: {float(found.gap):.3g}")
+    if config.picture is not None:
+        draw_bars(user_path(config.picture), found.bars, path.name, np.diag(found.ranks).tolist())
+    return {"bars": found.bars.tolist(), "gap": float(found.gap)}
+
+
+CONTROLS = lab.Controls(
+    "structure_report",
+    Config,
+    run_all,
+    lab.Document(
+        Path(__file__).parent / "reports" / "structure.md",
+        values,
+        {"": draw_predictors, "_differences": draw_differences, "_bars": draw_scaffold_bars},
+    ),
+    questions=questions,
+)
+
+
+def command(argv: list[str]) -> None:
+    """The command line: the report, or ``bars FILE``."""
+    if argv[:1] == ["bars"]:
+        rest = argv[1:]
+        if rest and not rest[0].startswith("-"):
+            rest = ["--file", *rest]
+        lab.run_main(bars_main, BarsConfig, rest, prog=f"{PROG} bars [FILE]")
+    else:
+        lab.run_main(CONTROLS.main, Config, argv, description=__doc__, prog=PROG)
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])
