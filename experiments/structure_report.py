@@ -54,7 +54,11 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     def check(self) -> None:
         """Raises InputError for values that do not go together."""
         check_sizes(self.sizes, 3)
-        check_sizes(self.placed_sizes, 4, "(input, two hidden layers or more, output)")
+        placed = self.placed_sizes
+        if placed is not None and (len(placed) < 4 or min(placed) < 1):
+            raise InputError(
+                f"--placed-sizes needs four or more positive sizes (two hidden layers to choose from): {placed}"
+            )
         if not self.densities or len(set(self.densities)) < len(self.densities):
             raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
         super().check()
