@@ -103,7 +103,9 @@ def run_place(run: lab.Run[PlaceConfig]) -> lab.Found:
         made = []
         for rule in RULES:
             given = before["found"]["units"].get(rule) or [(jnp.zeros(n), jnp.zeros(n)) for n in hidden]
-            chosen = [scored(*pair, jax.random.fold_in(key_place, k)) for k, pair in enumerate(given)]
+            chosen = [
+                scored(high, low, jax.random.fold_in(key_place, k)) for k, (high, low) in enumerate(given)
+            ]
 
             def change(params: Any, chosen: Any = chosen) -> Any:
                 return with_patches(params, state.net.structure, chosen, rules, key_patch=key_patch)
@@ -182,14 +184,14 @@ def measured(run: lab.Run[PlaceConfig], task: Any, kept: Any, places: list[str])
         name = f"layer: {rule}"
         arms[name] = np.array([arms[places[at]][k] for k, at in enumerate(chosen[rule])])
         diverged[name] = np.array([diverged[places[at]][k] for k, at in enumerate(chosen[rule])])
-    entries = {}
+    entries: dict[str, Any] = {}
     for name, accuracy in arms.items():
         entries |= lab.entries(run.seeds, (name,), diverged=diverged[name], accuracy=accuracy)
     first = jax.tree.map(lambda leaf: leaf[:number], kept["patched"])
     states = {"scaffold": kept["scaffold"]["state"], "unchanged": kept["unchanged"], "patched": first}
     states |= {place: kept[place] for place in places}
     extra = {
-        "sizes": list(task.model.spec.sizes),  # type: ignore[attr-defined]
+        "sizes": list(task.model.spec.sizes),
         "kernel": run.config.kernel,
         "along": along(run, states, [("scaffold", "unchanged"), ("scaffold", "patched")]),
         "chosen": {rule: np.bincount(at, minlength=len(places)).tolist() for rule, at in chosen.items()},

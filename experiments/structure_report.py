@@ -57,7 +57,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         placed = self.placed_sizes
         if placed is not None and (len(placed) < 4 or min(placed) < 1):
             raise InputError(
-                f"--placed-sizes needs four or more positive sizes (two hidden layers to choose from): {placed}"
+                f"--placed-sizes needs four or more positive sizes (two hidden ones to choose from): {placed}"
             )
         if not self.densities or len(set(self.densities)) < len(self.densities):
             raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
@@ -82,7 +82,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         shared = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
         return kind(**{**shared, **lab.run.arm_values(config, folder), **values})
 
-    parts = [
+    parts: list[tuple[str, lab.Study[Any], Any]] = [
         (f"{d:g}", predicting.PREDICT, part(predicting.PredictConfig, f"density {d:g}", density=d))
         for d in config.densities
     ]
@@ -185,7 +185,7 @@ def draw_bars(path: Path, bars: Any, title: str, sizes: Sequence[int] | None = N
         axes.plot([i, j], [place, place], lw=1.5 + 1.2 * np.log1p(count), color="C0", solid_capstyle="round")
         axes.plot([i, j], [place, place], "o", ms=4, color="C0")
         axes.annotate(f"{count:.3g}", (j, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
-    names = [f"{k}\n({n})" for k, n in enumerate(sizes)] if sizes is not None else list(range(len(bars)))
+    names = [f"{k}\n({n})" for k, n in enumerate(sizes)] if sizes is not None else None
     axes.set_xticks(range(len(bars)), names)
     axes.set(xlabel="space (dimensions)", yticks=[], xlim=(-0.3, len(bars) - 0.5), title=title)
     axes.invert_yaxis()

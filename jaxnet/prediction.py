@@ -141,7 +141,7 @@ def predictors(
     columns: Mapping[str, np.ndarray | Sequence[float]],
     y: np.ndarray | Sequence[float],
     base: str | None = None,
-    **how: int,
+    **how: Any,
 ) -> dict[str, dict[str, Any]]:
     """For every column ``spearman``, ``alone`` and, over the column ``base``, ``beyond``; then all at once.
 

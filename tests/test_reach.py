@@ -154,7 +154,7 @@ def test_disjoint_paths_by_hand():
 def planted(rng: np.random.Generator, number: int) -> tuple[list[np.ndarray], np.ndarray]:
     """A chain of maps between spaces of 12 dimensions with known bars, in random bases of every space."""
     bars = np.zeros((number + 1, number + 1), int)
-    lines = []
+    lines: list[tuple[int, int]] = []
     while len(lines) < 12 * (number + 1):  # bars where there is room, then ones of a single space
         i, j = sorted(rng.integers(0, number + 1, 2)) if len(lines) < 8 else (len(lines) % (number + 1),) * 2
         if all(bars[: k + 1, k:].sum() < 12 for k in range(i, j + 1)):
@@ -252,7 +252,7 @@ def test_bottlenecks_directions_and_changes_by_hand():
     np.testing.assert_allclose(found.lost, [1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(found.starved, [0, 1, 0], atol=1e-6)
     seen = reach.directions(jnp.array([[1.0, 1.0, 0.0], [-2.0, -2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
-    assert (seen.dead_rows, seen.dead_cols, seen.duplicates) == (1, 1, 1)
+    assert jax.tree.leaves(seen) == [1, 1, 1]
     before = jnp.diag(jnp.array([2.0, 1.1, 1.0]))
     moved = reach.change_between(before, before.at[2, 2].add(3.0))
     np.testing.assert_allclose([moved.relative, moved.rank], [3 / 6.21**0.5, 1], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""``experiments.structure_report``: bars of a file, wrong input, and (slow) the whole report at a small size."""
+"""``experiments.structure_report``: bars of a file, wrong input, and (slow) a small report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WRONG = [
     (["bars", "{odd}"], "matrix 2 of 2 holds values that are not finite"),
     (["bars", "{close}"], "around the cut 1e-08 lie the singular values 2e-08 and 5e-09, a factor of 4"),
     (["--densities", "0.1,0.1"], "--densities must be different numbers, at least one"),
-    (["--placed-sizes", "64,32,10"], "--placed-sizes needs four or more positive sizes (two hidden layers"),
+    (["--placed-sizes", "64,32,10"], "--placed-sizes needs four or more positive sizes (two hidden ones"),
 ]
 
 

@@ -16,6 +16,7 @@ from jaxnet.keys import ORDER
 from jaxnet.losses import ABSENT
 from jaxnet.nn.mlp import MLP, NetworkSpec, forward
 from jaxnet.nn.params import Params, Structure
+from jaxnet.reach import LiveCounts
 from jaxnet.structure import LayerParams
 from jaxnet.sweep import DrawRules, Row, SweepConfig, draw_variant, make_family, make_run, make_variant
 from jaxnet.topology import Topology, topology_from_mask, topology_mask
@@ -266,7 +267,8 @@ def test_training_learns():
 
 def test_scores_of_a_row_by_hand():
     zero, nothing = jnp.zeros(()), jnp.zeros(0, jnp.int32)
-    layers = {"high_by_layer": nothing, "low_by_layer": nothing, "diverged": jnp.zeros((), bool)}
+    layers: Any = {"high_by_layer": nothing, "low_by_layer": nothing, "diverged": jnp.zeros((), bool)}
+    layers["live"] = LiveCounts(*[jnp.asarray(1)] * 4)
     row: Any = functools.partial(Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7), **layers)
     some = row(
         accuracy=jnp.asarray(0.75),
