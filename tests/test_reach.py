@@ -260,16 +260,19 @@ def test_bottlenecks_directions_and_changes_by_hand():
 
 
 def test_dense_patches_are_weights_of_their_layer(key):
-    spec = NetworkSpec((10, 8, 6, 4), 0.2)
-    params, structure = networks.make(spec, PatchRules("dense", max_patches=2), key)
-    matrices = reach.layer_matrices(params, structure)
+    spec, x = NetworkSpec((10, 8, 6, 4), 0.2), jnp.linspace(-1, 1, 30).reshape(3, 10)
+
+    def both(key):
+        params, structure = networks.make(spec, PatchRules("dense", max_patches=2), key)
+        matrices = reach.layer_matrices(params, structure)
+        merged = Structure.of([Mask(m != 0) for m in matrices])
+        layers = [p.replace(weight=m) for p, m in zip(params.scaffold, matrices, strict=True)]
+        alone = reach.layer_matrices(params.replace(patches=()), structure.replace(bank=None))
+        logits = apply(spec, params, structure, x)[0], apply(spec, Params(tuple(layers)), merged, x)[0]
+        return matrices, alone, logits
+
+    matrices, alone, (expected, found) = networks.quick(both)(key)
     assert [m.shape for m in matrices] == [(8, 10), (6, 8), (4, 6)]
-    bare = reach.layer_matrices(params.replace(patches=()), structure.replace(bank=None))
-    x = jax.random.normal(key, (3, 10))
-    merged = Structure.of([Mask(m != 0) for m in matrices])
-    layers = [p.replace(weight=m) for p, m in zip(params.scaffold, matrices, strict=True)]
-    expected, _ = apply(spec, params, structure, x)
-    np.testing.assert_allclose(
-        apply(spec, Params(tuple(layers)), merged, x)[0], expected, rtol=1e-4, atol=1e-5
-    )
-    assert sum(int(jnp.sum(m != 0)) for m in matrices) > sum(int(jnp.sum(m != 0)) for m in bare)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    numbers = [sum(int(np.sum(m != 0)) for m in every) for every in (matrices, alone)]
+    assert numbers[0] > numbers[1]

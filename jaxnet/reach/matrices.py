@@ -119,6 +119,6 @@ def change_between(before: Weight, after: Weight) -> Change:
     rank = effective_rank(jnp.linalg.svd(after - before, compute_uv=False))
     (a, s, _), (b, _, _) = (jnp.linalg.svd(m, full_matrices=False) for m in (before, after))
     number = jnp.maximum(jnp.round(effective_rank(s)), 1)
-    leading: Float[Array, "value"] = (jnp.arange(s.shape[0]) < number).astype(s.dtype)
+    leading: Float[Array, "value"] = (jnp.arange(s.shape[0], dtype=s.dtype) < number).astype(s.dtype)
     overlap = jnp.sum(jnp.square((a * leading).T @ (b * leading)))
     return Change(relative, rank, overlap / number)
