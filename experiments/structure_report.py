@@ -208,7 +208,8 @@ def draw_predictors(path: Path, config: Config, groups: Mapping[str, Any], compa
         axes.set(title=f"density {name}", xlabel="cross-validated R²")
         axes.axvline(0, color="0.6", lw=0.8)
     panels[0][0].invert_yaxis()
-    panels[0][0].legend(fontsize=8, frameon=False, loc="lower right")
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     plots.save_figure(figure, path)
 
 
