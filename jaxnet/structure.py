@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.topology import Entry, Mask, Topology, densify, topology_mask
+from jaxnet.topology import Entry, Mask, Probed, Topology, densify, topology_mask
 from jaxnet.types import Array, Bias, Bool, Int, PyTree, Values, Weight
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def clear(tree: T, structure: PyTree, *, masks_only: bool = False) -> T:
 
 
 def to_dense(params: T, structure: PyTree) -> T:
-    """Every weight as a dense array, exactly zero where none exists: for export and for dense gradients."""
+    """Every weight as a dense array, exactly zero where none exists: for export."""
 
     def one(leaf: Array, entry: Entry) -> Array:
         return densify(leaf, entry) if isinstance(entry, Topology) else jnp.where(entry.mask, leaf, 0)
@@ -148,21 +148,31 @@ def to_dense(params: T, structure: PyTree) -> T:
     return map_weights(one, params, structure)
 
 
-def release(structure: T) -> T:
-    """The structure in which every weight of the dense arrays exists (masks that are all true)."""
-    return with_entries(
-        structure, {path: Mask(jnp.ones(e.shape, bool)) for path, e in entries(structure).items()}
-    )
-
-
 def dense_gradient(loss: Callable[[Any, Any], Array], params: Any, structure: PyTree) -> Any:
     """Gradient of ``loss(params, structure)`` at all positions of every weight, as dense arrays.
 
-    What the gradient of a weight would be if it existed with the value 0: the
-    network is taken as a dense one whose missing weights are zero.
+    What the gradient of a weight would be if it existed with the value 0. Sparse weights stay sparse:
+    beside them stands a matrix of zeros that costs nothing (:class:`jaxnet.topology.Probed`).
     """
-    free = release(structure)
-    return jax.grad(lambda values: loss(values, free))(to_dense(params, structure))
+    there = weights(params, structure)
+    zeros = {
+        path: jnp.zeros(entry.shape, values.dtype)
+        for path, (values, entry) in there.items()
+        if isinstance(entry, Topology)
+    }
+
+    def probed(values: Any, probes: dict[str, Array]) -> Array:
+        def one(path: str, entry: Entry) -> Entry:
+            if isinstance(entry, Mask):
+                return Mask(jnp.ones(entry.shape, bool))
+            return Probed(entry.rows, entry.cols, entry.row_ptr, entry.shape, probes[path])
+
+        free = {path: one(path, entry) for path, (_, entry) in there.items()}
+        return loss(values, with_entries(structure, free))
+
+    masked = clear(params, structure, masks_only=True)
+    gradient, found = jax.grad(probed, argnums=(0, 1))(masked, zeros)
+    return jax.tree.map_with_path(lambda path, g: found.get(jax.tree_util.keystr(path), g), gradient)
 
 
 def reserved(structure: PyTree) -> dict[str, Bool[Array, "..."]]:

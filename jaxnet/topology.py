@@ -57,6 +57,23 @@ class Topology(flax.struct.PyTreeNode):
         return jnp.diff(self.row_ptr, axis=-1)
 
 
+class Probed(Topology):
+    """A topology, and a dense matrix of zeros that products and :func:`densify` add to its weights.
+
+    It costs nothing, and the gradient for it is that of a weight at every position, existing or not.
+
+    Attributes:
+      probe: ``(out, in)``, zeros.
+    """
+
+    probe: Weight
+
+    @property
+    def alone(self) -> Topology:
+        """The topology without the matrix."""
+        return Topology(self.rows, self.cols, self.row_ptr, self.shape)
+
+
 class Mask(flax.struct.PyTreeNode):
     """Which entries of a dense array of weights exist, whatever its rank.
 
@@ -151,9 +168,10 @@ def densify(values: Values, topology: Topology) -> Weight:
     Padding slots (``rows >= out``) are dropped.
     """
     matrix = jnp.zeros(topology.shape, values.dtype)
-    return matrix.at[topology.rows, topology.cols].set(
+    matrix = matrix.at[topology.rows, topology.cols].set(
         values, mode="drop", indices_are_sorted=True, unique_indices=True
     )
+    return matrix + topology.probe.astype(values.dtype) if isinstance(topology, Probed) else matrix
 
 
 def positions(topology: Topology) -> Int[Array, "nnz"]:

@@ -24,7 +24,8 @@ from jax.interpreters import batching, mlir
 
 from jaxnet.errors import InputError, check_choice
 from jaxnet.kernels import csr_library
-from jaxnet.topology import Topology
+from jaxnet.kernels.dense import zero_product
+from jaxnet.topology import Probed, Topology
 from jaxnet.types import Array, Bias, Features, Values
 
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "gelu")
@@ -51,6 +52,8 @@ def csr_product(values: Values, topology: Topology, x: Features) -> Features:
       ValueError: shapes do not fit.
     """
     _check(values, topology, x, None)
+    if isinstance(topology, Probed):
+        return _product(values, topology.alone, x) + zero_product(topology.probe, x)
     return _product(values, topology, x)
 
 
@@ -71,9 +74,11 @@ def csr_layer(
 
     Raises:
       InputError: as :func:`csr_product`.
-      ValueError: shapes do not fit or the activation is unknown.
+      ValueError: shapes do not fit, the activation is unknown, or the topology is probed.
     """
     check_choice("activation", activation, ACTIVATIONS)
+    if isinstance(topology, Probed):
+        raise ValueError("a probed topology has no product and activation in one pass: csr_product has it")
     _check(values, topology, x, bias)
     return _layer(values, topology, x, bias, activation)
 

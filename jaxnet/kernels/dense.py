@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.topology import Topology, densify
-from jaxnet.types import Array, Features, Values
+from jaxnet.topology import Probed, Topology, densify
+from jaxnet.types import Array, Features, Values, Weight
 
 
 def dense_product(values: Values, topology: Topology, x: Features) -> Features:
@@ -35,6 +35,30 @@ def dense_product(values: Values, topology: Topology, x: Features) -> Features:
     """
     # by default XLA takes TensorFloat32 on GPUs and bfloat16 on TPUs
     return jnp.matmul(densify(values, topology), x, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_vjp
+def zero_product(zeros: Weight, x: Features) -> Features:
+    """``zeros @ x`` without computing it; the gradient for ``zeros: (out, in)`` is that of any matrix."""
+    return jnp.zeros((zeros.shape[0], x.shape[1]), x.dtype)
+
+
+def _zero_forward(zeros: Weight, x: Features) -> tuple[Features, Features]:
+    return zero_product(zeros, x), x
+
+
+def _zero_backward(x: Features, dy: Features) -> tuple[Weight, Features]:
+    return jnp.matmul(dy, x.T, precision=jax.lax.Precision.HIGHEST), jnp.zeros_like(x)
+
+
+zero_product.defvjp(_zero_forward, _zero_backward)
+
+
+def rounded_product(precision: str, values: Values, topology: Topology, x: Features) -> Features:
+    """:func:`dense_product` with operands rounded to ``tf32`` or ``bf16``; that of a probe is float32."""
+    if isinstance(topology, Probed):
+        return _rounded_product(precision, values, topology.alone, x) + zero_product(topology.probe, x)
+    return _rounded_product(precision, values, topology, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -82,7 +106,7 @@ def _dot(precision: str, a: Array, b: Array) -> Array:
 
 DENSE_PRODUCTS: dict[str, Callable[[Values, Topology, Features], Features]] = {
     "f32": dense_product,
-    "tf32": functools.partial(_rounded_product, "tf32"),
-    "bf16": functools.partial(_rounded_product, "bf16"),
+    "tf32": functools.partial(rounded_product, "tf32"),
+    "bf16": functools.partial(rounded_product, "bf16"),
 }
 """The dense product by the precision of its operands. Parameters, sums and gradients are float32 in all."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet.activations import ACTIVATIONS, GAINS
 from jaxnet.kernels import Product, fused_layer
 from jaxnet.structure import LayerParams
-from jaxnet.topology import Entry, Mask, Topology, densify, topology_mask
+from jaxnet.topology import Entry, Mask, Probed, Topology, densify, topology_mask
 from jaxnet.types import Features, Key, Values, Weight
 
 INITS = ("dense-fan-in", "sparse-fan-in")
@@ -89,7 +89,7 @@ def linear_activated(
     pre = linear(params, entry, x, product)
     fused = fused_layer(product)
     # only activations that are exact in every implementation, so that post is act(pre) to the bit
-    if fused is None or activation not in ("relu", "identity") or isinstance(entry, Mask):
+    if fused is None or activation not in ("relu", "identity") or isinstance(entry, Mask | Probed):
         return pre, ACTIVATIONS[activation](pre)
     return pre, fused(params.weight, entry, x, params.bias, activation)
 
