@@ -1,11 +1,9 @@
 """What a kind of patches is, and what there is of every kind: slots, rules, the bank.
 
-A kind says how the patches that feed one layer are made, applied, counted,
-extended by more, and merged into the scaffold. It is one file: a subclass of
-:class:`Kind`, registered under its name in :data:`KINDS`. Two methods it must
-have; the others are written for patches whose connections are ``targets`` and
-``sources`` and whose values are :class:`SlotParams`, and are overridden where a
-kind is otherwise.
+A kind says how the patches that feed one layer are made, applied, counted, extended by more, and merged
+into the scaffold. It is one file: a subclass of :class:`Kind`, registered under its name in :data:`KINDS`.
+Two methods it must have; the others are written for patches whose connections are ``targets`` and
+``sources`` and whose values are :class:`SlotParams`, and are overridden where a kind is otherwise.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxnet.errors import InputError
-from jaxnet.lab import tensorboard
+from jaxnet import tensorboard
 
 
 def test_a_curve_per_network(tmp_path):

@@ -1,4 +1,4 @@
-"""Rows of a run as TensorBoard scalars: ``python -m jaxnet.lab.tensorboard OUT`` (extra ``tensorboard``).
+"""Rows of a run as TensorBoard scalars: ``python -m jaxnet.tensorboard OUT`` (extra ``tensorboard``).
 
 A curve per network below ``OUT/tensorboard``, for every number of its rows, by epoch.
 """
@@ -79,4 +79,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, Config, prog="python -m jaxnet.lab.tensorboard", description=__doc__)
+    run_main(main, Config, prog="python -m jaxnet.tensorboard", description=__doc__)
