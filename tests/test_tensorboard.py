@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jaxnet.errors import InputError
 from jaxnet import tensorboard
+from jaxnet.errors import InputError
 
 
 def test_a_curve_per_network(tmp_path):
