@@ -1,0 +1,147 @@
+"""A complex: what it must be, its ranks, its homology, how far it is from being one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.errors import InputError
+from jaxnet.types import Array, Float, Int, Scalar
+
+Maps = tuple[Float[Array, "out in"], ...]
+TOL = 1e-5
+"""A singular value counts above this share of the largest one: fit for float32; 1e-10 is for float64."""
+
+
+class Spectrum(NamedTuple):
+    """Singular values of matrices, descending, and where they are cut.
+
+    ``rank`` values of a matrix are above ``cut``, the tolerance times the largest of all. ``gap`` is the
+    least above over the largest below; the cut stands for one that is not there.
+    """
+
+    rank: Int[Array, "matrix ..."]
+    singular: tuple[Float[Array, "..."], ...]
+    cut: Scalar
+    gap: Float[Array, "matrix ..."]
+
+
+def known(*trees: Any) -> bool:
+    """Whether all values can be looked at: neither they nor what is computed here (a zero) are traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
+
+
+def times(*factors: Array | None) -> Array:
+    """The product from the left, None being one; on a GPU float32 is not rounded to TensorFloat32."""
+    made, *rest = (factor for factor in factors if factor is not None)
+    for factor in rest:
+        made = jnp.matmul(made, factor, precision="highest")
+    return made
+
+
+def check(d: Sequence[Any], tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
+    """Raises InputError for a bad tolerance, NaN, maps that do not ``chain``, or no complex (``zero``)."""
+    if not (math.isfinite(tol) and 0 < tol < 1):
+        raise InputError(f"the tolerance must be above 0 and below 1: {tol}")
+    shapes = [jnp.shape(m) for m in d]
+    if not shapes or any(len(s) != 2 or 0 in s for s in shapes):
+        raise InputError(f"a complex is one or more matrices with rows and columns: shapes {shapes}")
+    if bad := [k for k, (a, b) in enumerate(zip(shapes, shapes[1:], strict=False)) if chain and a[0] != b[1]]:
+        raise InputError(f"maps {bad[0]} and {bad[0] + 1} do not chain: shapes {shapes}")
+    if known(d):
+        if bad := [k for k, m in enumerate(d) if not np.isfinite(m).all()]:
+            raise InputError(f"map {bad[0]} holds values that are not finite")
+        if zero and len(d) > 1 and (worst := float(jnp.max(defect(d, relative=True)))) > tol:
+            raise InputError(f"no complex: the relative defect {worst:.3g} is above {tol:g} (see nearest)")
+
+
+def certain(found: Spectrum, least: float = 10.0) -> Spectrum:
+    """The spectrum; InputError, with the values, for a gap below ``least``. Traced ones pass."""
+    for k, (s, gaps) in enumerate(zip(found.singular, found.gap, strict=True) if known(found) else ()):
+        if np.min(gaps) < least:
+            at = np.unravel_index(np.argmin(gaps), np.shape(gaps))
+            values, cut = np.asarray(s)[at], float(found.cut)
+            near = ", ".join(f"{v:.3g}" for v in (*values[values > cut][-2:], *values[values <= cut][:2]))
+            where = f"matrix {k} has singular values {near} around the cut {cut:.3g}"
+            raise InputError(
+                f"ambiguous rank, gap {gaps[at]:.2g} below {least:g}: {where}; change the tolerance"
+            )
+    return found
+
+
+def spectrum(matrices: Sequence[Any], tol: float, scale: Any = None) -> Spectrum:
+    """Of matrices ``(..., m, n)``, cut at ``tol`` times ``scale``, by default the largest value of all."""
+
+    def values(m: Array) -> Array:
+        return jnp.linalg.svd(m, compute_uv=False) if m.size else jnp.zeros((*m.shape[:-2], 0), m.dtype)
+
+    singular = tuple(map(values, matrices))
+    cut = tol * (jnp.max(jnp.stack([jnp.max(s, initial=0) for s in singular])) if scale is None else scale)
+    rank, gap = [], []
+    for s in singular:
+        rank.append(jnp.sum(s > cut, -1))
+        kept = jnp.min(jnp.where(s > cut, s, jnp.inf), -1, initial=jnp.inf)
+        lost = jnp.max(jnp.where(s > cut, 0, s), -1, initial=0)
+        lost = jnp.where((rank[-1] == s.shape[-1]) & (rank[-1] > 0), cut, lost)
+        gap.append(jnp.where(lost > 0, jnp.where(rank[-1] > 0, kept, cut) / lost, jnp.inf))
+    return Spectrum(jnp.stack(rank), singular, jnp.asarray(cut), jnp.stack(gap))
+
+
+def ranks(d: Maps, tol: float = TOL) -> Spectrum:
+    """The rank of every map; InputError as :func:`check` and :func:`certain` raise it."""
+    check(d, tol, chain=False)
+    return certain(spectrum(d, tol))
+
+
+def betti(d: Maps, tol: float = TOL) -> tuple[Int[Array, "space"], Spectrum]:
+    """Betti numbers of a complex of K maps, ``(K + 1,)``: dimensions of the kernels of its Laplacians.
+
+    ``L_k = d[k-1] d[k-1]^T + d[k]^T d[k]`` has the kernel of ``d[k]`` stacked on ``d[k-1]^T``, whose singular
+    values (the spectrum given) are the roots of its eigenvalues: nothing is squared.
+    """
+    check(d, tol, zero=True)
+    pairs = zip([*d, None], [None, *(m.T for m in d)], strict=True)
+    stacks = [jnp.concatenate([m for m in pair if m is not None]) for pair in pairs]
+    found = certain(spectrum(stacks, tol))
+    return jnp.asarray([m.shape[1] for m in stacks]) - found.rank, found
+
+
+def image(matrix: Array, cut: Any) -> Float[Array, "n n"]:
+    """The orthogonal projector onto the image: left singular vectors of values above the cut."""
+    if not matrix.size:
+        return jnp.zeros((matrix.shape[0],) * 2, matrix.dtype)
+    u, s, _ = jnp.linalg.svd(matrix, full_matrices=False)
+    return times(jnp.where(s > cut, u, 0), u.T)
+
+
+def split(d: Maps, k: int, cut: Any) -> list[Array]:
+    """Projectors of space k: the image of the map into it, what the map out of it does not kill, the rest."""
+    one = jnp.eye(d[k].shape[1] if k < len(d) else len(d[-1]), dtype=d[0].dtype)
+    exact = image(d[k - 1], cut) if k else jnp.zeros_like(one)
+    other = image(d[k].T, cut) if k < len(d) else jnp.zeros_like(one)
+    return [exact, other, one - exact - other]
+
+
+def hodge(d: Maps, k: int, x: Array, tol: float = TOL) -> tuple[Array, Array, Array, Spectrum]:
+    """``x``, ``(n_k, ...)``, as a sum of orthogonal parts: exact, coexact, harmonic."""
+    check(d, tol, zero=True)
+    found = certain(spectrum(d, tol))
+    exact, coexact, harmonic = (times(p, x) for p in split(d, k, found.cut))
+    return exact, coexact, harmonic, found
+
+
+def defect(d: Maps, *, relative: bool = False) -> Float[Array, "pair"]:
+    """Frobenius norms of ``d[k+1] d[k]``; ``relative``: over the product of both norms, so at most 1."""
+    found = jnp.stack([jnp.linalg.norm(times(b, a)) for a, b in zip(d, d[1:], strict=False)])
+    norms = jnp.stack([jnp.linalg.norm(m) for m in d])
+    return found / jnp.maximum(norms[1:] * norms[:-1], jnp.finfo(norms.dtype).tiny) if relative else found
+
+
+def penalty(d: Maps) -> Scalar:
+    """Sum of the squared defects: smooth, also where they are zero."""
+    return jnp.sum(jnp.stack([jnp.sum(times(b, a) ** 2) for a, b in zip(d, d[1:], strict=False)]))
