@@ -44,7 +44,7 @@ def times(*factors: Array | None) -> Array:
     return made
 
 
-def check(d: Sequence[Any], tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
+def check(d: Any, tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
     """Raises InputError for a bad tolerance, NaN, maps that do not ``chain``, or no complex (``zero``)."""
     if not (math.isfinite(tol) and 0 < tol < 1):
         raise InputError(f"the tolerance must be above 0 and below 1: {tol}")

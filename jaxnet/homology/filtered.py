@@ -125,8 +125,8 @@ def les(d: Maps, sub: Sequence[Float[Array, "n a"]], tol: float = TOL) -> Les:
     into = certain(spectrum([times(b[k], frames[k][0], a[k]) for k in spaces], tol, 1.0)).rank
     onto = certain(spectrum([times(c[k], frames[k][1].T, b[k]) for k in spaces], tol, 1.0)).rank
     found = certain(spectrum(delta, tol, cut / tol))
-    numbers = (jnp.stack([jnp.rint(jnp.trace(h)).astype(int) for h in hs]) for hs in (a, b, c))
-    return Les(*numbers, into, onto, found.rank, delta, found)
+    sub_b, whole, quotient = (jnp.stack([jnp.rint(jnp.trace(h)).astype(int) for h in hs]) for hs in (a, b, c))
+    return Les(sub_b, whole, quotient, into, onto, found.rank, delta, found)
 
 
 class Watch(NamedTuple):

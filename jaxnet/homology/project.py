@@ -49,12 +49,13 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
     return made, jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(d, made, strict=True)))
 
 
-def tangent(tol: float = TOL, read: Read = tuple, write: Write = same) -> optax.GradientTransformation:
+def tangent(tol: float = 1e-3, read: Read = tuple, write: Write = same) -> optax.GradientTransformation:
     """Projects updates onto the tangent space, ``d[k+1] u[k] + u[k+1] d[k] = 0``; last in a chain.
 
     A step of length h leaves a complex by O(h^2); over many steps that adds up, and ranks rise. At a complex
     the projections of neighbouring pairs commute: one after the other is the projection. Singular values
-    below ``tol`` are no directions. ``read`` finds the maps in the parameters, ``write`` puts them there.
+    below ``tol`` are no directions: it must be above the defect, or what drifted counts as one. ``read``
+    finds the maps in the parameters, ``write(tree, maps)`` puts them there.
     """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:

@@ -85,7 +85,7 @@ def test_pages_count_the_pairs_of_gudhi(seed: int) -> None:
     gudhi = pytest.importorskip("gudhi")
     draw, levels = np.random.default_rng(seed), 4
     tree = gudhi.SimplexTree()
-    born = {}
+    born: dict[tuple[int, ...], int] = {}
     for n in (1, 2, 3):
         for simplex in combinations(range(6), n):
             faces = [born.get(face) for face in combinations(simplex, n - 1)] if n > 1 else [0]
