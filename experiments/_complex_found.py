@@ -69,7 +69,7 @@ def persistence(points: np.ndarray) -> list[Bar]:
     return [(dim, *ends) for dim, ends in tree.persistence()]
 
 
-def spectrum_table(names: Sequence[str], maps: Sequence[np.ndarray], found: Spectrum) -> str:
+def spectrum_table(names: Sequence[str], maps: Sequence[Any], found: Spectrum) -> str:
     """A row per map: its rank, and the singular values around the cut."""
     rows = []
     for name, m, rank, s, gap in zip(names, maps, found.rank, found.singular, found.gap, strict=True):

@@ -1,8 +1,8 @@
 """What a chain of matrices is: ranks, rank bars, how far from a complex, homology, pages.
 
 The file's matrices are maps d[0], d[1], ... in its order, each (outputs, inputs). Arrays called level... are
-the levels of the basis vectors of every space, in order; one called points... is a cloud (points, coordinates)
-whose persistence GUDHI computes.
+the levels of the basis vectors of every space, in order; one called points... is a cloud (points,
+coordinates) whose persistence GUDHI computes.
 
     python -m experiments.complex_report weights.npz
     python -m experiments.complex_report weights.npz --tol 1e-6 --out report

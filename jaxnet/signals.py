@@ -255,7 +255,7 @@ def _gradient_norms(
     task: Task, params: Any, structure: Any, data: Data, key_forward: Key | None
 ) -> list[UnitScore]:
     """Of the mean loss over all samples, without a penalty."""
-    task = dataclasses.replace(task, penalty=None)
+    task = dataclasses.replace(task, penalty=None, activity=None)
     net = Net.of(params, structure, optax.identity())
 
     def step(total: Any, batch: tuple[Array, Array, Array]) -> tuple[Any, None]:

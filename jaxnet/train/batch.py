@@ -41,9 +41,11 @@ def batch_loss(
 ) -> tuple[Scalar, tuple[Scalar, Scalar]]:
     """What is minimised; the loss alone, and the weighted number of correct answers."""
     axis = task.model.class_axis
-    logits, _ = task.model(params, structure, x, key_forward=key_forward)
+    logits, seen = task.model(params, structure, x, key_forward=key_forward)
     loss = task.loss(logits, y, weight, axis=axis)
     whole = loss if task.penalty is None else loss + task.penalty(params, carried)
+    if task.activity is not None:
+        whole = whole + task.activity(seen, params, x, weight, carried)
     return whole, (loss, losses.num_correct(logits, y, weight, axis=axis))
 
 

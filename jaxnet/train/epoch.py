@@ -84,7 +84,7 @@ def train_batches(
 
         (_, (loss, hits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(net.params)
         # no gradient, moment or update for what does not exist, whatever the model or a penalty makes of it
-        grads = clear(grads, net.structure, masks_only=task.penalty is None)
+        grads = clear(grads, net.structure, masks_only=task.penalty is None and task.activity is None)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int and float (Adam's step count)
             updates, opt_state = net.optimizer.update(grads, net.opt_state, net.params)
             updates = clear(updates, net.structure, masks_only=method is None)

@@ -62,6 +62,9 @@ Transform = Callable[..., tuple[Array, Any]]
 Penalty = Callable[[Any, PyTree], Scalar]
 """``penalty(params, carried) -> scalar``: added to the loss."""
 
+Activity = Callable[[Any, Any, Array, Float[Array, "batch"], PyTree], Scalar]
+"""``activity(seen, params, x, weight, carried) -> scalar``: added to the loss, of what a batch does."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -75,6 +78,7 @@ class Task:
       loss: ``loss(logits, labels, weight, axis=...) -> scalar``, the mean over samples.
       transform: of the batches that are learned, or None.
       penalty: added to the loss in training, or None.
+      activity: likewise, of what the model shows beside its logits for a batch (activations).
     """
 
     model: Model
@@ -83,6 +87,7 @@ class Task:
     loss: Callable[..., Scalar] = losses.cross_entropy
     transform: Transform | None = None
     penalty: Penalty | None = None
+    activity: Activity | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
