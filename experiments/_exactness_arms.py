@@ -101,7 +101,7 @@ def groups(run: lab.Run[Any], spec: NetworkSpec) -> list[Group]:
     adam = optax.adam(config.lr)
     task = partial(Task, jaxnet.MLP(spec), config.batch_size)
     factored = optax.chain(adam, homology.factored(read=read, write=write))
-    plain = ("none", "l2", "gram", "defect", "nearest")
+    plain = ("none", "l2", "gram", "defect", "nearest", "projected")
     return [
         Group("penalties", plain, task(penalty=penalty, activity=gram), adam),
         Group("gluing", ("gluing",), task(activity=glue), adam),
@@ -141,11 +141,11 @@ def make_stage(
         key_mask, key_init = jax.random.split(key)
         params, structure = to_masked_network(*jaxnet.init(spec, key_mask=key_mask, key_init=key_init))
         structure = release_masks(structure)
-        first = project(params) if group.stage == "factored" else params
-        return tuple(
-            init_state(Net.of(first, structure, group.optimizer, carried(kind, strength, first)))
-            for kind, strength in arms.values()
-        )
+        made = []
+        for kind, strength in arms.values():
+            first = project(params) if kind in ("projected", "factored") else params
+            made.append(Net.of(first, structure, group.optimizer, carried(kind, strength, first)))
+        return tuple(map(init_state, made))
 
     see = jax.jit(jax.vmap(lambda net, done: net.replace(carried=seen(net, done)), in_axes=(0, None)))
     nearest = [i for i, (kind, _) in enumerate(arms.values()) if kind == "nearest"]
@@ -181,21 +181,21 @@ def put(leaf: Array, new: Array, here: slice) -> Array:
 
 
 def seen(net: Net, done: Array) -> dict[str, Any]:
-    """What a network carries, after a further look at its layers; it keeps the epoch when they had settled."""
+    """What a network carries after a further look at its layers: also the epoch when they had settled."""
     watch = homology.observe(net.carried["watch"], read(net.params))
     first = (net.carried["settled"] < 0) & homology.settled(watch)
     return {**net.carried, "watch": watch, "settled": jnp.where(first, done, net.carried["settled"])}
 
 
 def carried(kind: str, strength: float, params: Any) -> dict[str, Any]:
-    """The strengths of an arm (data, so that one program trains all), and the first look at its layers."""
+    """The strengths of an arm, as data: one program trains all. Also the first look at its layers."""
     names = ("l2", "gram", "defect", "gluing")
     found = {name: jnp.asarray(strength if name == kind else 0.0, jnp.float32) for name in names}
     return {**found, "watch": homology.watch(read(params)), "settled": jnp.asarray(-1)}
 
 
 def features(task: Task, params: Any, structure: Any, data: Any, turn: bool) -> tuple[Array, Array, Array]:
-    """Last hidden features ``(sample, unit)``, mean norms of both hidden layers, labels; images may be turned."""
+    """Last hidden features ``(sample, unit)``, mean norms of hidden layers, labels; images may be turned."""
 
     def step(_: None, rows: Array) -> tuple[None, Any]:
         x, y = data.batch(rows)

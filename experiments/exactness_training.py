@@ -28,6 +28,7 @@ KINDS = {
     "gram": "mean square of the entries of h2 h1^T / samples, of the two hidden layers (the article's)",
     "defect": "sum of the squared entries of W[k+1] W[k]",
     "nearest": "the nearest complex takes the place of the weights after every epoch, and at the end",
+    "projected": "control: starts from the nearest complex, trains freely",
     "factored": "starts from the nearest complex, steps in its factors: W[k+1] W[k] stays 0",
     "gluing": "of windows of rows: what the first layer, seeing one window, makes of it again must agree",
 }
@@ -97,8 +98,9 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 
 
 def questions() -> list[lab.Question]:
-    """Every kind against none, in accuracy and in transfer; Gram against its plainest rival."""
-    pairs = [(kind, "none") for kind in KINDS if kind != "none"] + [("gram", "l2")]
+    """Every kind against none, in accuracy and in transfer; Gram and factored against their plainest rivals."""
+    pairs = [(kind, "none") for kind in KINDS if kind != "none"]
+    pairs += [("gram", "l2"), ("factored", "projected")]
     return [
         lab.Question(a, b, measure, f"{a} − {b}, {measure}")
         for measure in ("accuracy", "transfer")

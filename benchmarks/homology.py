@@ -1,0 +1,122 @@
+"""What jaxnet.homology costs for many seeds at once, against the singular value decompositions alone.
+
+Every function is compiled once, for all seeds under vmap, and timed beside the decompositions (values only) of
+the matrices that it decomposes: two per complex, three stacks for Betti numbers, the blocks of all levels for
+pages. A ratio of 5 is the most that is wanted.
+
+    python -m benchmarks.homology --json homology.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks import _report as report
+from jaxnet.errors import InputError
+from jaxnet.files import user_path, write_json
+from jaxnet.lab import option, run_main
+from jaxnet.lab.flags import Flags
+
+
+@dataclass(frozen=True)
+class Config(Flags):
+    """What jaxnet.homology costs for many seeds at once, against the decompositions alone."""
+
+    num_seeds: int = option(256, "complexes at once", least=1)
+    sizes: tuple[int, ...] = option((48, 64, 32), "of the spaces")
+    levels: int = option(3, "levels of the pages", least=1)
+    repeats: int = option(5, "measurements of each", least=1)
+    json: str | None = option(None, "also write the numbers to this file")
+
+    def check(self) -> None:
+        """Raises InputError for sizes that make no pair of maps, or a file that cannot be."""
+        if len(self.sizes) < 3 or min(self.sizes) < 1:
+            raise InputError(f"--sizes needs three or more positive sizes: {list(self.sizes)}")
+        report.check_output(self.json)
+        super().check()
+
+
+def main(config: Config) -> None:
+    """Measures, prints and writes."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnet import homology
+    from jaxnet.provenance import provenance
+
+    keys = jax.random.split(jax.random.key(0), config.num_seeds)
+    sizes = config.sizes
+
+    @jax.jit
+    @jax.vmap
+    def draw(key: Any) -> Any:
+        ks = jax.random.split(key, len(sizes) - 1)
+        level = [jnp.arange(n) * config.levels // n for n in sizes]
+        maps = []
+        for k, a, b in zip(ks, range(len(ks)), range(1, len(sizes)), strict=True):
+            free = level[b][:, None] <= level[a][None, :]
+            maps.append(jnp.where(free, jax.random.normal(k, (sizes[b], sizes[a])), 0))
+        # no map is composed with the one before: odd ones keep the even ones' complement
+        return tuple(maps)
+
+    level = [jnp.arange(n) * config.levels // n for n in sizes]
+    sub = [jnp.eye(n)[:, : n // 2] for n in sizes]
+    raw = draw(keys)
+    complexes = jax.jit(jax.vmap(lambda d: homology.nearest(d)[0]))(raw)
+
+    def svds(matrices: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda d: [jnp.linalg.svd(m, compute_uv=False) for m in matrices(d)]
+
+    def stacks(d: Any) -> Any:
+        pairs = zip([*d, None], [None, *(m.T for m in d)], strict=True)
+        return [jnp.concatenate([m for m in pair if m is not None]) for pair in pairs]
+
+    def blocks(d: Any) -> Any:
+        count = config.levels * (config.levels + 1) // 2
+        return [jnp.broadcast_to(m, (count, *m.shape)) for m in d]
+
+    def alone(d: Any) -> Any:
+        return d
+
+    cases: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], Any]] = {
+        "ranks": (homology.ranks, alone, complexes),
+        "betti": (homology.betti, stacks, complexes),
+        "nearest": (homology.nearest, alone, raw),
+        "hodge": (lambda d: homology.hodge(d, 1, jnp.ones(sizes[1])), alone, complexes),
+        "pages": (lambda d: homology.pages(d, level, levels=config.levels), blocks, complexes),
+        "les": (lambda d: homology.les(d, sub), lambda d: [*alone(d)] * 4, complexes),
+        "watch": (homology.watch, stacks, raw),
+    }
+    rows, found = [], {}
+    for name, (function, matrices, d) in cases.items():
+        times: dict[str, list[float]] = {"it": [], "svd": []}
+        for what, one in (("it", function), ("svd", svds(matrices))):
+            program = jax.jit(jax.vmap(one)).lower(d).compile()
+            jax.block_until_ready(program(d))
+            for _ in range(config.repeats):
+                start = report.clock()
+                jax.block_until_ready(program(d))
+                times[what].append(report.clock() - start)
+        ratio = report.ratio(times["it"], times["svd"])
+        found[name] = {
+            "seconds": report.spread(times["it"]),
+            "svd_seconds": report.spread(times["svd"]),
+            "ratio": ratio,
+        }
+        seconds = (report.shown(report.spread(times[what]), 3) for what in ("it", "svd"))
+        rows.append([name, *seconds, report.shown(ratio, 1)])
+    known = provenance()
+    summary = report.describe(report.machine(), known["versions"])
+    title = f"{config.num_seeds} complexes of sizes {'-'.join(map(str, sizes))}, seconds"
+    report.publish(
+        "homology", title, ["function", "all", "decompositions alone", "ratio"], rows, summary, None
+    )
+    if config.json is not None:
+        numbers = {"config": asdict(config), "provenance": known, "machine": report.machine(), "found": found}
+        write_json(user_path(config.json), numbers)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, description=__doc__, prog="python -m benchmarks.homology")
