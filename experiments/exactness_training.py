@@ -98,7 +98,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 
 
 def questions() -> list[lab.Question]:
-    """Every kind against none, in accuracy and in transfer; Gram and factored against their plainest rivals."""
+    """Every kind against none, in accuracy and transfer; Gram and factored against their plain rivals."""
     pairs = [(kind, "none") for kind in KINDS if kind != "none"]
     pairs += [("gram", "l2"), ("factored", "projected")]
     return [
