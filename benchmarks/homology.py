@@ -1,8 +1,8 @@
 """What jaxnet.homology costs for many seeds at once, against the singular value decompositions alone.
 
-Every function is compiled once, for all seeds under vmap, and timed beside the decompositions of the matrices
-that it is about: the maps, three stacks for Betti numbers, the blocks of all levels for pages, the maps of the
-three complexes of a long exact sequence; with vectors where it needs them. At most 5 times is wanted.
+Every function is compiled once, for all seeds under vmap, and timed beside the decompositions of the
+matrices that it is about: the maps, three stacks for Betti numbers, the blocks of all levels for pages, the
+maps of the three complexes of a long exact sequence; with vectors where it needs them. Wanted: at most 5.
 
     python -m benchmarks.homology --json homology.json
 """
@@ -61,14 +61,6 @@ def main(config: Config) -> None:
         return tuple(maps)
 
     level = [jnp.arange(n) * config.levels // n for n in sizes]
-        maps = []
-        for k, a, b in zip(ks, range(len(ks)), range(1, len(sizes)), strict=True):
-            free = level[b][:, None] <= level[a][None, :]
-            maps.append(jnp.where(free, jax.random.normal(k, (sizes[b], sizes[a])), 0))
-        # no map is composed with the one before: odd ones keep the even ones' complement
-        return tuple(maps)
-
-    level = [jnp.arange(n) * config.levels // n for n in sizes]
     sub = [jnp.eye(n)[:, : -(-n // config.levels)] for n in sizes]  # level 0
     complexes = jax.jit(jax.vmap(draw))(keys)
 
@@ -76,8 +68,9 @@ def main(config: Config) -> None:
         return lambda d: [jnp.linalg.svd(m, False, vectors) for m in matrices(d)]
 
     def three(d: Any) -> Any:
-        halves = [[m[: len(m) // 2, : m.shape[1] // 2] for m in d], [m[len(m) // 2 :, m.shape[1] // 2 :] for m in d]]
-        return [*d, *halves[0], *halves[1]]
+        ends = [(a.shape[1], b.shape[1]) for a, b in zip(sub[1:], sub, strict=False)]
+        inner = [m[:i, :j] for m, (i, j) in zip(d, ends, strict=True)]
+        return [*d, *inner, *(m[i:, j:] for m, (i, j) in zip(d, ends, strict=True))]
 
     def stacks(d: Any) -> Any:
         pairs = zip([*d, None], [None, *(m.T for m in d)], strict=True)

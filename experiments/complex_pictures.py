@@ -1,4 +1,4 @@
-"""The pictures of docs/complexes.md: complex, exactness, pages, gluing, and how far steps lead from a complex.
+"""The pictures of docs/complexes.md: complex, exactness, pages, gluing, and how steps leave complexes.
 
 python -m experiments.complex_pictures --out docs/images
 """
@@ -47,7 +47,6 @@ def main(config: Config) -> None:
 def draw_complex(path: Path) -> None:
     """Spaces as columns of what the maps send in, keep and send on."""
     import jax
-    import jax.numpy as jnp
 
     from jaxnet import homology
 
@@ -79,11 +78,11 @@ def draw_complex(path: Path) -> None:
                         [k + 0.16, k + 0.84, k + 0.84, k + 0.16], [n - out, 0, out, n], color="0.9", zorder=0
                     )
             one.set(xticks=range(4), xticklabels=[f"space {k}\nh = {int(h)}" for k, h in enumerate(numbers)])
-            one.set(ylabel="dimensions", ylim=(0, 8.4))
+            one.set(ylabel="dimensions", ylim=(0, 10))
             plots.finish(one, title, grid="y")
         for color, name in zip(colors, ("image of the map before", "homology", "sent on"), strict=True):
             axes[1].bar(0, 0, color=color, label=name)
-        axes[1].legend(frameon=False, fontsize=9)
+        axes[1].legend(frameon=False, fontsize=9, ncols=3, loc="upper center")
 
 
 def filled_triangle() -> tuple[Any, Any]:
@@ -102,7 +101,7 @@ def draw_pages(path: Path) -> None:
     found = homology.pages(d, level)
     shown = (0, 1, 2, 3)
     names = ("face", "sides", "corners")
-    with lab.plots.picture(path, 1, len(shown), size=(12, 3.4), sharey=True) as axes:
+    with lab.plots.picture(path, 1, len(shown), size=(12, 2.9), sharey=True) as axes:
         for one, r in zip(axes, shown, strict=True):
             one.imshow(found.dims[r], cmap="Blues", vmin=0, vmax=4)
             for k in range(3):
@@ -135,7 +134,12 @@ def draw_gluing(path: Path) -> None:
             for t, n in enumerate(over):
                 if n > 2:
                     one.axvspan(t - 0.5, t + 0.5, color="#c44e52", alpha=0.12, lw=0)
-            one.set(xlabel="position (red: three windows or more)", ylabel="window", xticks=range(0, 20, 2))
+            one.set(
+                xlabel="position (red: three windows or more)",
+                ylabel="window",
+                yticks=range(windows),
+                xticks=range(0, 20, 2),
+            )
             lab.plots.finish(one, f"width 8, stride {stride}: H1 of pairs has dimension {h1}", grid="x")
 
 
