@@ -237,6 +237,22 @@ def test_a_transform_draws_anew_in_every_step_and_epoch(key):
     assert set(drawn[8:]) == set(drawn[:4])  # and the same in the same epoch
 
 
+def test_a_penalty_on_what_a_batch_does_is_added_to_the_loss(key):
+    spec, params, structure = networks.small(None, "tanh")
+
+    def activity(seen, params, x, weight, carried):
+        return carried * jnp.sum(seen.post[0] ** 2 * weight) / jnp.sum(weight)
+
+    hooked = task(spec, activity=activity)
+    batch = SPLIT.batch(jnp.arange(4))
+    weight = jnp.asarray([1.0, 1, 1, 0])
+    whole, (loss, _) = train.batch.batch_loss(
+        hooked, params, structure, jnp.asarray(0.5), *batch, weight, None
+    )
+    post = hooked.model(params, structure, batch[0], key_forward=None)[1].post[0]
+    assert np.isclose(whole - loss, 0.5 * np.mean(np.sum(np.asarray(post)[:, :3] ** 2, 0)))
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["sparse", "masked"])
 def test_a_penalty_towards_what_is_carried_equals_sgd_in_numpy(masked, key):
     spec, params, structure = networks.small(None, "tanh")
