@@ -12,12 +12,11 @@ import optax
 from jaxnet.homology.complexes import TOL, Maps, check, image, spectrum, times
 from jaxnet.types import Array, PyTree, Scalar
 
-Read = Callable[[PyTree], Maps]
-Write = Callable[[PyTree, Maps], PyTree]
+Access = Callable[..., Any]
 
 
 def same(_: PyTree, d: Maps) -> Maps:
-    """How maps are written where the parameters are the tuple of them."""
+    """Writes maps where the parameters are the tuple of them."""
     return d
 
 
@@ -34,7 +33,7 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
         values, vectors = jnp.linalg.eigh(times(a, a.T) - times(b.T, b))
         return times(jnp.where(values > 0, vectors, 0), vectors.T)
 
-    def less(m: Array, p: Array | None) -> Array:  # without what it makes of the image of p
+    def less(m: Array, p: Array | None) -> Array:
         return m if p is None else m - times(m, p)
 
     def sweep(_: Any, ps: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -49,7 +48,7 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
     return made, jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(d, made, strict=True)))
 
 
-def tangent(tol: float = 1e-3, read: Read = tuple, write: Write = same) -> optax.GradientTransformation:
+def tangent(tol: float = 1e-3, read: Access = tuple, write: Access = same) -> optax.GradientTransformation:
     """Projects updates onto the tangent space, ``d[k+1] u[k] + u[k+1] d[k] = 0``; last in a chain.
 
     A step of length h leaves a complex by O(h^2); over many steps that adds up, and ranks rise. At a complex
@@ -85,7 +84,7 @@ class Factors(NamedTuple):
     out: tuple[Array | None, ...]
 
 
-def factored(tol: float = TOL, read: Read = tuple, write: Write = same) -> optax.GradientTransformation:
+def factored(tol: float = TOL, read: Access = tuple, write: Access = same) -> optax.GradientTransformation:
     """Steps in the factors ``d[k] = Q_im S[k] Q_coim^T`` of a complex; last in a chain.
 
     S takes its part of the update, the inner spaces turn along the rest. ``d d = 0`` holds to
@@ -106,12 +105,12 @@ def factored(tol: float = TOL, read: Read = tuple, write: Write = same) -> optax
         turns: list[Array | None] = [None]
         for da, db, ua, ub in zip(d, d[1:], u, u[1:], strict=False):
             pull = times(ua, da.T) - times(db.T, ub)
-            mean = (jnp.sum(da**2) + jnp.sum(db**2)) / len(pull)  # squared singular value
-            half = (pull - pull.T) / (4 * jnp.maximum(mean, jnp.finfo(pull.dtype).tiny))
+            bound = jnp.linalg.norm(times(da, da.T) + times(db.T, db))  # of squared singular values
+            half = (pull - pull.T) / (4 * jnp.maximum(bound, jnp.finfo(pull.dtype).tiny))
             half = half / jnp.maximum(1, 4 * jnp.sqrt(jnp.sum(half**2)))
             one = jnp.eye(len(pull), dtype=pull.dtype)
-            q = one + 2 * half + 2 * times(half, half)  # q^T q = 1 + 4 half^4: orthogonal up to 1/64
-            for _ in range(3):  # Newton and Schulz: to 2e-4, 2e-8, 5e-16
+            q = one + 2 * half + 2 * times(half, half)  # q^T q = 1 + 4 half^4, at most 1/64 from 1
+            for _ in range(3):  # Newton-Schulz: 2e-4, 2e-8, 5e-16
                 q = times(q, 1.5 * one - 0.5 * times(q.T, q))
             turns.append(q)
         turns.append(None)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,14 @@ from jaxnet.lab import run_main
 from jaxnet.nn.params import Params
 from jaxnet.structure import LayerParams
 
-SMALL = {"num_seeds": 2, "epochs": 2, "hidden": (12, 8), "batch_size": 64, "kernel": "dense"}
-FEW = {"l2": (1e-3,), "gram": (0.1, 1.0), "defect": (1e-3,), "gluing": (1.0,)}
+SMALL: dict[str, Any] = {"num_seeds": 2, "epochs": 2, "hidden": (12, 8), "batch_size": 64, "kernel": "dense"}
+FEW: dict[str, Any] = {"l2": (1e-3,), "gram": (0.1, 1.0), "defect": (1e-3,), "gluing": (1.0,)}
 
 
 def test_the_gram_penalty_by_hand() -> None:
     first, second = jnp.asarray([[1.0, 2], [0, 1]]), jnp.asarray([[1.0, 3]])
     seen, weight = SimpleNamespace(post=(first, second)), jnp.asarray([1.0, 0])  # the second is padding
-    found = arms.gram(seen, None, None, weight, {"gram": jnp.asarray(2.0)})
+    found = arms.gram(seen, None, weight, weight, {"gram": jnp.asarray(2.0)})
     assert float(found) == pytest.approx(2 * (1**2 + 0) / 2)
 
 
