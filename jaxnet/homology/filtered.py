@@ -86,10 +86,7 @@ def pages(d: Maps, level: Sequence[Int[Array, "n"]], tol: float = TOL, levels: i
 
 
 class Les(NamedTuple):
-    """``H_k(A) -> H_k(B) -> H_k(C) -> H_{k+1}(A)``: Betti numbers of A (``sub``), B and C, ranks of the maps.
-
-    The ``connecting`` maps, ``(a_{k+1}, n_k - a_k)``, go between harmonic vectors.
-    """
+    """``H_k(A) -> H_k(B) -> H_k(C) -> H_{k+1}(A)``: Betti numbers of A (``sub``), B, C; ranks of the maps."""
 
     sub: Int[Array, "space"]
     whole: Int[Array, "space"]

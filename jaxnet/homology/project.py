@@ -15,8 +15,7 @@ from jaxnet.types import Array, PyTree, Scalar
 Access = Callable[..., Any]
 
 
-def same(_: PyTree, d: Maps) -> Maps:
-    """Writes maps where the parameters are the tuple of them."""
+def _same(_: PyTree, d: Maps) -> Maps:
     return d
 
 
@@ -48,7 +47,7 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
     return made, jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(d, made, strict=True)))
 
 
-def tangent(tol: float = 1e-3, read: Access = tuple, write: Access = same) -> optax.GradientTransformation:
+def tangent(tol: float = 1e-3, read: Access = tuple, write: Access = _same) -> optax.GradientTransformation:
     """Projects updates onto the tangent space, ``d[k+1] u[k] + u[k+1] d[k] = 0``; last in a chain.
 
     A step of length h leaves a complex by O(h^2); over many steps that adds up, and ranks rise. At a complex
@@ -73,10 +72,6 @@ def tangent(tol: float = 1e-3, read: Access = tuple, write: Access = same) -> op
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _turned(q: Array | None, p: Array | None, back: Array | None) -> Array | None:
-    return None if p is None else times(q, p, back)
-
-
 class Factors(NamedTuple):
     """Projectors of inner spaces: onto the image of the map into each, off the kernel of that out of it."""
 
@@ -84,38 +79,37 @@ class Factors(NamedTuple):
     out: tuple[Array | None, ...]
 
 
-def factored(tol: float = TOL, read: Access = tuple, write: Access = same) -> optax.GradientTransformation:
+def factored(tol: float = TOL, read: Access = tuple, write: Access = _same) -> optax.GradientTransformation:
     """Steps in the factors ``d[k] = Q_im S[k] Q_coim^T`` of a complex; last in a chain.
 
-    S takes its part of the update, the inner spaces turn along the rest. ``d d = 0`` holds to
-    rounding after any number of steps, the cohomology stays while every S is invertible. The first and the
-    last space, data and answer, are not split. Arguments as of :func:`tangent`.
+    S takes its part of the update, the inner spaces turn along the rest; the first and the last, data and
+    answer, are not split. ``d d = 0`` holds to rounding after any number of steps, the cohomology stays while
+    every S is invertible. Arguments as of :func:`tangent`.
     """
 
     def init(params: PyTree) -> Factors:
         d = read(params)
         check(d, tol, zero=True)
         cut = spectrum(d, tol).cut
-        return Factors(
-            (None, *(image(m, cut) for m in d[:-1]), None), (None, *(image(m.T, cut) for m in d[1:]), None)
-        )
+        into, out = (image(m, cut) for m in d[:-1]), (image(m.T, cut) for m in d[1:])
+        return Factors((None, *into, None), (None, *out, None))
 
     def update(updates: PyTree, state: Factors, params: PyTree = None) -> tuple[PyTree, Factors]:
         d, u = read(params), read(updates)
         turns: list[Array | None] = [None]
         for da, db, ua, ub in zip(d, d[1:], u, u[1:], strict=False):
             pull = times(ua, da.T) - times(db.T, ub)
+            pull, one = pull - pull.T, jnp.eye(len(pull), dtype=pull.dtype)
             bound = jnp.linalg.norm(times(da, da.T) + times(db.T, db))  # of squared singular values
-            half = (pull - pull.T) / (4 * jnp.maximum(bound, jnp.finfo(pull.dtype).tiny))
-            half = half / jnp.maximum(1, 4 * jnp.sqrt(jnp.sum(half**2)))
-            one = jnp.eye(len(pull), dtype=pull.dtype)
+            half = pull / (4 * jnp.maximum(jnp.maximum(bound, jnp.linalg.norm(pull)), 1e-30))
             q = one + 2 * half + 2 * times(half, half)  # q^T q = 1 + 4 half^4, at most 1/64 from 1
             for _ in range(3):  # Newton-Schulz: 2e-4, 2e-8, 5e-16
                 q = times(q, 1.5 * one - 0.5 * times(q.T, q))
             turns.append(q)
         turns.append(None)
         backs = [q if q is None else q.T for q in turns]
-        new = Factors(*(tuple(map(_turned, turns, ps, backs)) for ps in state))
+        triples = (zip(turns, ps, backs, strict=True) for ps in state)
+        new = Factors(*(tuple(p if p is None else times(q, p, b) for q, p, b in three) for three in triples))
         moves = []
         for k, m in enumerate(d):
             made = times(turns[k + 1], m + times(state.into[k + 1], u[k], state.out[k]), backs[k])
