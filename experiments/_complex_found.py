@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import homology, lab
+from experiments._rank_bars import draw_bars
+from jaxnet import homology, lab, reach
 from jaxnet.errors import InputError
 from jaxnet.homology.complexes import Spectrum
 from jaxnet.lab.report import table
@@ -51,14 +52,6 @@ def read(path: Path) -> Read:
     return Read({name: a.astype(float) for name, a in maps.items()}, level, clouds[0] if clouds else None)
 
 
-def rank_bars(maps: Sequence[np.ndarray], tol: float) -> np.ndarray:
-    """``(K + 1, K + 1)``: how many vectors live from space i to space j."""
-    from jaxnet import reach
-
-    found: np.ndarray = reach.rank_bars(maps, tol)
-    return found
-
-
 def persistence(points: np.ndarray) -> list[Bar]:
     """The barcode of the Vietoris-Rips complex of a cloud, up to holes (dimension 1), by GUDHI."""
     try:
@@ -90,7 +83,7 @@ def report(read: Read, tol: float, points: int) -> tuple[str, np.ndarray, list[B
             f"The cut is {float(found.cut):.3g}, {tol:g} of the largest value.",
         ]
         said += about_complex(d, read.level, tol)
-    bars = rank_bars(list(read.maps.values()), tol)
+    bars = reach.rank_bars(list(read.maps.values()), tol)
     rows = [[i, j, int(bars[i, j])] for i, j in np.argwhere(bars > 0)]
     said += ["## Rank bars", table(["from space", "to space", "vectors"], rows)]
     cloud = [] if read.points is None else persistence(read.points[:points])
@@ -145,17 +138,12 @@ def sequence(d: tuple[Any, ...], level: Sequence[np.ndarray], tol: float) -> lis
     return ["## Long exact sequence", "A is what has level 0, B all, C the rest.", table(columns, rows)]
 
 
-def draw(path: Path, bars: np.ndarray, cloud: Sequence[Bar]) -> None:
+def draw(path: Path, bars: np.ndarray, sizes: Sequence[int], cloud: Sequence[Bar]) -> None:
     """Rank bars, thick ones for many vectors; beside them the persistence of the points."""
     plots = lab.plots
     with plots.picture(path, 1, 1 + bool(cloud), size=(6.5 * (1 + bool(cloud)), 4.2), squeeze=False) as axes:
         left = axes[0, 0]
-        for y, (i, j) in enumerate(np.argwhere(bars > 0)):
-            left.plot([i - 0.1, j + 0.1], [y, y], color=plots.COLORS[1], lw=5, solid_capstyle="butt")
-            left.annotate(str(int(bars[i, j])), (j + 0.1, y), (5, 0), textcoords="offset points", va="center")
-        left.set(xlabel="space", yticks=[], xticks=range(len(bars)), xlim=(-0.4, len(bars) - 0.4))
-        left.margins(y=0.1)
-        plots.finish(left, "Rank bars: vectors that live from space to space", grid="x")
+        draw_bars(left, bars, "Rank bars: vectors that live from space to space", sizes)
         if cloud:
             right = axes[0, 1]
             end = 1.05 * max((death for _, _, death in cloud if np.isfinite(death)), default=1.0)

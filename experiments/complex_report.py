@@ -49,7 +49,9 @@ def main(config: Config) -> None:
     text = f"# What {user_path(config.file).name} is\n\n{said}\n"
     folder = user_path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    found.draw(folder / "barcode.png", bars, cloud)
+    maps = list(read.maps.values())
+    sizes = [maps[0].shape[1], *(m.shape[0] for m in maps)]
+    found.draw(folder / "barcode.png", bars, sizes, cloud)
     write_bytes(
         folder / "report.md", f"{text}\n![Rank bars, and persistence of points](barcode.png)\n".encode()
     )

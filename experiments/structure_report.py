@@ -2,31 +2,28 @@
 
 Scaffolds of every density are looked at before training and trained (does their reach, their ranks or
 their first epoch predict the accuracy at the end?); trained ones get patches or a layer at places that
-rank bottlenecks, extrema, ways or chance choose. The bars of anyone's matrices, from a file:
+rank bottlenecks, extrema, ways or chance choose.
 
     python -m experiments.structure_report --dataset mnist --densities 0.01,0.02 --num-seeds 256
-    python -m experiments.structure_report bars FILE.npz --tol 1e-8
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments import _structure_place as placing
 from experiments import _structure_predict as predicting
+from experiments._rank_bars import draw_bars
 from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.files import user_path
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import check_sizes
 from jaxnet.lab.shown import NOTHING, number, span, with_interval
 
-PROG = "python -m experiments.structure_report"
 PLACED = "placed"
 """The group of the placements among those of the densities."""
 
@@ -62,15 +59,6 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         if not self.densities or len(set(self.densities)) < len(self.densities):
             raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
         super().check()
-
-
-@dataclass(frozen=True)
-class BarsConfig(lab.Flags):
-    """The bars of a chain of matrices in a file, the first applied first."""
-
-    file: str = option("matrices.npz", "NPZ file of matrices (out, in); in the order of the file")
-    tol: float = option(1e-8, "singular values above it, relative to the norm of the map, count", above=0)
-    picture: str | None = option(None, "also draw the bars to this PNG file")
 
 
 def run_all(config: Config) -> dict[str, dict[str, Any]]:
@@ -173,25 +161,6 @@ def change_rows(along: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def draw_bars(path: Path, bars: Any, title: str, sizes: Sequence[int] | None = None) -> None:
-    """Draws a barcode: a line per interval, as thick as it is frequent."""
-    import numpy as np
-
-    plots, bars = lab.plots, np.asarray(bars, float)
-    lines = [(i, j, bars[i, j]) for i in range(len(bars)) for j in range(i, len(bars)) if bars[i, j] > 0.05]
-    lines.sort(key=lambda line: (-(line[1] - line[0]), line[0]))
-    figure, axes = plots.plt.subplots(figsize=(6.4, 0.8 + 0.28 * max(len(lines), 2)), layout="constrained")
-    for place, (i, j, count) in enumerate(lines):
-        axes.plot([i, j], [place, place], lw=1.5 + 1.2 * np.log1p(count), color="C0", solid_capstyle="round")
-        axes.plot([i, j], [place, place], "o", ms=4, color="C0")
-        axes.annotate(f"{count:.3g}", (j, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
-    names = [f"{k}\n({n})" for k, n in enumerate(sizes)] if sizes is not None else None
-    axes.set_xticks(range(len(bars)), names)
-    axes.set(xlabel="space (dimensions)", yticks=[], xlim=(-0.3, len(bars) - 0.5), title=title)
-    axes.invert_yaxis()
-    plots.save_figure(figure, path)
-
-
 def draw_predictors(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
     """Cross-validated R2 of every predictor, a panel per density, with what permuted ones reach."""
     plots, names = lab.plots, [name for name in groups if name != PLACED]
@@ -222,32 +191,8 @@ def draw_scaffold_bars(path: Path, config: Config, groups: Mapping[str, Any], co
     """The mean bars of trained scaffolds that are placed on."""
     found = groups[PLACED][PLACED]
     bars = found["along"]["checkpoints"]["scaffold"]["bars"]
-    draw_bars(path, bars, f"bars of scaffolds, mean of {config.placed_seeds}", found["sizes"])
-
-
-def bars_main(config: BarsConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Prints the bars of the matrices in a file; InputError where they have none that can be trusted."""
-    import numpy as np
-
-    from jaxnet import reach
-
-    path = user_path(config.file)
-    try:
-        with np.load(path) as stored:
-            mats = [stored[name] for name in stored.files]
-    except (OSError, ValueError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as an NPZ file of matrices: {why}") from None
-    if any(not np.issubdtype(m.dtype, np.number) or np.iscomplexobj(m) for m in mats):
-        raise InputError(f"{path} holds arrays that are not of real numbers")
-    found = reach.rank_bars(mats, config.tol, evidence=True)
-    spaces = range(len(mats) + 1)
-    rows = [[i, j, int(found.bars[i, j])] for i in spaces for j in spaces if found.bars[i, j]]
-    lab.terminal.print_table(f"bars of {path.name}", ["from space", "to space", "bars"], rows)
-    report(f"smallest gap between singular values at a cut: {float(found.gap):.3g}")
-    if config.picture is not None:
-        draw_bars(user_path(config.picture), found.bars, path.name, np.diag(found.ranks).tolist())
-    return {"bars": found.bars.tolist(), "gap": float(found.gap)}
+    with lab.plots.picture(path, size=(6.4, 3)) as axes:
+        draw_bars(axes, bars, f"Rank bars of scaffolds, mean of {config.placed_seeds}", found["sizes"])
 
 
 CONTROLS = lab.Controls(
@@ -263,16 +208,5 @@ CONTROLS = lab.Controls(
 )
 
 
-def command(argv: list[str]) -> None:
-    """The command line: the report, or ``bars FILE``."""
-    if argv[:1] == ["bars"]:
-        rest = argv[1:]
-        if rest and not rest[0].startswith("-"):
-            rest = ["--file", *rest]
-        lab.run_main(bars_main, BarsConfig, rest, prog=f"{PROG} bars [FILE]")
-    else:
-        lab.run_main(CONTROLS.main, Config, argv, description=__doc__, prog=PROG)
-
-
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    CONTROLS.command(__doc__)

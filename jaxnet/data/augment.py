@@ -1,6 +1,6 @@
 """Random crops, flips and small affine maps of images, drawn inside the compiled program.
 
-An :class:`Augmentation` is a transform of batches (:attr:`jaxnet.train.Task.transform`): flat images go
+An :class:`Augmentation` is a transform of batches (``transform`` of :class:`jaxnet.train.Task`): flat images go
 in, flat images come out, and all it draws comes from the key it is given. Where that key is the same
 for all networks, a batch is augmented once for all of them; with a key per network every network sees
 crops and flips of its own (``make_epoch``). Either way a network alone sees what it sees among others.

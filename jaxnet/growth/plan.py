@@ -50,7 +50,7 @@ class GrowthPlan:
       detect_on: ``pre`` or ``post`` activations.
       batch_size: samples per step.
       product: the sparse product.
-      transform: of the batches that are learned, or None (:attr:`jaxnet.train.Task.transform`).
+      transform: of the batches that are learned, or None (``transform`` of :class:`jaxnet.train.Task`).
       own_draws: every network draws for itself what the transform draws.
     """
 

@@ -38,7 +38,7 @@ class SweepConfig:
       detector: signal that finds the extrema; one of :data:`jaxnet.signals.SIGNALS`.
       watch: ``pre`` or ``post`` activations for extrema.
       product: the sparse product.
-      transform: of the batches that are learned, or None (:attr:`jaxnet.train.Task.transform`).
+      transform: of the batches that are learned, or None (``transform`` of :class:`jaxnet.train.Task`).
       own_draws: every seed draws for itself what the transform draws.
       persistent: train in one GPU kernel (:mod:`jaxnet.kernels.persistent`); the product is for the rest.
     """
