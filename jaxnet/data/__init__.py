@@ -10,6 +10,7 @@ Dataset('digits', 1198 training, 240 validation, 359 test, image 8x8x1, 10 class
 
 from __future__ import annotations
 
+from jaxnet.data import augment
 from jaxnet.data.dataset import Dataset, normalise
 from jaxnet.data.load import DEFAULT_VALIDATION_FRACTION, NAMES, load
 from jaxnet.data.split import stratified_counts, stratified_split
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_VALIDATION_FRACTION",
     "NAMES",
     "Dataset",
+    "augment",
     "load",
     "normalise",
     "stratified_counts",

@@ -1,9 +1,10 @@
 """Random crops, flips and small affine maps of images, drawn inside the compiled program.
 
-An :class:`Augmentation` is a transform of batches (``transform`` of :class:`jaxnet.train.Task`): flat images go
-in, flat images come out, and all it draws comes from the key it is given. Where that key is the same
-for all networks, a batch is augmented once for all of them; with a key per network every network sees
-crops and flips of its own (``make_epoch``). Either way a network alone sees what it sees among others.
+An :class:`Augmentation` is a transform of batches (``transform`` of :class:`jaxnet.train.Task`): flat
+images go in, flat images come out, and all it draws comes from the key it is given. Where that key is the
+same for all networks, a batch is augmented once for all of them; with a key per network every network
+sees crops and flips of its own (``make_epoch``). Either way a network alone sees what it sees among
+others.
 
 The cost matters beside a sparse step, so a crop is one contiguous copy per image: moved by rows
 and columns, a flat image lies in one piece in the batch, and only what it takes from its neighbours is
