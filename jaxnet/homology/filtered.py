@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -134,7 +132,6 @@ class Watch(NamedTuple):
     still: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnames=("tol", "levels"))
 def watch(d: Maps, level: Sequence[Any] | None = None, tol: float = TOL, levels: int = 1) -> Watch:
     """The first look at maps that chain, such as the layers of a network.
 

@@ -70,7 +70,7 @@ def add_patches(
     slots = {t: n for t, n in enumerate(slot_counts(sizes, rules.max_patches)) if sum(n)}
     keys = {t: [jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1)] for t in slots}
     places = {t: place(extrema, t, n, rules.placement, key_place=keys[t][0]) for t, n in slots.items()}
-    if rules.total is not None:
+    if rules.total is not None and slots:
         places = limited(places, slots, rules.total)
     for t, (high, _) in slots.items():
         key_make, (unit, active) = keys[t][1], places[t]
