@@ -110,7 +110,7 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float
         "plan": plan,
         "kernel": plan[0]["programs"][0]["kernel"],
         "complete": hunt.complete,
-        "networks": {"planned": planned, "trained": started, "drawn": drawn or None},
+        "networks": {"planned": planned, "trained": started, **({"drawn": drawn} if drawn else {})},
         "diverged": list(dict.fromkeys(map(network_id, gone))),
         # all that follows is about the networks that trained to the end
         "halving": config.halving and describe_halving(table, plan, config.halving),

@@ -248,7 +248,7 @@ def arm_values(config: Any, name: str) -> dict[str, Any]:
     """What a comparison hands to one of its runs, whose folder is called after it."""
     folder = "".join(c if c.isalnum() else "-" for c in name.encode("ascii", "ignore").decode().lower())
     handed = {key: getattr(config, key) for key in ("dataset", "data_dir", "kernel", "resume", "overwrite")}
-    also = {key: getattr(config, key) for key in UNSAID if hasattr(config, key)}
+    also = {key: value for key in UNSAID if (value := getattr(config, key, None))}
     return {**handed, **also, "out": str(user_path(config.out) / folder)}
 
 

@@ -155,7 +155,7 @@ def test_a_bank_without_slots_adds_nothing(kind, key):
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"max_targets": 0}, "max_targets must be at least 1"),
         ({"max_inputs": 0}, "max_inputs must be at least 1"),
-        ({"max_patches": -1}, "max_patches must be 0 or more"),
+        ({"max_patches": -1}, "max_patches and total must be 0 or more"),
     ],
 )
 def test_wrong_rules_are_refused_in_one_line(change, message):
