@@ -42,7 +42,7 @@ def run(run):
     import optax
 
     config, specs = run.config, make_specs(run.config, run.dataset)
-    task = jaxnet.Task(jaxnet.MLP(specs[0], jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(specs[0])  # with the kernel, the batches and the augmentation of the flags
     optimizer = optax.adam(config.lr)  # one for both arms, which are one program
 
     def start(key, before):

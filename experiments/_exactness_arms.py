@@ -99,7 +99,7 @@ def groups(run: lab.Run[Any], spec: NetworkSpec) -> list[Group]:
     """The programs: those of penalties, the one with windows, the one in factors."""
     config: Any = run.config
     adam = optax.adam(config.lr)
-    task = partial(Task, jaxnet.MLP(spec), config.batch_size)
+    task = partial(run.task, spec)
     factored = optax.chain(adam, homology.factored(read=read, write=write))
     plain = ("none", "l2", "gram", "defect", "nearest", "projected")
     return [

@@ -14,6 +14,7 @@ from experiments import _method_rewind as rewinding
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
+from jaxnet.lab.flags import Allocation
 
 if TYPE_CHECKING:
     from jaxnet.data import Dataset
@@ -31,6 +32,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     rounds: int = option(5, "prunings of rewind", least=1)
     judged: bool = option(True, "read the test set")
     peers: bool = option(False, "read it after every epoch, too")
+    allocation: Allocation = changed(lab.NetworkFlags, "allocation", "erdos-renyi")
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
 
@@ -42,7 +44,7 @@ def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
         dataset,
         config.sizes,
         density=config.density,
-        allocation=arm.allocation or config.allocation or "erdos-renyi",
+        allocation=arm.allocation or config.allocation,
         activation=config.activation,
         init=lab.run.init_rule(config),
     )
@@ -204,5 +206,5 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     return lab.Found(found, extra=extra, shared=(task.model, *shared))
 
 
-UNSAID = ("weight_decay", "dense_output")
+UNSAID = ("weight_decay", "peers")  # stored only where they say something
 ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm, unsaid=UNSAID)

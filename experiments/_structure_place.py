@@ -66,7 +66,7 @@ def run_place(run: lab.Run[PlaceConfig]) -> lab.Found:
     from jaxnet.changes import grown, insert_layer, reshape, with_patches
 
     config, spec = run.config, spec_of(run.config, run.dataset, (128, 64))
-    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(spec)
     optimizer, hidden = optax.adam(config.lr), spec.sizes[1:-1]
     rules = jaxnet.PatchRules("dense", config.max_patches)
 

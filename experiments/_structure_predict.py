@@ -74,7 +74,7 @@ def run_predict(run: lab.Run[PredictConfig]) -> lab.Found:
     from jaxnet import reach, signals
 
     config, spec = run.config, spec_of(run.config, run.dataset)
-    task = jaxnet.Task(jaxnet.MLP(spec, jaxnet.kernels.product(config.kernel)), config.batch_size)
+    task = run.task(spec)
     optimizer = optax.adam(config.lr)
 
     def start(key: Any, before: Any) -> Any:

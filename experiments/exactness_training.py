@@ -9,6 +9,7 @@ on W[k+1] W[k], the nearest complex after every epoch, training in the factors o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
             f"windows need square images of one channel: {dataset.name} has {dataset.num_features}"
         )
     make_spec(config, dataset)
-    return config
+    return dataclasses.replace(config, kernel="dense")  # masks on dense arrays
 
 
 def questions() -> list[lab.Question]:
@@ -112,13 +113,14 @@ def run_exactness(run: lab.Run[Config]) -> lab.Found:
     """Trains all arms, chooses strengths on validation samples, judges the chosen."""
     from experiments import _exactness_arms as arms
 
-    trained = arms.train(run, make_spec(run.config, run.dataset))
+    spec = make_spec(run.config, run.dataset)
+    trained = arms.train(run, spec)
     chosen, tried = arms.choose(run, trained)
     facts: dict[str, Any] = {
         "tried": tried,
         "chosen": {kind: run.config.arms[name][1] for kind, name in chosen.items()},
     }
-    facts |= {"kernel": "dense", "sizes": list(make_spec(run.config, run.dataset).sizes)}
+    facts |= {"kernel": run.config.kernel, "sizes": list(spec.sizes)}
     return lab.Found(arms.measure(run, trained, chosen), questions(), facts)
 
 

@@ -185,7 +185,7 @@ class Population:
             nets = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), nets)
         stopped = np.arange(len(nets)) >= len(group)
         iteration = len(group[0].history)
-        keys = [purpose(key_of(m.seed), DRAW, METHOD, iteration) for m in padded(group)]
+        keys = [purpose(key_of(m.seed), METHOD, iteration) for m in padded(group)]
         # on the host, so that no two leaves share memory that is donated
         return stack_host([start_state(self.plan, *each) for each in zip(nets, stopped, keys, strict=True)])
 
