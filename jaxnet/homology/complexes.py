@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
+from jaxnet.reach.ranks import EXACT, LEAST_GAP, check_tolerance, decide
 from jaxnet.types import Array, Float, Int, Scalar
 
 Maps = tuple[Float[Array, "out in"], ...]
@@ -40,14 +40,13 @@ def times(*factors: Array | None) -> Array:
     """The product from the left, None being one; on a GPU float32 is not rounded to TensorFloat32."""
     made, *rest = (factor for factor in factors if factor is not None)
     for factor in rest:
-        made = jnp.matmul(made, factor, precision="highest")
+        made = jnp.matmul(made, factor, precision=EXACT)
     return made
 
 
 def check(d: Any, tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
     """Raises InputError for a bad tolerance, NaN, maps that do not ``chain``, or no complex (``zero``)."""
-    if not (math.isfinite(tol) and 0 < tol < 1):
-        raise InputError(f"the tolerance must be above 0 and below 1: {tol}")
+    check_tolerance(tol)
     shapes = [jnp.shape(m) for m in d]
     if not shapes or any(len(s) != 2 or 0 in s for s in shapes):
         raise InputError(f"a complex is one or more matrices with rows and columns: shapes {shapes}")
@@ -60,7 +59,7 @@ def check(d: Any, tol: float = TOL, *, chain: bool = True, zero: bool = False) -
             raise InputError(f"no complex: the relative defect {worst:.3g} is above {tol:g} (see nearest)")
 
 
-def certain(found: Spectrum, least: float = 10.0) -> Spectrum:
+def certain(found: Spectrum, least: float = LEAST_GAP) -> Spectrum:
     """The spectrum; InputError, with the values, for a gap below ``least``. Traced ones pass."""
     for k, (s, gaps) in enumerate(zip(found.singular, found.gap, strict=True) if known(found) else ()):
         if np.min(gaps) < least:
@@ -82,14 +81,9 @@ def spectrum(matrices: Sequence[Any], tol: float, scale: Any = None) -> Spectrum
 
     singular = tuple(map(values, matrices))
     cut = tol * (jnp.max(jnp.stack([jnp.max(s, initial=0) for s in singular])) if scale is None else scale)
-    rank, gap = [], []
-    for s in singular:
-        rank.append(jnp.sum(s > cut, -1))
-        kept = jnp.min(jnp.where(s > cut, s, jnp.inf), -1, initial=jnp.inf)
-        lost = jnp.max(jnp.where(s > cut, 0, s), -1, initial=0)
-        lost = jnp.where((rank[-1] == s.shape[-1]) & (rank[-1] > 0), cut, lost)
-        gap.append(jnp.where(lost > 0, jnp.where(rank[-1] > 0, kept, cut) / lost, jnp.inf))
-    return Spectrum(jnp.stack(rank), singular, jnp.asarray(cut), jnp.stack(gap))
+    found = [decide(s, cut) for s in singular]
+    rank, gap = (jnp.stack([getattr(one, name) for one in found]) for name in ("rank", "gap"))
+    return Spectrum(rank.astype(int), singular, jnp.asarray(cut), gap)
 
 
 def ranks(d: Maps, tol: float = TOL) -> Spectrum:

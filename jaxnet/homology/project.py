@@ -35,6 +35,9 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
     def less(m: Array, p: Array | None) -> Array:
         return m if p is None else m - times(m, p)
 
+    def cleaned(m: Array, whole: Array) -> Array:  # rounding has a direction, and a relative defect by it
+        return jnp.where(jnp.linalg.norm(m) > 100 * jnp.finfo(m.dtype).eps * jnp.linalg.norm(whole), m, 0)
+
     def sweep(_: Any, ps: tuple[Any, ...]) -> tuple[Any, ...]:
         for k in range(1, len(d)):
             p = best(less(d[k - 1], ps[k - 1]), times(ps[k + 1], d[k]))
@@ -43,7 +46,7 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
 
     ps = (None, *(best(a, b) for a, b in zip(d, d[1:], strict=False)), None)
     ps = jax.lax.fori_loop(0, sweeps, sweep, ps) if len(d) > 2 else ps
-    made = tuple(less(times(p, m), q) for m, p, q in zip(d, ps[1:], ps, strict=False))
+    made = tuple(cleaned(less(times(p, m), q), m) for m, p, q in zip(d, ps[1:], ps, strict=False))
     return made, jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(d, made, strict=True)))
 
 

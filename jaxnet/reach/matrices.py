@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnet.nn.params import Params, Structure, sparse
 from jaxnet.patches import merge_patches
-from jaxnet.reach.ranks import effective_rank
+from jaxnet.reach.ranks import EXACT, effective_rank
 from jaxnet.structure import to_dense
 from jaxnet.types import Array, Float, Int, Scalar, UnitScore, Weight
 
@@ -91,7 +91,7 @@ def directions(matrix: Weight, cosine: float = 0.99) -> Directions:
     """
     norm = jnp.linalg.norm(matrix, axis=1)
     unit = matrix / jnp.where(norm > 0, norm, 1)[:, None]
-    alike = jnp.abs(unit @ unit.T) > cosine
+    alike = jnp.abs(jnp.matmul(unit, unit.T, precision=EXACT)) > cosine
     before = jnp.any(jnp.tril(alike, -1), axis=1)
     number = jnp.sum(~jnp.any(matrix != 0, axis=0), dtype=jnp.int32)
     return Directions(jnp.sum(norm == 0, dtype=jnp.int32), number, jnp.sum(before, dtype=jnp.int32))
@@ -120,5 +120,5 @@ def change_between(before: Weight, after: Weight) -> Change:
     (a, s, _), (b, _, _) = (jnp.linalg.svd(m, full_matrices=False) for m in (before, after))
     number = jnp.maximum(jnp.round(effective_rank(s)), 1)
     leading: Float[Array, "value"] = (jnp.arange(s.shape[0], dtype=s.dtype) < number).astype(s.dtype)
-    overlap = jnp.sum(jnp.square((a * leading).T @ (b * leading)))
+    overlap = jnp.sum(jnp.square(jnp.matmul((a * leading).T, b * leading, precision=EXACT)))
     return Change(relative, rank, overlap / number)

@@ -22,6 +22,9 @@ from jaxnet.types import Array, Float, Int, Scalar
 LEAST_GAP = 10.0
 """Factor between the singular values on both sides of a cut below which a rank is ambiguous."""
 
+EXACT = jax.lax.Precision.HIGHEST
+"""Of products: by default a GPU would round the operands to TensorFloat32, and ranks with them."""
+
 EFFECTIVE = ("energy", "participation", "marchenko-pastur")
 """Rules of :func:`effective_rank`."""
 
@@ -30,17 +33,17 @@ class Rank(flax.struct.PyTreeNode):
     """A numerical rank and what it rests on.
 
     Attributes:
-      rank: number of singular values above the cut.
-      singular_values: ``(min(out, in),)``, descending.
+      rank: ``(...)``, number of singular values above the cut.
+      singular_values: ``(..., min(out, in))``, descending.
       cut: the tolerance times a scale.
       gap: smallest value above the cut over the largest below it; the cut stands for the side
         that has none, and a value of exactly 0 makes it infinite.
     """
 
-    rank: Int[Array, ""]
-    singular_values: Float[Array, "value"]
+    rank: Int[Array, "..."]
+    singular_values: Float[Array, "... value"]
     cut: Scalar
-    gap: Scalar
+    gap: Float[Array, "..."]
 
 
 class Bars(flax.struct.PyTreeNode):
@@ -73,19 +76,18 @@ def rank_of(matrix: Float[Array, "out in"], tol: float | Array, scale: float | A
       tol: above 0, below 1.
       scale: what the tolerance is relative to; the largest singular value by default.
     """
-    return _decide(jnp.linalg.svd(matrix, compute_uv=False), tol, scale)
+    values = jnp.linalg.svd(matrix, compute_uv=False)
+    return decide(values, tol * (jnp.max(values, initial=0) if scale is None else scale))
 
 
-def _decide(values: Array, tol: float | Array, scale: float | Array | None) -> Rank:
-    number = values.shape[-1]
-    if not number:
-        zero = jnp.zeros((), values.dtype)
-        return Rank(jnp.zeros((), jnp.int32), values, zero, zero + jnp.inf)
-    cut = jnp.asarray(tol, values.dtype) * (values[0] if scale is None else jnp.asarray(scale, values.dtype))
-    rank = jnp.sum(values > cut, dtype=jnp.int32)
-    above = jnp.where(rank > 0, values[jnp.maximum(rank - 1, 0)], cut)
-    below = jnp.where(rank < number, values[jnp.minimum(rank, number - 1)], cut)
-    gap = jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), jnp.inf)
+def decide(values: Float[Array, "... value"], cut: float | Array) -> Rank:
+    """The rank that singular values, descending along the last axis, have above a cut; pure."""
+    cut, number = jnp.asarray(cut, values.dtype), values.shape[-1]
+    rank = jnp.sum(values > cut, axis=-1, dtype=jnp.int32)
+    above = jnp.min(jnp.where(values > cut, values, jnp.inf), axis=-1, initial=jnp.inf)
+    below = jnp.max(jnp.where(values > cut, 0, values), axis=-1, initial=0)
+    below = jnp.where((rank == number) & (rank > 0), cut, below)
+    gap = jnp.where(below > 0, jnp.where(rank > 0, above, cut) / jnp.where(below > 0, below, 1), jnp.inf)
     return Rank(rank, values, cut, gap)
 
 
@@ -111,11 +113,11 @@ def bars_of(mats: Sequence[Float[Array, "out in"]], tol: float | Array) -> Bars:
     for i in reversed(range(number)):  # from the end, so that the norm of every map is known
         image = None
         for j in range(i, number):
-            here = maps[j] if image is None else maps[j] @ image
+            here = maps[j] if image is None else jnp.matmul(maps[j], image, precision=EXACT)
             basis, values, _ = jnp.linalg.svd(here, full_matrices=False)
             if image is None:
                 norms[i] = values[0] if values.shape[0] else jnp.zeros((), dtype)
-            found = _decide(values, tol, norms[j])
+            found = decide(values, tol * norms[j])
             counts = jnp.arange(values.shape[0], dtype=jnp.int32) < found.rank
             image = jnp.where(counts, basis, 0)
             decided[i, j + 1] = found
