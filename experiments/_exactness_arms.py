@@ -219,14 +219,17 @@ def watched(task: Task, params: Any, structure: Any, data: Any) -> dict[str, Arr
     }
 
 
-def choose(run: lab.Run[Any], trained: Mapping[str, Trained]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The arm of each kind that is best on validation samples (mean over seeds), and what was tried."""
-    tried = []
+def choose(
+    run: lab.Run[Any], trained: Mapping[str, Trained]
+) -> tuple[dict[str, str], list[dict[str, Any]], dict[str, Any]]:
+    """The arm of each kind that is best on validation samples (mean over seeds); what was tried, and seen."""
+    tried, looked = [], {}
     for name, (kind, strength) in run.config.arms.items():
         one = trained[name]
         found = run.over_seeds(
             "validation", partial(watched, one.task), one.params, one.structure, run.split("val")
         )
+        looked[name] = found
         sound = ~np.asarray(one.diverged)
         means = {k: float(np.mean(np.asarray(v)[sound])) if sound.any() else np.nan for k, v in found.items()}
         means["accuracy"] = means["accuracy"] if sound.all() else np.nan  # one that may diverge is not chosen
@@ -235,7 +238,7 @@ def choose(run: lab.Run[Any], trained: Mapping[str, Trained]) -> tuple[dict[str,
     for kind in dict.fromkeys(t["kind"] for t in tried):
         here = [t for t in tried if t["kind"] == kind]
         best[kind] = max(here, key=lambda t: np.nan_to_num(t["accuracy"], nan=-1.0))["name"]
-    return best, tried
+    return best, tried, looked
 
 
 def transfer(shots: Float[Array, "sample"], task: Task, params: Any, structure: Any, *splits: Any) -> Array:
@@ -259,9 +262,9 @@ def transfer(shots: Float[Array, "sample"], task: Task, params: Any, structure: 
 
 
 def measure(
-    run: lab.Run[Any], trained: Mapping[str, Trained], chosen: Mapping[str, str]
+    run: lab.Run[Any], trained: Mapping[str, Trained], chosen: Mapping[str, str], looked: Mapping[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
-    """An entry per seed of every kind, from its chosen strength; the test set is read here."""
+    """An entry per seed of every kind, from its chosen strength and what was seen of it; reads the test."""
     splits = [run.split(part) for part in ("train", "val", "test")]
     labels = np.asarray(splits[0].y)
     places = [np.flatnonzero(labels == c)[: run.config.shots] for c in range(run.dataset.num_classes)]
@@ -273,9 +276,7 @@ def measure(
         moved = run.over_seeds(
             "the transfer", partial(transfer, shots, one.task), one.params, one.structure, *splits
         )
-        on_val = run.over_seeds(
-            "validation", partial(watched, one.task), one.params, one.structure, splits[1]
-        )
+        on_val = looked[name]
         look = run.over_seeds("the layers", lambda p: homology.watch(read(p)), one.params)
         gone = np.asarray(one.diverged) | np.isnan(accuracy)
         arms |= lab.entries(

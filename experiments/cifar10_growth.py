@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from experiments import indefinite_growth as growth
+from experiments.cifar10_patched import hidden_sizes
 from jaxnet import allocation, lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -64,8 +66,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     def check(self) -> None:
         """Raises InputError for hidden layers that are no sizes, or cells that are named twice."""
         for name in self.hidden:
-            if not all(size.isdecimal() and int(size) for size in name.split("-")):
-                raise InputError(f"--hidden must be sizes joined by '-', for instance 256-128: {name!r}")
+            hidden_sizes(name)
         for flag, found in (("--hidden", self.hidden), ("--densities", self.densities)):
             if not found or len(set(found)) < len(found):
                 raise InputError(f"{flag} must be different, at least one: {list(found)}")
@@ -83,7 +84,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     dataset = lab.run.load(growth.Config(**data))
     groups = {}
     for name, density, cell in cells(config):
-        sizes = (dataset.num_features, *map(int, name.split("-")), dataset.num_classes)
+        sizes = (dataset.num_features, *hidden_sizes(name), dataset.num_classes)
         dense = sum(allocation.dense_counts(sizes))
         added = max(2, round(config.added * density * dense))
         end = (int(density * dense) + (config.iterations - 1) * added + 0.5) / dense
@@ -141,11 +142,6 @@ def draw_map(path: Path, config: Config, groups: Any, comparisons: Sequence[lab.
     plots.save_figure(figure, path)
 
 
-def draw_differences(path: Path, config: Any, groups: Any, comparisons: Sequence[lab.Comparison]) -> None:
-    """The forest plot of what is judged."""
-    lab.plots.save_comparisons(path, config, groups, [c for c in comparisons if c.question.primary])
-
-
 def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the document shows besides the comparisons."""
     arms = {name: arm for group in groups.values() for name, arm in group.items()}
@@ -154,7 +150,8 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
 
 
 REPORT = Path(__file__).parent / "reports" / "cifar10_growth.md"
-DOCUMENT = lab.Document(REPORT, values, {"": draw_map, "_differences": draw_differences})
+DIFFERENCES = partial(lab.draw_comparisons, judged=True)
+DOCUMENT = lab.Document(REPORT, values, {"": draw_map, "_differences": DIFFERENCES})
 CONTROLS = lab.Controls("cifar10_growth", Config, run_all, DOCUMENT, questions=questions)
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments import patched_density_controls as controls
 from experiments.patched_density import STUDY
-from jaxnet import lab
+from jaxnet import allocation, lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
 
@@ -27,6 +27,14 @@ MORE = f"{controls.NONE}, as many weights from the start"
 
 ARMS = {name: arm for name, arm in controls.ARMS.items() if "2.6 %" not in name} | {MORE: controls.NO_PATCHES}
 """Those on MNIST; as many weights as with patches are counted here."""
+
+
+def hidden_sizes(name: str) -> tuple[int, ...]:
+    """Hidden layers by their name, for instance ``256-128``; InputError where it names none."""
+    sizes = name.split("-")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise InputError(f"--hidden must be sizes joined by '-', for instance 256-128: {name!r}")
+    return tuple(map(int, sizes))
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     def check(self) -> None:
         """Raises InputError for hidden layers that are no sizes, or fewer units than patches."""
         for name in self.hidden:
-            layers = name.split("-")
-            if not all(size.isdecimal() and int(size) for size in layers):
-                raise InputError(f"--hidden must be sizes joined by '-', for instance 256-128: {name!r}")
-            if self.total_patches > (units := sum(map(int, layers))):
+            if self.total_patches > (units := sum(hidden_sizes(name))):
                 raise InputError(f"--total-patches {self.total_patches}: {name} has {units} units")
         if not self.hidden or len(set(self.hidden)) < len(self.hidden):
             raise InputError(f"--hidden must be different hidden layers, at least one: {list(self.hidden)}")
@@ -81,7 +86,7 @@ def run(config: Config) -> dict[str, Any]:
         plain = replace(config, augment=None)  # the original has none here
         groups["original"] = lab.run_arms(STUDY, {"original": {}}, plain, **{**original, **epochs})
     for name in config.hidden:
-        sizes = (ends[0], *map(int, name.split("-")), ends[1])
+        sizes = (ends[0], *hidden_sizes(name), ends[1])
         place = replace(config, out=f"{config.out}/{name}")
         values: dict[str, Any] = {"sizes": sizes, "num_seeds": config.num_seeds, "shared": controls.SCAFFOLD}
         values |= {"max_patches": min(config.total_patches, max(sizes[1:-1])), **epochs}
@@ -93,7 +98,7 @@ def run(config: Config) -> dict[str, Any]:
 
         found = arms({arm: flags for arm, flags in ARMS.items() if arm != MORE})
         first = next(iter(found.values()))
-        dense = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        dense = sum(allocation.dense_counts(sizes))
         found |= arms({MORE: ARMS[MORE]}, density=min(1.0, first["aggregate"]["weights"]["mean"] / dense))
         groups[name] = {f"{name}: {arm}": summary for arm, summary in found.items()}
     return groups

@@ -115,13 +115,13 @@ def run_exactness(run: lab.Run[Config]) -> lab.Found:
 
     spec = make_spec(run.config, run.dataset)
     trained = arms.train(run, spec)
-    chosen, tried = arms.choose(run, trained)
+    chosen, tried, looked = arms.choose(run, trained)
     facts: dict[str, Any] = {
         "tried": tried,
         "chosen": {kind: run.config.arms[name][1] for kind, name in chosen.items()},
     }
     facts |= {"kernel": run.config.kernel, "sizes": list(spec.sizes)}
-    return lab.Found(arms.measure(run, trained, chosen), questions(), facts)
+    return lab.Found(arms.measure(run, trained, chosen, looked), questions(), facts)
 
 
 def tables(summary: dict[str, Any]) -> list[Any]:
@@ -179,7 +179,7 @@ STUDY = lab.Study(
     settle=settle,
     tables=tables,
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds of {len(c.arms)} arms; results go to {c.out}",
-    document=lab.Document(REPORT, values, {"": lab.plots.save_comparisons, "_norms": draw_norms}),
+    document=lab.Document(REPORT, values, {"": lab.draw_comparisons, "_norms": draw_norms}),
 )
 
 if __name__ == "__main__":

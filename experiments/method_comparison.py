@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,15 +262,10 @@ def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], compari
     plots.save_figure(figure, path)
 
 
-def draw_differences(path: Path, config: Config, groups: Any, comparisons: Sequence[Any]) -> None:
-    """The forest plot of what is judged."""
-    lab.plots.save_comparisons(path, config, groups, [c for c in comparisons if c.question.primary])
-
-
 DOCUMENT = lab.Document(
     Path(__file__).parent / "reports" / "methods.md",
     values,
-    {"": draw_accuracy, "_differences": draw_differences},
+    {"": draw_accuracy, "_differences": partial(lab.draw_comparisons, judged=True)},
 )
 CONTROLS = lab.Controls("method_comparison", Config, run_all, DOCUMENT, questions=questions)
 

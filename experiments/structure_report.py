@@ -182,11 +182,6 @@ def draw_predictors(path: Path, config: Config, groups: Mapping[str, Any], compa
     plots.save_figure(figure, path)
 
 
-def draw_differences(path: Path, config: Config, groups: Any, comparisons: Sequence[Any]) -> None:
-    """The forest plot of the placements."""
-    lab.plots.save_comparisons(path, config, groups, comparisons)
-
-
 def draw_scaffold_bars(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
     """The mean bars of trained scaffolds that are placed on."""
     found = groups[PLACED][PLACED]
@@ -202,7 +197,7 @@ CONTROLS = lab.Controls(
     lab.Document(
         Path(__file__).parent / "reports" / "structure.md",
         values,
-        {"": draw_predictors, "_differences": draw_differences, "_bars": draw_scaffold_bars},
+        {"": draw_predictors, "_differences": lab.draw_comparisons, "_bars": draw_scaffold_bars},
     ),
     questions=questions,
 )

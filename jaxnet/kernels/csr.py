@@ -24,7 +24,7 @@ from jax.interpreters import batching, mlir
 
 from jaxnet.errors import InputError, check_choice
 from jaxnet.kernels import csr_library
-from jaxnet.kernels.dense import zero_product
+from jaxnet.kernels.dense import beside_probe
 from jaxnet.topology import Probed, Topology
 from jaxnet.types import Array, Bias, Features, Values
 
@@ -52,9 +52,7 @@ def csr_product(values: Values, topology: Topology, x: Features) -> Features:
       ValueError: shapes do not fit.
     """
     _check(values, topology, x, None)
-    if isinstance(topology, Probed):
-        return _product(values, topology.alone, x) + zero_product(topology.probe, x)
-    return _product(values, topology, x)
+    return beside_probe(_product, values, topology, x)
 
 
 def csr_layer(

@@ -54,11 +54,18 @@ def _zero_backward(x: Features, dy: Features) -> tuple[Weight, Features]:
 zero_product.defvjp(_zero_forward, _zero_backward)
 
 
+def beside_probe(
+    product: Callable[[Values, Topology, Features], Features], values: Values, topology: Topology, x: Features
+) -> Features:
+    """A product whose gradients know nothing of probes, and that of the probe, where there is one."""
+    if isinstance(topology, Probed):
+        return product(values, topology.alone, x) + zero_product(topology.probe, x)
+    return product(values, topology, x)
+
+
 def rounded_product(precision: str, values: Values, topology: Topology, x: Features) -> Features:
     """:func:`dense_product` with operands rounded to ``tf32`` or ``bf16``; that of a probe is float32."""
-    if isinstance(topology, Probed):
-        return _rounded_product(precision, values, topology.alone, x) + zero_product(topology.probe, x)
-    return _rounded_product(precision, values, topology, x)
+    return beside_probe(functools.partial(_rounded_product, precision), values, topology, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -20,7 +20,7 @@ from .flags import (
 from .run import Run
 from .stages import Stage, Trained, train_stages
 from .study import Controls, Page, Study, run_arms
-from .summary import Document, Found, entries
+from .summary import Document, Found, draw_comparisons, entries
 
 __all__ = [
     "BatchFlags",
@@ -45,6 +45,7 @@ __all__ = [
     "WorkerFlags",
     "changed",
     "compare",
+    "draw_comparisons",
     "entries",
     "flag_name",
     "option",

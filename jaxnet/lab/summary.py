@@ -52,6 +52,16 @@ class Document:
     plots: Mapping[str, Callable[..., None]] = dataclasses.field(default_factory=dict)
 
 
+def draw_comparisons(
+    path: Path, config: Any, groups: Any, comparisons: Sequence[Comparison], *, judged: bool = False
+) -> None:
+    """Among the plots of a document: the forest plot of all differences, or of those that are judged."""
+    from jaxnet.lab import plots  # slow to load, and a wrong flag is answered before
+
+    shown = [c for c in comparisons if c.question.primary or not judged]
+    plots.save_comparisons(path, config, groups, shown)
+
+
 def numbers(entry: Mapping[str, Any]) -> dict[str, float | None]:
     """The numbers of an entry, parts of parts named with dots; lists and texts are left out."""
     found: dict[str, float | None] = {}

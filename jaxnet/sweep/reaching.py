@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.allocation import dense_counts
 from jaxnet.keys import network_keys
 from jaxnet.programs import ONCE
 from jaxnet.reach import live
@@ -60,7 +61,7 @@ def reaching(grid: Grid, rules: DrawRules, least: int, classes: int, wanted: int
     """
     family = grid.family()
     quick, exact = _programs(family, rules, classes)
-    size = max(1, POSITIONS // sum(a * b for a, b in zip(family.sizes, family.sizes[1:], strict=False)))
+    size = max(1, POSITIONS // sum(dense_counts(family.sizes)))
     size = min(64, 2 ** int(math.log2(size)))
     numbers, drawn = list[int](), list[int]()
     for place, member in enumerate(grid.members):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.batches import Split, epoch_batches
-from jaxnet.keys import DRAW, network_keys, purpose
+from jaxnet.keys import network_keys
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import to_masked_network
 from jaxnet.sweep.bench import Bench
@@ -50,8 +50,7 @@ def masked_dense_accuracy(
 
         def epoch(net: Net, number: Array) -> tuple[Net, None]:
             order = epoch_batches(train.size, config.batch_size, jax.random.fold_in(key_data, number))
-            draws = purpose(key if config.own_draws else key_data, DRAW, number)
-            given = None if config.transform is None else draws
+            given = config.key_of_draws(key, key_data, number)
             batches = Batches(*order)
             return train_batches(task, net, train, batches, key_forward=given, samples=train.size)[0], None
 

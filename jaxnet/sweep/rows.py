@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.kernels import Product, dense_product
+from jaxnet.keys import DRAW, purpose
 from jaxnet.nn.params import Params, Structure
 from jaxnet.reach import LiveCounts
 from jaxnet.sweep.family import DrawRules, Variant
 from jaxnet.train import Method
 from jaxnet.train.net import Transform
-from jaxnet.types import Array, Bool, Int, PyTree, Scalar
+from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
 
 Carried = tuple[Params, PyTree]
 """Values and Adam's state of a whole network. Masks are not in it: they are drawn again from the key."""
@@ -69,6 +70,12 @@ class SweepConfig:
             raise ValueError(f"weight_decay must be 0 or more: {self.weight_decay}")
         if self.watch not in ("pre", "post"):
             raise ValueError(f"watch must be pre or post: {self.watch!r}")
+
+    def key_of_draws(self, key: Key, key_data: Key, number: Int[Array, ""]) -> Key | None:
+        """What the transform draws from in an epoch, by the key of a network and that of the data."""
+        if self.transform is None:
+            return None
+        return purpose(key if self.own_draws else key_data, DRAW, number)
 
     def optimizer(self, variant: Variant) -> optax.GradientTransformation:
         """Adam, with the rates of a variant where these are data."""

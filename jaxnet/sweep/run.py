@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet import optim, reach, signals
 from jaxnet.data.batches import Split, epoch_batches
-from jaxnet.keys import DRAW, METHOD, ORDER, network_keys, purpose
+from jaxnet.keys import METHOD, ORDER, network_keys, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import Params, Structure
 from jaxnet.structure import LayerParams
@@ -117,13 +117,12 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
             if structure is not None:
                 net = net.replace(structure=structure)
             order = epoch_batches(split.size, config.batch_size, jax.random.fold_in(key_data, number))
-            draws = purpose(key if config.own_draws else key_data, DRAW, number)
             net, state, info = train_batches(
                 task,
                 net,
                 split,
                 Batches(*order),
-                key_forward=None if config.transform is None else draws,
+                key_forward=config.key_of_draws(key, key_data, number),
                 method=method,
                 method_state=state,
                 key_method=purpose(key, METHOD),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,17 @@ def test_a_hunt_replays_augmented_networks(own: list[str], tmp_path: Path) -> No
     assert seed_hunt.replay_main(seed_hunt.ReplayConfig(str(out), 3))["agrees"]
 
 
+def documented(page: Any, flags: Sequence[str], folder: Path, cache: Path) -> Path:
+    """Runs a page, with its document ``a.md`` in the folder; where it ran."""
+    out = folder / "run"
+    with compiling_once(cache):
+        run_main(page.main, page.config, [*flags, "--out", str(out), "--doc", str(folder / "a.md")])
+    return out
+
+
 @pytest.mark.slow
 def test_patches_in_all_and_as_many_weights_from_the_start(tmp_path: Path, xla_cache: Path) -> None:
-    out, page = tmp_path / "run", cifar10_patched.CONTROLS
-    with compiling_once(xla_cache):
-        run_main(page.main, page.config, [*PATCHED, "--out", str(out), "--doc", str(tmp_path / "a.md")])
+    out = documented(cifar10_patched.CONTROLS, PATCHED, tmp_path, xla_cache)
     arms = {path.parent.name: read_json(path) for path in (out / "16-12").glob("*/summary.json")}
     assert len(arms) == len(cifar10_patched.ARMS)
     most = [seed["num_patches"] for run in arms.values() for seed in run["seeds"]]
@@ -104,13 +111,7 @@ def test_patches_in_all_and_as_many_weights_from_the_start(tmp_path: Path, xla_c
 @pytest.mark.slow
 def test_growing_and_static_networks_end_with_as_many_weights(tmp_path: Path, xla_cache: Path) -> None:
     flags = "--hidden 16 --densities 0.2 --num-seeds 2 --iterations 2 --epochs 2 --augment crop"
-    out, page = tmp_path / "run", cifar10_growth.CONTROLS
-    with compiling_once(xla_cache):
-        run_main(
-            page.main,
-            page.config,
-            [*DIGITS, *flags.split(), "--out", str(out), "--doc", str(tmp_path / "a.md")],
-        )
+    out = documented(cifar10_growth.CONTROLS, [*DIGITS, *flags.split()], tmp_path, xla_cache)
     runs = [read_json(path) for path in out.rglob("summary.json")]
     assert len(runs) == len(cifar10_growth.ARMS)
     assert len({seed["nonzeros"]["scaffold"] for run in runs for seed in run["arms"]["grown"]["seeds"]}) == 1
@@ -121,13 +122,8 @@ def test_growing_and_static_networks_end_with_as_many_weights(tmp_path: Path, xl
 def test_methods_with_a_dense_output_layer(tmp_path: Path, xla_cache: Path) -> None:
     flags = "--sizes 64,24,16,10 --densities 0.2 --epochs 2 --every 5 --methods static,set-correlated"
     more = "--allocation dense-output --weight-decay 0.01 --own-draws --augment crop,affine"
-    out, page = tmp_path / "run", cifar10_mlp.CONTROLS
-    with compiling_once(xla_cache):
-        run_main(
-            page.main,
-            page.config,
-            [*DIGITS, *flags.split(), *more.split(), "--out", str(out), "--doc", str(tmp_path / "a.md")],
-        )
+    given = [*DIGITS, *flags.split(), *more.split()]
+    out = documented(cifar10_mlp.CONTROLS, given, tmp_path, xla_cache)
     weights = {
         seed["weights"]
         for path in out.rglob("summary.json")
