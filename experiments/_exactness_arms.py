@@ -16,6 +16,7 @@ import jaxnet
 from jaxnet import homology, lab
 from jaxnet.activations import activation
 from jaxnet.data.batches import epoch_batches
+from jaxnet.linalg import solve
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.nn.params import release_masks, to_masked_network
 from jaxnet.train import EpochResult, Net, Task, TrainState, init_state
@@ -254,7 +255,7 @@ def transfer(shots: Float[Array, "sample"], task: Task, params: Any, structure: 
 
     def right(share: float, data: tuple[Array, Array]) -> Scalar:
         ridge = share * jnp.maximum(scale, 1e-12) * jnp.eye(a.shape[1]).at[-1, -1].set(1e-6)
-        w = jnp.linalg.solve(a.T @ a + ridge, a.T @ wanted)
+        w = solve(a.T @ a + ridge, a.T @ wanted)
         return jnp.mean(jnp.argmax(with_one(data[0]) @ w, 1) == data[1])
 
     ridges = jnp.stack([right(share, val) for share in RIDGES])

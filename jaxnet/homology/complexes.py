@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.reach.ranks import EXACT, LEAST_GAP, check_tolerance, decide
+from jaxnet.linalg import singular_values, svd, times
+from jaxnet.reach.ranks import LEAST_GAP, check_tolerance, decide
 from jaxnet.types import Array, Float, Int, Scalar
 
 Maps = tuple[Float[Array, "out in"], ...]
@@ -34,14 +35,6 @@ class Spectrum(NamedTuple):
 def known(*trees: Any) -> bool:
     """Whether all values can be looked at: neither they nor what is computed here (a zero) are traced."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
-
-
-def times(*factors: Array | None) -> Array:
-    """The product from the left, None being one; on a GPU float32 is not rounded to TensorFloat32."""
-    made, *rest = (factor for factor in factors if factor is not None)
-    for factor in rest:
-        made = jnp.matmul(made, factor, precision=EXACT)
-    return made
 
 
 def check(d: Any, tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
@@ -77,7 +70,7 @@ def spectrum(matrices: Sequence[Any], tol: float, scale: Any = None) -> Spectrum
     """Of matrices ``(..., m, n)``, cut at ``tol`` times ``scale``, by default the largest value of all."""
 
     def values(m: Array) -> Array:
-        return jnp.linalg.svd(m, compute_uv=False) if m.size else jnp.zeros((*m.shape[:-2], 0), m.dtype)
+        return singular_values(m) if m.size else jnp.zeros((*m.shape[:-2], 0), m.dtype)
 
     singular = tuple(map(values, matrices))
     cut = tol * (jnp.max(jnp.stack([jnp.max(s, initial=0) for s in singular])) if scale is None else scale)
@@ -109,7 +102,7 @@ def image(matrix: Array, cut: Any) -> Float[Array, "n n"]:
     """The orthogonal projector onto the image: left singular vectors of values above the cut."""
     if not matrix.size:
         return jnp.zeros((matrix.shape[0],) * 2, matrix.dtype)
-    u, s, _ = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, _ = svd(matrix)
     return times(jnp.where(s > cut, u, 0), u.T)
 
 

@@ -19,9 +19,9 @@ from jaxnet.homology.complexes import (
     known,
     spectrum,
     split,
-    times,
 )
 from jaxnet.homology.project import nearest
+from jaxnet.linalg import frame, times
 from jaxnet.types import Array, Bool, Float, Int
 
 
@@ -107,7 +107,7 @@ def les(d: Maps, sub: Sequence[Float[Array, "n a"]], tol: float = TOL) -> Les:
     for k, (s, n) in enumerate(zip(sub, [d[0].shape[1], *map(len, d)], strict=True)):
         if s.shape[0] != n or (known(s) and s.size and spectrum([s], tol).rank[0] < s.shape[1]):
             raise InputError(f"the subspace of space {k} needs {n} rows and independent columns: {s.shape}")
-        q = jnp.linalg.qr(s, mode="complete")[0] if s.size else jnp.eye(n, dtype=d[0].dtype)
+        q = frame(s) if s.size else jnp.eye(n, dtype=d[0].dtype)
         frames.append((q[:, : s.shape[1]], q[:, s.shape[1] :]))
 
     def block(row: int, col: int) -> Maps:

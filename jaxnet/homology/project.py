@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.homology.complexes import TOL, Maps, check, image, spectrum, times
+from jaxnet.homology.complexes import TOL, Maps, check, image, spectrum
+from jaxnet.linalg import eigh, times
 from jaxnet.types import Array, PyTree, Scalar
 
 Access = Callable[..., Any]
@@ -29,7 +30,7 @@ def nearest(d: Maps, sweeps: int = 20) -> tuple[Maps, Scalar]:
     check(d)
 
     def best(a: Array, b: Array) -> Array:
-        values, vectors = jnp.linalg.eigh(times(a, a.T) - times(b.T, b))
+        values, vectors = eigh(times(a, a.T) - times(b.T, b))
         return times(jnp.where(values > 0, vectors, 0), vectors.T)
 
     def less(m: Array, p: Array | None) -> Array:
@@ -62,7 +63,7 @@ def tangent(tol: float = 1e-3, read: Access = tuple, write: Access = _same) -> o
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         d, u = read(params), list(read(updates))
         check(d, tol)
-        into, out = ([jnp.linalg.eigh(times(m, m.T)) for m in ms] for ms in (d, [m.T for m in d]))
+        into, out = ([eigh(times(m, m.T)) for m in ms] for ms in (d, [m.T for m in d]))
         cut = jnp.max(jnp.stack([jnp.max(values) for values, _ in into])) * tol**2
         for k in range(len(d) - 1):
             (a, left), (b, right) = into[k + 1], out[k]

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import flax.struct
 import jax.numpy as jnp
 
+from jaxnet.linalg import singular_values, svd, times
 from jaxnet.nn.params import Params, Structure, sparse
 from jaxnet.patches import merge_patches
-from jaxnet.reach.ranks import EXACT, effective_rank
+from jaxnet.reach.ranks import effective_rank
 from jaxnet.structure import to_dense
 from jaxnet.types import Array, Float, Int, Scalar, UnitScore, Weight
 
@@ -61,8 +62,8 @@ def bottleneck(incoming: Weight, outgoing: Weight, tol: float) -> Bottleneck:
       outgoing: ``(above, unit)``.
       tol: singular values above ``tol`` times the largest count.
     """
-    left, s, _ = jnp.linalg.svd(incoming, full_matrices=False)
-    _, t, right = jnp.linalg.svd(outgoing, full_matrices=False)
+    left, s, _ = svd(incoming)
+    _, t, right = svd(outgoing)
     arrives = jnp.sum(jnp.where(s > tol * s[0], jnp.square(left), 0), axis=1)
     leaves = jnp.sum(jnp.where((t > tol * t[0])[:, None], jnp.square(right), 0), axis=0)
     return Bottleneck(*(jnp.clip(a, 0, 1) for a in (arrives, leaves)))
@@ -91,7 +92,7 @@ def directions(matrix: Weight, cosine: float = 0.99) -> Directions:
     """
     norm = jnp.linalg.norm(matrix, axis=1)
     unit = matrix / jnp.where(norm > 0, norm, 1)[:, None]
-    alike = jnp.abs(jnp.matmul(unit, unit.T, precision=EXACT)) > cosine
+    alike = jnp.abs(times(unit, unit.T)) > cosine
     before = jnp.any(jnp.tril(alike, -1), axis=1)
     number = jnp.sum(~jnp.any(matrix != 0, axis=0), dtype=jnp.int32)
     return Directions(jnp.sum(norm == 0, dtype=jnp.int32), number, jnp.sum(before, dtype=jnp.int32))
@@ -116,9 +117,9 @@ def change_between(before: Weight, after: Weight) -> Change:
     """What changed in a layer between two checkpoints; pure, for ``jit`` and ``vmap``."""
     norm = jnp.linalg.norm(before)
     relative = jnp.linalg.norm(after - before) / jnp.where(norm > 0, norm, 1)
-    rank = effective_rank(jnp.linalg.svd(after - before, compute_uv=False))
-    (a, s, _), (b, _, _) = (jnp.linalg.svd(m, full_matrices=False) for m in (before, after))
+    rank = effective_rank(singular_values(after - before))
+    (a, s, _), (b, _, _) = map(svd, (before, after))
     number = jnp.maximum(jnp.round(effective_rank(s)), 1)
     leading: Float[Array, "value"] = (jnp.arange(s.shape[0], dtype=s.dtype) < number).astype(s.dtype)
-    overlap = jnp.sum(jnp.square(jnp.matmul((a * leading).T, b * leading, precision=EXACT)))
+    overlap = jnp.sum(jnp.square(times((a * leading).T, b * leading)))
     return Change(relative, rank, overlap / number)

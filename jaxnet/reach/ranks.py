@@ -17,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError, check_choice
+from jaxnet.linalg import singular_values, svd, times
 from jaxnet.types import Array, Float, Int, Scalar
 
 LEAST_GAP = 10.0
 """Factor between the singular values on both sides of a cut below which a rank is ambiguous."""
-
-EXACT = jax.lax.Precision.HIGHEST
-"""Of products: by default a GPU would round the operands to TensorFloat32, and ranks with them."""
 
 EFFECTIVE = ("energy", "participation", "marchenko-pastur")
 """Rules of :func:`effective_rank`."""
@@ -76,7 +74,7 @@ def rank_of(matrix: Float[Array, "out in"], tol: float | Array, scale: float | A
       tol: above 0, below 1.
       scale: what the tolerance is relative to; the largest singular value by default.
     """
-    values = jnp.linalg.svd(matrix, compute_uv=False)
+    values = singular_values(matrix)
     return decide(values, tol * (jnp.max(values, initial=0) if scale is None else scale))
 
 
@@ -113,8 +111,8 @@ def bars_of(mats: Sequence[Float[Array, "out in"]], tol: float | Array) -> Bars:
     for i in reversed(range(number)):  # from the end, so that the norm of every map is known
         image = None
         for j in range(i, number):
-            here = maps[j] if image is None else jnp.matmul(maps[j], image, precision=EXACT)
-            basis, values, _ = jnp.linalg.svd(here, full_matrices=False)
+            here = times(maps[j], image)
+            basis, values, _ = svd(here)
             if image is None:
                 norms[i] = values[0] if values.shape[0] else jnp.zeros((), dtype)
             found = decide(values, tol * norms[j])
