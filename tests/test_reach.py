@@ -202,12 +202,12 @@ def test_bars_of_many_networks_at_once():
 @pytest.mark.parametrize(
     ("mats", "tol", "said"),
     [
-        ([np.full((2, 2), np.nan)], 1e-6, "matrix 1 of 1 holds values that are not finite"),
-        ([np.eye(2), np.eye(3)], 1e-6, "matrices 1 and 2 do not chain"),
+        ([np.full((2, 2), np.nan)], 1e-6, "map 0 holds values that are not finite"),
+        ([np.eye(2), np.eye(3)], 1e-6, "maps 0 and 1 do not chain"),
         ([np.eye(2)], 0.0, "must be above 0 and below 1: 0.0"),
         ([np.eye(2)], float("nan"), "must be above 0"),
         ([], 1e-6, "one or more matrices"),
-        ([np.diag([1.0, 2e-6, 5e-7])], 1e-6, "singular values 2e-06 and 5e-07, a factor of 4"),
+        ([np.diag([1.0, 2e-6, 5e-7])], 1e-6, "singular values 1, 2e-06, 5e-07, a gap of 4"),
         ([np.diag([1.0, 2e-6])], 1e-6, "ambiguous"),  # full, but close to the cut
     ],
 )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.errors import InputError
 from jaxnet.linalg import singular_values, svd, times
-from jaxnet.reach.ranks import LEAST_GAP, check_tolerance, decide
+from jaxnet.reach.ranks import LEAST_GAP, Rank, check_decided, check_maps, check_tolerance, decide, known
 from jaxnet.types import Array, Float, Int, Scalar
 
 Maps = tuple[Float[Array, "out in"], ...]
@@ -32,37 +30,18 @@ class Spectrum(NamedTuple):
     gap: Float[Array, "matrix ..."]
 
 
-def known(*trees: Any) -> bool:
-    """Whether all values can be looked at: neither they nor what is computed here (a zero) are traced."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
-
-
 def check(d: Any, tol: float = TOL, *, chain: bool = True, zero: bool = False) -> None:
     """Raises InputError for a bad tolerance, NaN, maps that do not ``chain``, or no complex (``zero``)."""
     check_tolerance(tol)
-    shapes = [jnp.shape(m) for m in d]
-    if not shapes or any(len(s) != 2 or 0 in s for s in shapes):
-        raise InputError(f"a complex is one or more matrices with rows and columns: shapes {shapes}")
-    if bad := [k for k, (a, b) in enumerate(zip(shapes, shapes[1:], strict=False)) if chain and a[0] != b[1]]:
-        raise InputError(f"maps {bad[0]} and {bad[0] + 1} do not chain: shapes {shapes}")
-    if known(d):
-        if bad := [k for k, m in enumerate(d) if not np.isfinite(m).all()]:
-            raise InputError(f"map {bad[0]} holds values that are not finite")
-        if zero and len(d) > 1 and (worst := float(jnp.max(defect(d, relative=True)))) > tol:
-            raise InputError(f"no complex: the relative defect {worst:.3g} is above {tol:g} (see nearest)")
+    check_maps(d, chain=chain)
+    if zero and len(d) > 1 and known(d) and (worst := float(jnp.max(defect(d, relative=True)))) > tol:
+        raise InputError(f"no complex: the relative defect {worst:.3g} is above {tol:g} (see nearest)")
 
 
 def certain(found: Spectrum, least: float = LEAST_GAP) -> Spectrum:
     """The spectrum; InputError, with the values, for a gap below ``least``. Traced ones pass."""
-    for k, (s, gaps) in enumerate(zip(found.singular, found.gap, strict=True) if known(found) else ()):
-        if np.min(gaps) < least:
-            at = np.unravel_index(np.argmin(gaps), np.shape(gaps))
-            values, cut = np.asarray(s)[at], float(found.cut)
-            near = ", ".join(f"{v:.3g}" for v in (*values[values > cut][-2:], *values[values <= cut][:2]))
-            where = f"matrix {k} has singular values {near} around the cut {cut:.3g}"
-            raise InputError(
-                f"ambiguous rank, gap {gaps[at]:.2g} below {least:g}: {where}; change the tolerance"
-            )
+    for k, (rank, values, gap) in enumerate(zip(found.rank, found.singular, found.gap, strict=True)):
+        check_decided(Rank(rank, values, found.cut, gap), f"the rank of matrix {k}", least)
     return found
 
 

@@ -16,12 +16,12 @@ from jaxnet.homology.complexes import (
     certain,
     check,
     defect,
-    known,
     spectrum,
     split,
 )
 from jaxnet.homology.project import nearest
 from jaxnet.linalg import frame, times
+from jaxnet.reach.ranks import known
 from jaxnet.types import Array, Bool, Float, Int
 
 

@@ -140,15 +140,32 @@ def check_tolerance(tol: float, what: str = "the tolerance") -> None:
         raise InputError(f"{what} must be above 0 and below 1: {tol}")
 
 
-def check_decided(found: Rank, what: str) -> None:
-    """Raises InputError where a gap is below :data:`LEAST_GAP`, with the values on both sides of the cut."""
-    gap, rank, values = float(found.gap), int(found.rank), np.asarray(found.singular_values)
-    if gap >= LEAST_GAP:
+def known(*trees: Any) -> bool:
+    """Whether all values can be looked at: neither they nor what is computed here (a zero) are traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
+
+
+def check_maps(d: Sequence[Any], *, chain: bool = True) -> None:
+    """Raises InputError unless d are matrices with finite values (traced ones pass) that chain."""
+    shapes = [jnp.shape(m) for m in d]
+    if not shapes or any(len(s) != 2 or 0 in s for s in shapes):
+        raise InputError(f"one or more matrices with rows and columns are needed: shapes {shapes}")
+    if bad := [k for k, (a, b) in enumerate(zip(shapes, shapes[1:], strict=False)) if chain and a[0] != b[1]]:
+        raise InputError(f"maps {bad[0]} and {bad[0] + 1} do not chain: shapes {shapes}")
+    if known(*d) and (bad := [k for k, m in enumerate(d) if not np.isfinite(m).all()]):
+        raise InputError(f"map {bad[0]} holds values that are not finite")
+
+
+def check_decided(found: Rank, what: str, least: float = LEAST_GAP) -> None:
+    """Raises InputError where a gap is below ``least``, with the values around the cut; traced ones pass."""
+    if not known(found) or np.min(gaps := np.asarray(found.gap)) >= least:
         return
-    sides = " and ".join(f"{value:.3g}" for value in values[max(rank - 1, 0) : rank + 1])
+    at = np.unravel_index(np.argmin(gaps), gaps.shape)
+    values, cut = np.asarray(found.singular_values)[at], float(found.cut)
+    near = ", ".join(f"{v:.3g}" for v in (*values[values > cut][-2:], *values[values <= cut][:2]))
     raise InputError(
-        f"{what} is ambiguous: around the cut {float(found.cut):.3g} lie the singular values {sides}, a "
-        f"factor of {gap:.2g} where {LEAST_GAP:g} decides: choose another tolerance"
+        f"{what} is ambiguous: around the cut {cut:.3g} lie the singular values {near}, a gap of "
+        f"{gaps[at]:.2g} where {least:g} decides: choose another tolerance"
     )
 
 
@@ -180,17 +197,7 @@ def rank_bars(mats: Sequence[Any], tol: float, *, evidence: bool = False) -> np.
     """
     check_tolerance(tol)
     arrays = [np.asarray(m, np.float64) for m in mats]
-    if not arrays or any(a.ndim != 2 or not a.size for a in arrays):
-        raise InputError(f"bars are of one or more matrices with values: {[a.shape for a in arrays]}")
-    for k, (a, b) in enumerate(zip(arrays, arrays[1:], strict=False), 1):
-        if a.shape[0] != b.shape[1]:
-            raise InputError(
-                f"matrices {k} and {k + 1} do not chain: {a.shape} gives {a.shape[0]} values and {b.shape} "
-                f"takes {b.shape[1]}"
-            )
-    for k, a in enumerate(arrays, 1):
-        if not np.isfinite(a).all():
-            raise InputError(f"matrix {k} of {len(arrays)} holds values that are not finite")
+    check_maps(arrays)
     with jax.enable_x64(True):
         found: Bars = jax.tree.map(np.asarray, _bars_of(arrays, tol))
     pairs = [(i, j) for i in range(len(arrays)) for j in range(i + 1, len(arrays) + 1)]
