@@ -4,6 +4,9 @@ Every function is compiled once, for all seeds under vmap, and timed beside the 
 matrices that it is about: the maps, three stacks for Betti numbers, the blocks of all levels for pages, the
 maps of the three complexes of a long exact sequence; with vectors where it needs them. Wanted: at most 5.
 
+Then the live counts and a rank per layer of one wide scaffold, as a process finds them first (compiling
+included). Wanted: under a minute on two cores.
+
     python -m benchmarks.homology --json homology.json
 """
 
@@ -27,6 +30,8 @@ class Config(Flags):
     num_seeds: int = option(256, "complexes at once", least=1)
     sizes: tuple[int, ...] = option((24, 32, 16), "of the spaces")
     levels: int = option(3, "levels of the pages", least=1)
+    width: int = option(4096, "of the layers of the wide scaffold", least=1)
+    density: float = option(0.01, "of the wide scaffold", fraction=True)
     repeats: int = option(3, "measurements of each", least=1)
     json: str | None = option(None, "also write the numbers to this file")
 
@@ -43,7 +48,7 @@ def main(config: Config) -> None:
     import jax
     import jax.numpy as jnp
 
-    from jaxnet import homology
+    from jaxnet import homology, linalg
     from jaxnet.provenance import provenance
 
     keys = jax.random.split(jax.random.key(0), config.num_seeds)
@@ -65,7 +70,7 @@ def main(config: Config) -> None:
     complexes = jax.jit(jax.vmap(draw))(keys)
 
     def svds(matrices: Callable[[Any], Any], vectors: bool) -> Callable[[Any], Any]:
-        return lambda d: [jnp.linalg.svd(m, False, vectors) for m in matrices(d)]
+        return lambda d: [(linalg.svd if vectors else linalg.singular_values)(m) for m in matrices(d)]
 
     def three(d: Any) -> Any:
         ends = [(a.shape[1], b.shape[1]) for a, b in zip(sub[1:], sub, strict=False)]
@@ -93,7 +98,8 @@ def main(config: Config) -> None:
         "watch": (homology.watch, stacks, complexes),
     }
     vectors = ("nearest", "hodge", "les")
-    rows, found = [], {}
+    rows = []
+    found: dict[str, dict[str, Any]] = {}
     for name, (function, matrices, d) in cases.items():
         times: dict[str, list[float]] = {"it": [], "svd": []}
         for what, one in (("it", function), ("svd", svds(matrices, name in vectors))):
@@ -111,15 +117,35 @@ def main(config: Config) -> None:
         }
         seconds = (report.shown(report.spread(times[what]), 3) for what in ("it", "svd"))
         rows.append([name, *seconds, report.shown(ratio, 1)])
+    counts, ranks, seconds_wide = wide(config)
     known = provenance()
     summary = report.describe(report.machine(), known["versions"])
     title = f"{config.num_seeds} complexes of sizes {'-'.join(map(str, sizes))}, seconds"
     report.publish(
         "homology", title, ["function", "all", "decompositions alone", "ratio"], rows, summary, None
     )
+    where = f"784-{config.width}-{config.width}-10 at {config.density:g}"
+    print(f"{where}: live {counts}, ranks {ranks}: {seconds_wide:.1f} s")
+    found["wide"] = {"live": counts, "ranks": ranks, "seconds": seconds_wide}
     if config.json is not None:
         numbers = {"config": asdict(config), "provenance": known, "machine": report.machine(), "found": found}
         write_json(user_path(config.json), numbers)
+
+
+def wide(config: Config) -> tuple[dict[str, Any], list[int], float]:
+    """Live counts, the rank of every layer, and the seconds that finding them took, of a wide scaffold."""
+    import jax
+    import numpy as np
+
+    from jaxnet import reach
+    from jaxnet.nn.mlp import NetworkSpec, init
+
+    spec = NetworkSpec((784, config.width, config.width, 10), density=config.density)
+    params, structure = init(spec, key_mask=jax.random.key(0), key_init=jax.random.key(1))
+    start = report.clock()
+    counts = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.jit(reach.live)(structure).counts)
+    ranks = [reach.wide_rank(m, 1e-5) for m in reach.layer_matrices(params, structure)]
+    return counts, ranks, report.clock() - start
 
 
 if __name__ == "__main__":

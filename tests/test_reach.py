@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from jaxnet import reach
 from jaxnet.errors import InputError
@@ -215,6 +216,29 @@ def test_wrong_input_is_one_line(mats, tol, said):
     with pytest.raises(InputError, match=said) as error:
         reach.rank_bars(mats, tol)
     assert "\n" not in str(error.value)
+
+
+def test_the_rank_of_a_wide_layer_is_that_of_its_singular_values():
+    rng = np.random.default_rng(0)
+    for rows, cols, rank, density in [
+        (40, 70, 17, 1.0),
+        (90, 60, 59, 1.0),
+        (80, 80, 80, 0.1),
+        (1, 5, 1, 1.0),
+    ]:
+        left, right = (rng.normal(size=(n, rank)) * (rng.random((n, rank)) < density) for n in (rows, cols))
+        matrix = np.asarray(left @ right.T, np.float32) * (10.0 ** rng.integers(-6, 6))
+        wanted = np.linalg.matrix_rank(matrix, tol=1e-5 * np.linalg.norm(matrix, 2))
+        assert reach.wide_rank(matrix, 1e-5) == wanted == reach.wide_rank(csr_array(matrix), 1e-5)
+    assert reach.wide_rank(np.zeros((3, 4)), 1e-5) == 0
+    with pytest.raises(InputError, match=r"2 singular values lie within a factor of 3\.2 of the cut 1e-05"):
+        reach.wide_rank(np.diag([1.0, 1.1e-5, 0.9e-5, 1e-9]), 1e-5)
+    for values, tol, said in [
+        (np.full((1, 1), np.nan), 1e-5, "not finite"),
+        (np.eye(2), 1e-9, "at least 1e-06: 1e-09"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            reach.wide_rank(values, tol)
 
 
 def test_effective_ranks():

@@ -33,6 +33,7 @@ from jaxnet.reach.ranks import (
     rank_bars,
     rank_of,
 )
+from jaxnet.reach.wide import wide_rank
 from jaxnet.reach.wires import Wires, wires
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "rank_bars",
     "rank_of",
     "read_by_outputs",
+    "wide_rank",
     "wires",
 ]
