@@ -111,11 +111,17 @@ def topology_from_flat(
     Returns:
       The topology with its slots in row order and the padding at the end.
     """
+    return topology_from_sorted(
+        jnp.sort(jnp.where(exists, flat.astype(jnp.int32), shape[0] * shape[1])), shape
+    )
+
+
+def topology_from_sorted(flat: Int[Array, "nnz"], shape: tuple[int, int]) -> Topology:
+    """Builds a topology from flat positions, ascending; those of ``out * in`` or more are padding."""
     num_out, num_in = shape
-    slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
-    flat = jnp.sort(jnp.where(exists, flat.astype(jnp.int32), num_out * num_in))
     present = flat < num_out * num_in
     # Padding rows are all different (out, out + 1, ...) so that indices stay unique and sorted.
+    slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
     rows = jnp.where(present, flat // num_in, num_out + slots - jnp.sum(present, dtype=jnp.int32))
     cols = jnp.where(present, flat % num_in, 0)
     # written out: a loop is several functions to compile where this is one
@@ -185,14 +191,6 @@ def with_room(topology: Topology, room: int) -> Topology:
     size = topology.shape[0] * topology.shape[1]
     flat = jnp.pad(positions(topology), (0, room), constant_values=size)
     return topology_from_flat(flat, flat < size, topology.shape)
-
-
-def origin(old: Topology, new: Topology) -> Int[Array, "nnz"]:
-    """``(new capacity,)``: the old slot of every weight; ``old.capacity`` for new ones and padding."""
-    before, after = positions(old), positions(new)
-    slot = jnp.searchsorted(before, after).astype(jnp.int32)
-    same = before.at[slot].get(mode="fill", fill_value=-1) == after
-    return jnp.where(same & new.exists, slot, old.capacity)
 
 
 def validate_topology(topology: Topology) -> None:

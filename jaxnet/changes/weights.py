@@ -10,12 +10,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxnet.kernels.keys import NEVER, places_of, smallest_keys, sorted_keys
 from jaxnet.structure import exists, present
-from jaxnet.topology import Entry, Mask, Topology, origin, positions, topology_from_flat
+from jaxnet.topology import Entry, Mask, Topology, positions, topology_from_sorted
 from jaxnet.types import Array, Bool, Int, Key
-
-_SMALLEST_NORMAL = 2**23
-"""The bits of the smallest float32 that is never flushed to zero."""
 
 
 def edited(entry: Entry, keep: Array, grown: Int[Array, "k"], wanted: Bool[Array, "k"]) -> Entry:
@@ -32,15 +30,9 @@ def edited(entry: Entry, keep: Array, grown: Int[Array, "k"], wanted: Bool[Array
         kept = (keep & entry.mask).ravel()
         place = jnp.where(wanted, grown, kept.size)
         return Mask(kept.at[place].set(True, mode="drop").reshape(entry.shape))
-    size = entry.shape[0] * entry.shape[1]
-    flat = jnp.concatenate(
-        [
-            jnp.where(keep & entry.exists, positions(entry), size),
-            jnp.where(wanted, grown.astype(jnp.int32), size),
-        ]
-    )
-    flat = jnp.sort(flat)[: entry.capacity]
-    return topology_from_flat(flat, flat < size, entry.shape)
+    kept = jnp.where(keep & entry.exists, positions(entry), NEVER)
+    both = sorted_keys(jnp.concatenate([kept, jnp.where(wanted, grown.astype(jnp.int32), NEVER)]))
+    return topology_from_sorted(both[: entry.capacity], entry.shape)
 
 
 def after_keeping(entry: Entry, keep: Array) -> Bool[Array, "..."]:
@@ -48,6 +40,11 @@ def after_keeping(entry: Entry, keep: Array) -> Bool[Array, "..."]:
     if isinstance(entry, Mask):
         return entry.mask & keep
     return present(entry).at[entry.rows, entry.cols].set(keep, mode="drop")  # padding lies outside
+
+
+def origin(old: Topology, new: Topology) -> Int[Array, "nnz"]:
+    """``(new capacity,)``: the old slot of every weight; ``old.capacity`` for new ones and padding."""
+    return jnp.where(new.exists, places_of(positions(new), positions(old)), old.capacity)
 
 
 def carry(values: Array, old: Entry, new: Entry) -> Array:
@@ -70,24 +67,16 @@ def smallest(entry: Entry, score: Array, number: Int[Array, ""] | int) -> Bool[A
     A score that is not a number counts as the largest: such a weight is not dropped.
     """
     there = exists(entry)
-    keys = _ordered(jnp.where(jnp.isnan(score), jnp.inf, score) if _is_float(score) else score)
-    last = jnp.inf if _is_float(keys) else jnp.iinfo(keys.dtype).max
-    keys = jnp.where(there, keys, jnp.asarray(last, keys.dtype)).ravel()
-    # of one array of integers, which XLA sorts seven times as fast on a CPU as floats, or keys with more
-    bound = jnp.sort(keys)[jnp.clip(number - 1, 0, keys.shape[0] - 1)]
-    below, tied = keys < bound, there.ravel() & (keys == bound)
-    first = jnp.cumsum(tied, dtype=jnp.int32) <= number - jnp.sum(below, dtype=jnp.int32)
-    return (below | (tied & first)).reshape(there.shape)
+    keys = jnp.where(there, _ordered(score, nan=jnp.inf), NEVER).ravel()
+    place = smallest_keys(keys, number, keys.size)
+    return jnp.zeros(keys.size, bool).at[place].set(True, mode="drop").reshape(there.shape)
 
 
-def _is_float(score: Array) -> bool:
-    return bool(jnp.issubdtype(score.dtype, jnp.floating))
-
-
-def _ordered(score: Array) -> Array:
-    """Integers in the order of the scores; float32 by its bits, with one zero."""
-    if score.dtype != jnp.float32:
-        return score
+def _ordered(score: Array, nan: float) -> Int[Array, "..."]:
+    """Integers in the order of the scores, below NEVER; floats by their bits, with one zero."""
+    if not jnp.issubdtype(score.dtype, jnp.floating):
+        return jnp.minimum(score, NEVER - 1)
+    score = jnp.where(jnp.isnan(score), nan, score).astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(score + 0.0, jnp.int32)  # -0.0 + 0.0 is 0.0
     return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
 
@@ -98,23 +87,17 @@ def largest(
     """The ``number`` free positions of the largest score, the earlier position on ties.
 
     Args:
-      score: of the dense array's shape, 0 or more; integers at most ``2**30 + 2**29``.
+      score: of the dense array's shape; not a number counts as 0, which is no reason to choose it.
       free: likewise, positions to choose from.
       number: how many; fewer where fewer are free.
       at_most: largest ``number`` (static).
 
     Returns:
-      ``(k,)`` positions and whether they are chosen, ``k = min(at_most, size)``.
+      ``(k,)`` positions, ascending, and whether they are chosen, ``k = min(at_most, size)``.
     """
-    if _is_float(score):
-        score = jnp.where(jnp.isnan(score), 0.0, score)  # no reason to choose it
-    else:
-        # floats in the same order, since XLA sorts all integers to find the largest (on a CPU 60 times
-        # slower): their bits, beyond those of the numbers that a processor may take for zero
-        score = jax.lax.bitcast_convert_type(score + _SMALLEST_NORMAL, jnp.float32)
-    ranked = jnp.where(free, score, jnp.asarray(-1, score.dtype)).ravel()
-    _, flat = jax.lax.top_k(ranked, min(at_most, ranked.shape[0]))
-    return flat, (jnp.arange(flat.shape[0]) < number) & free.ravel()[flat]
+    keys = jnp.where(free, ~_ordered(score, nan=0.0), NEVER).ravel()
+    place = smallest_keys(keys, jnp.minimum(number, at_most), at_most)
+    return place, place < keys.size
 
 
 def random_score(shape: tuple[int, ...], *, key: Key) -> Int[Array, "..."]:

@@ -20,8 +20,11 @@ PRODUCT = "jaxnet_csr_product"
 VALUES_GRADIENT = "jaxnet_csr_values_gradient"
 TRANSPOSE = "jaxnet_csr_transpose"
 INPUT_GRADIENT = "jaxnet_csr_input_gradient"
+SELECT = "jaxnet_csr_select"
+SORT = "jaxnet_csr_sort"
+FIND = "jaxnet_csr_find"
 
-_VERSION = 3  # of the library's functions; csr.cc has the same number
+_VERSION = 4  # of the library's functions; csr.cc has the same number
 _REBUILD = "install jaxnet again with a C++17 compiler (g++ or clang++) at hand"
 
 
@@ -49,7 +52,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library.jaxnet_csr_instruction_set.restype = ctypes.c_char_p
         library.jaxnet_csr_set_max_threads.argtypes = [ctypes.c_int64]
         library.jaxnet_csr_set_max_threads.restype = None
-        for name in (PRODUCT, VALUES_GRADIENT, TRANSPOSE, INPUT_GRADIENT):
+        for name in (PRODUCT, VALUES_GRADIENT, TRANSPOSE, INPUT_GRADIENT, SELECT, SORT, FIND):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
         return library, ""
     except Exception as error:  # an optional part must never stop the import, whatever is wrong with it

@@ -1,8 +1,8 @@
 // Sparse products on CPU, called through XLA's foreign function interface.
 //
-// Four handlers: the product (with bias and activation if wanted), the gradient
-// for the values (and the bias), the gradient for the input, and the transposition
-// of a topology that the last one needs. Any number of seed axes may stand in front
+// The handlers: the product (with bias and activation if wanted), the gradient
+// for the values (and the bias), the gradient for the input, the transposition
+// of a topology that the last one needs; what edits a topology (csr_select.h). Any number of seed axes may stand in front
 // of every operand; see csr_call.h.
 
 #include <cstdint>
@@ -17,6 +17,7 @@
 #include "csr_jobs.h"
 #include "csr_kernels.h"
 #include "csr_runtime.h"
+#include "csr_select.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxnet {
@@ -138,6 +139,48 @@ ffi::Future InputGradient(ffi::ThreadPool pool, int32_t activation, ffi::Remaini
   return Start(std::move(job), call, kIdentity, pool);
 }
 
+// Arguments keys and number; result positions.
+ffi::Future Select(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  CallReader call(args, rets, 1);
+  auto job = std::make_shared<SelectJob>();
+  job->size = call.ArgSize(0, 0);
+  job->room = call.RetSize(0, 0);
+  job->keys = call.Arg<int32_t>(0, "keys", {job->size});
+  job->number = call.Arg<int32_t>(1, "number", {});
+  job->positions = call.Ret<int32_t>(0, "positions", {job->room});
+  if (!call.error().empty()) return Rejected(call.error());
+  job->seeds = call.seeds();
+  return Run(std::move(job), pool, AvailableThreads(pool));
+}
+
+// Argument keys; result sorted.
+ffi::Future Sort(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  CallReader call(args, rets, 1);
+  auto job = std::make_shared<SortJob>();
+  job->size = call.ArgSize(0, 0);
+  job->keys = call.Arg<int32_t>(0, "keys", {job->size});
+  job->sorted = call.Ret<int32_t>(0, "sorted", {job->size});
+  if (!call.error().empty()) return Rejected(call.error());
+  job->seeds = call.seeds();
+  return Run(std::move(job), pool, AvailableThreads(pool));
+}
+
+// Arguments keys and wanted; result places.
+ffi::Future Find(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  CallReader call(args, rets, 1);
+  auto job = std::make_shared<FindJob>();
+  job->size = call.ArgSize(0, 0);
+  job->count = call.ArgSize(1, 0);
+  job->keys = call.Arg<int32_t>(0, "keys", {job->size});
+  job->wanted = call.Arg<int32_t>(1, "wanted", {job->count});
+  job->places = call.Ret<int32_t>(0, "places", {job->count});
+  if (!call.error().empty()) return Rejected(call.error());
+  job->seeds = call.seeds();
+  return Run(std::move(job), pool, AvailableThreads(pool));
+}
+
+auto KeysBinding() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets(); }
+
 auto Binding() {
   return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int32_t>("activation").RemainingArgs().RemainingRets();
 }
@@ -152,10 +195,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_product, jaxnet::Product, jaxnet::Bindi
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_values_gradient, jaxnet::ValuesGradient, jaxnet::Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_transpose, jaxnet::Transpose, jaxnet::Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_input_gradient, jaxnet::InputGradient, jaxnet::Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_select, jaxnet::Select, jaxnet::KeysBinding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_sort, jaxnet::Sort, jaxnet::KeysBinding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_find, jaxnet::Find, jaxnet::KeysBinding());
 
 extern "C" {
 // Raised whenever arguments or results of the handlers or the functions below change; csr_library.py compares.
-int32_t jaxnet_csr_version() { return 3; }
+int32_t jaxnet_csr_version() { return 4; }
 // Version of XLA's headers, whose handlers no older XLA takes.
 int32_t jaxnet_csr_xla_ffi_major() { return XLA_FFI_API_MAJOR; }
 int32_t jaxnet_csr_xla_ffi_minor() { return XLA_FFI_API_MINOR; }
