@@ -34,6 +34,7 @@ LARGE = {
     "csr vs torch_masked": ("PyTorch, masked", "#4c72b0"),
     "csr vs masked": ("JAX, masked", "#55a868"),
     "csr vs torch_csr": ("PyTorch, CSR", "#c44e52"),
+    "csr vs sparseprop": ("SparseProp", "#8172b3"),
 }
 """What is drawn, by its name in the results or the head of its column, and what it is called."""
 
