@@ -14,7 +14,16 @@ from setuptools.errors import CompileError
 
 FOLDER = "jaxnet/kernels/cpp"
 SOURCES = ("csr", "csr_runtime", "csr_baseline", "csr_avx2", "csr_avx512")
-HEADERS = ("csr_call", "csr_job", "csr_jobs", "csr_kernels", "csr_runtime", "csr_select", "csr_vector.inc")
+HEADERS = (
+    "csr_call",
+    "csr_images",
+    "csr_job",
+    "csr_jobs",
+    "csr_kernels",
+    "csr_runtime",
+    "csr_select",
+    "csr_vector.inc",
+)
 COMMON = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden"]
 # The instruction set is chosen when the library is loaded: only these files may use
 # more than every machine of the architecture has.

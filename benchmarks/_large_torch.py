@@ -101,6 +101,18 @@ def _csr(ptr: Tensor, index: Tensor, values: Tensor, shape: tuple[int, int]) -> 
         return torch.sparse_csr_tensor(ptr, index, values, shape, check_invariants=False)
 
 
+def changed(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Flat images ``(batch, feature)``, each cropped and flipped at random; no loop over images."""
+    height, width, channels = shape
+    number, pad = len(x), min(height, width) // 8
+    images = functional.pad(x.view(number, height, width, channels), (0, 0, pad, pad, pad, pad))
+    down, right = torch.randint(2 * pad + 1, (2, number, 1))
+    columns = torch.arange(width).expand(number, width)
+    columns = torch.where(torch.rand(number, 1) < 0.5, columns, width - 1 - columns) + right
+    rows = torch.arange(height) + down
+    return images[torch.arange(number)[:, None, None], rows[:, :, None], columns[:, None]].reshape(number, -1)
+
+
 class Training:
     """Training steps of one network, timed.
 
@@ -112,11 +124,20 @@ class Training:
       steps: steps of one measurement.
       way: one of :data:`WAYS` for sparse layers, ``masked`` for dense ones, ``sparseprop`` for those of
         that package.
+      augment: also crop (by an eighth, zeros outside) and flip every batch at random.
     """
 
     def __init__(
-        self, loaded: Dataset, sizes: Sequence[int], counts: Sequence[int], batch: int, steps: int, way: str
+        self,
+        loaded: Dataset,
+        sizes: Sequence[int],
+        counts: Sequence[int],
+        batch: int,
+        steps: int,
+        way: str,
+        augment: bool = False,
     ) -> None:
+        self.image = loaded.image_shape if augment else None
         self.batch_first, self.batch, self.steps = way not in WAYS, batch, steps
         number = min(len(loaded.y_train), steps * batch)
         x = torch.tensor(np.asarray(loaded.x_train[:number])).float().div_(255)
@@ -145,7 +166,7 @@ class Training:
         return (clock() - start) / (len(order) - 2)
 
     def _step(self, index: Tensor) -> None:
-        x = self.x[index]
+        x = self.x[index] if self.image is None else changed(self.x[index], self.image)
         self.optimizer.zero_grad()
         logits = self.network(x) if self.batch_first else self.network(x.t().contiguous()).t()
         functional.cross_entropy(logits, self.y[index]).backward()

@@ -21,6 +21,7 @@ import optax
 
 from benchmarks._report import ROOT, clock
 from jaxnet.data import Dataset
+from jaxnet.data.augment import Augmentation
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.kernels import product
@@ -46,6 +47,7 @@ class Work:
         ``masked`` (all weights under a mask, Adam over all of them).
       seeds: networks trained at once on the same batches; 0 for one without a seed axis.
       allocation: how the density is shared out over the layers.
+      transform: of the batches that are learned (augmentation), or None.
     """
 
     sizes: tuple[int, ...]
@@ -55,6 +57,7 @@ class Work:
     kernel: str
     seeds: int = 0
     allocation: str = "uniform"
+    transform: Augmentation | None = None
 
 
 def first_samples(loaded: Dataset, number: int) -> Split:
@@ -78,7 +81,9 @@ class Training:
         spec = NetworkSpec(work.sizes, work.density, allocation=work.allocation)
         masked = work.kernel == "masked"
         optimizer = optax.adam(LR)
-        task = Task(MLP(spec, product("dense" if masked else work.kernel)), work.batch)
+        task = Task(
+            MLP(spec, product("dense" if masked else work.kernel)), work.batch, transform=work.transform
+        )
         epoch = make_epoch(task)
 
         def draw(key: Array) -> Net:

@@ -6,9 +6,9 @@ same for all networks, a batch is augmented once for all of them; with a key per
 sees crops and flips of its own (``make_epoch``). Either way a network alone sees what it sees among
 others.
 
-The cost matters beside a sparse step, so a crop is one contiguous copy per image: moved by rows
-and columns, a flat image lies in one piece in the batch, and only what it takes from its neighbours is
-filled afterwards. A slice of a padded image per sample takes ten times as long on a CPU.
+The cost matters beside a sparse step: on a CPU, crops and flips are copies of pieces of rows by a compiled
+function. Elsewhere a crop is one contiguous copy per image: moved by rows and columns, a flat image lies in
+one piece in the batch, and only what it takes from its neighbours is filled afterwards.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import numpy as np
 from jaxnet.data.arrays import channel_statistics
 from jaxnet.data.dataset import Dataset
 from jaxnet.errors import InputError
-from jaxnet.types import Array, Float, Int, Key
+from jaxnet.kernels import csr_library
+from jaxnet.types import Array, Bool, Float, Int, Key
 
-CROP, FLIP, AFFINE = range(3)
-"""What the key of a batch is folded with: a flip leaves the crops as they were."""
+MOVE, AFFINE = range(2)
+"""What the key of a batch is folded with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,21 +93,44 @@ class Augmentation:
             number = math.gcd(x.shape[0], self.affine.most)
             maps = draw_affine(self.affine, number, key=jax.random.fold_in(key, AFFINE))
             x = apply_affine(x, maps, self.shape, self.fill)
-        if self.padding:
-            p, key_crop = self.padding, jax.random.fold_in(key, CROP)
-            x = crop(x, jax.random.randint(key_crop, (x.shape[0], 2), -p, p + 1), self.shape, self.fill)
-        if self.flip:
-            flipped = jax.random.bernoulli(jax.random.fold_in(key, FLIP), shape=(x.shape[0],))
-            images = x.reshape(-1, *self.shape)
-            x = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+        if self.padding or self.flip:
+            # one draw for both: a flip leaves the crops as they were
+            bits = jax.random.bits(jax.random.fold_in(key, MOVE), (x.shape[0], 2), jnp.uint32)
+            window = 2 * self.padding + 1
+            shift = ((bits >> 1) % window).astype(jnp.int32) - self.padding
+            flipped = (bits[:, 0] & 1 == 1) & self.flip
+            x = move(x, shift, flipped, self.shape, self.fill)
         return x.reshape(given), y
+
+
+def move(
+    x: Float[Array, "batch feature"],
+    shift: Int[Array, "batch 2"],
+    flipped: Bool[Array, "batch"],
+    shape: tuple[int, int, int],
+    fill: Sequence[float] = (0.0,),
+) -> Float[Array, "batch feature"]:
+    """Flat images, cropped (:func:`crop`), then mirrored left and right where ``flipped``."""
+
+    def otherwise(x: Array, moves: Array, outside: Array) -> Array:
+        images = crop(x, moves[:, :2], shape, outside).reshape(-1, *shape)
+        return jnp.where(moves[:, 2, None, None, None] > 0, images[:, :, ::-1], images).reshape(x.shape).T
+
+    moves = jnp.concatenate([shift, flipped[:, None].astype(jnp.int32)], 1)
+    outside = jnp.broadcast_to(jnp.asarray(fill, x.dtype), (shape[2],))
+    if x.dtype != jnp.float32:
+        return otherwise(x, moves, outside).T
+    size = {"height": np.int32(shape[0]), "width": np.int32(shape[1])}
+    result = jax.ShapeDtypeStruct(x.shape[::-1], x.dtype)  # features first, as a sparse layer wants them
+    found: Array = csr_library.on_cpu(csr_library.MOVE, result, otherwise, x, moves, outside, **size)
+    return found.T
 
 
 def crop(
     x: Float[Array, "batch feature"],
     shift: Int[Array, "batch 2"],
     shape: tuple[int, int, int],
-    fill: Sequence[float] = (0.0,),
+    fill: Sequence[float] | Float[Array, "channel"] = (0.0,),
 ) -> Float[Array, "batch feature"]:
     """Windows of flat images that are moved by some rows and columns; ``fill`` is what lies outside.
 

@@ -10,9 +10,12 @@ import ctypes
 import importlib.util
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnet.errors import InputError
 
@@ -23,6 +26,7 @@ INPUT_GRADIENT = "jaxnet_csr_input_gradient"
 SELECT = "jaxnet_csr_select"
 SORT = "jaxnet_csr_sort"
 FIND = "jaxnet_csr_find"
+MOVE = "jaxnet_csr_move"
 
 _VERSION = 4  # of the library's functions; csr.cc has the same number
 _REBUILD = "install jaxnet again with a C++17 compiler (g++ or clang++) at hand"
@@ -52,7 +56,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library.jaxnet_csr_instruction_set.restype = ctypes.c_char_p
         library.jaxnet_csr_set_max_threads.argtypes = [ctypes.c_int64]
         library.jaxnet_csr_set_max_threads.restype = None
-        for name in (PRODUCT, VALUES_GRADIENT, TRANSPOSE, INPUT_GRADIENT, SELECT, SORT, FIND):
+        for name in (PRODUCT, VALUES_GRADIENT, TRANSPOSE, INPUT_GRADIENT, SELECT, SORT, FIND, MOVE):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
         return library, ""
     except Exception as error:  # an optional part must never stop the import, whatever is wrong with it
@@ -96,6 +100,31 @@ def require() -> ctypes.CDLL:
     if _LIBRARY is None:
         raise InputError(f"the csr kernel is not available: {_PROBLEM}; or choose the dense kernel")
     return _LIBRARY
+
+
+def on_cpu(
+    handler: str,
+    result: jax.ShapeDtypeStruct,
+    otherwise: Callable[..., Any],
+    *operands: Any,
+    **attributes: np.int32,
+) -> Any:
+    """What a handler of the library gives on a CPU, where it is there; elsewhere the same by other means.
+
+    Args:
+      handler: its name.
+      result: its shape and type for one network.
+      otherwise: of the same operands.
+      operands: arrays; ``vmap`` hands over those it does not map once for all.
+      attributes: of the handler.
+    """
+
+    def compiled(*operands: Any) -> Any:
+        return jax.ffi.ffi_call(handler, result, vmap_method="expand_dims")(*operands, **attributes)
+
+    if not available():
+        return otherwise(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=compiled, default=otherwise)
 
 
 def instruction_set() -> str:

@@ -6,8 +6,6 @@ are walked through once. XLA's own operations everywhere else; the results are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,18 +17,8 @@ NEVER = np.iinfo(np.int32).max
 """A key that is never taken, and comes last."""
 
 
-def _on_cpu(handler: str, length: int, otherwise: Callable[..., Array], *operands: Array) -> Array:
-    """The result ``(length,)`` of a compiled function on a CPU, of another function elsewhere."""
-
-    def compiled(*operands: Array) -> Array:
-        result = jax.ShapeDtypeStruct((length,), jnp.int32)
-        out: Array = jax.ffi.ffi_call(handler, result, vmap_method="expand_dims")(*operands)
-        return out
-
-    if not csr_library.available():
-        return otherwise(*operands)
-    found: Array = jax.lax.platform_dependent(*operands, cpu=compiled, default=otherwise)
-    return found
+def _int32(length: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((length,), jnp.int32)
 
 
 def smallest_keys(keys: Int[Array, "n"], number: Int[Array, ""] | int, room: int) -> Int[Array, "k"]:
@@ -51,12 +39,13 @@ def smallest_keys(keys: Int[Array, "n"], number: Int[Array, ""] | int, room: int
         chosen = (jnp.arange(room) < number) & (ordered[:room] < NEVER)
         return jnp.sort(jnp.where(chosen, place[:room], keys.shape[0]))
 
-    return _on_cpu(csr_library.SELECT, room, by_sorting, keys, jnp.asarray(number, jnp.int32))
+    number = jnp.asarray(number, jnp.int32)
+    return csr_library.on_cpu(csr_library.SELECT, _int32(room), by_sorting, keys, number)
 
 
 def sorted_keys(keys: Int[Array, "n"]) -> Int[Array, "n"]:
     """``(n,)`` int32, ascending; cheap for two ascending lists with gaps of :data:`NEVER`."""
-    return _on_cpu(csr_library.SORT, keys.shape[0], jnp.sort, keys)
+    return csr_library.on_cpu(csr_library.SORT, _int32(keys.shape[0]), jnp.sort, keys)
 
 
 def places_of(wanted: Int[Array, "k"], keys: Int[Array, "n"]) -> Int[Array, "k"]:
@@ -66,4 +55,4 @@ def places_of(wanted: Int[Array, "k"], keys: Int[Array, "n"]) -> Int[Array, "k"]
         slot = jnp.searchsorted(keys, wanted).astype(jnp.int32)
         return jnp.where(keys.at[slot].get(mode="fill", fill_value=-1) == wanted, slot, keys.shape[0])
 
-    return _on_cpu(csr_library.FIND, wanted.shape[0], by_search, keys, wanted)
+    return csr_library.on_cpu(csr_library.FIND, _int32(wanted.shape[0]), by_search, keys, wanted)

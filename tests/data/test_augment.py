@@ -1,5 +1,7 @@
 """Augmentation: by hand, against NumPy and SciPy, and the same for a network alone and among others."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from scipy import ndimage
 
 from jaxnet import data
 from jaxnet.data import augment
-from jaxnet.data.augment import Affine, Augmentation, apply_affine, crop, draw_affine
+from jaxnet.data.augment import Affine, Augmentation, apply_affine, crop, draw_affine, move
 from jaxnet.errors import InputError
+from jaxnet.kernels import csr_library
 from jaxnet.keys import key_of, keys_of
 
 SHAPE = (5, 4, 3)
@@ -54,6 +57,24 @@ def test_half_of_the_images_are_mirrored_and_crops_reach_every_shift() -> None:
     # a flip is drawn besides: the crops stay as they were
     again = np.where(mirrored[:, None, None], crops.reshape(-1, 3, 3)[:, :, ::-1], crops.reshape(-1, 3, 3))
     np.testing.assert_array_equal(both.reshape(-1, 3, 3), again)
+
+
+@pytest.mark.parametrize(("shape", "number"), [((5, 7, 3), 37), ((8, 8, 1), 16), ((3, 4, 2), 1)])
+def test_compiled_moves_are_crops_and_mirrors(shape: tuple[int, int, int], number: int) -> None:
+    if not csr_library.available():
+        pytest.skip("no compiled library")
+    rng = np.random.default_rng(number)
+    x = jnp.asarray(rng.normal(size=(2, number, math.prod(shape))), jnp.float32)
+    shift = jnp.asarray(rng.integers(-3, 4, (2, number, 2)).clip(1 - min(shape[:2]), min(shape[:2]) - 1))
+    flipped = jnp.asarray(rng.random((2, number)) < 0.5)
+    fill = tuple(map(float, range(shape[2])))
+    found = jax.vmap(lambda x, s, f: move(x, s, f, shape, fill))(x, shift.astype(jnp.int32), flipped)
+    for one, s, f, got in zip(x, shift, flipped, found, strict=True):
+        images = np.array(crop(one, s, shape, fill)).reshape(number, *shape)
+        images[f] = images[f, :, ::-1]
+        np.testing.assert_array_equal(got.reshape(images.shape), images)
+    shared = jax.vmap(lambda s, f: move(x[0], s, f, shape, fill))(shift.astype(jnp.int32), flipped)
+    np.testing.assert_array_equal(shared[0], found[0])  # images that all networks share are passed once
 
 
 def test_affine_maps_are_those_of_scipy() -> None:

@@ -2,7 +2,8 @@
 //
 // The handlers: the product (with bias and activation if wanted), the gradient
 // for the values (and the bias), the gradient for the input, the transposition
-// of a topology that the last one needs; what edits a topology (csr_select.h). Any number of seed axes may stand in front
+// of a topology that the last one needs; what edits a topology (csr_select.h), and
+// what augments images (csr_images.h). Any number of seed axes may stand in front
 // of every operand; see csr_call.h.
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "csr_call.h"
+#include "csr_images.h"
 #include "csr_job.h"
 #include "csr_jobs.h"
 #include "csr_kernels.h"
@@ -179,6 +181,25 @@ ffi::Future Find(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRe
   return Run(std::move(job), pool, AvailableThreads(pool));
 }
 
+// Arguments x, moves, fill; result y.
+ffi::Future Move(ffi::ThreadPool pool, int32_t height, int32_t width, ffi::RemainingArgs args,
+                 ffi::RemainingRets rets) {
+  CallReader call(args, rets, 2);
+  auto job = std::make_shared<MoveJob>();
+  job->batch = call.RetSize(0, 0);
+  job->height = height;
+  job->width = width;
+  job->channels = call.ArgSize(2, 0);
+  const int64_t size = job->height * job->width * job->channels;
+  job->x = call.Arg<float>(0, "x", {job->batch, size});
+  job->moves = call.Arg<int32_t>(1, "moves", {job->batch, 3});
+  job->fill = call.Arg<float>(2, "fill", {job->channels});
+  job->y = call.Ret<float>(0, "y", {size, job->batch});
+  if (!call.error().empty()) return Rejected(call.error());
+  job->seeds = call.seeds();
+  return Run(std::move(job), pool, AvailableThreads(pool));
+}
+
 auto KeysBinding() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets(); }
 
 auto Binding() {
@@ -197,6 +218,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_transpose, jaxnet::Transpose, jaxnet::B
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_input_gradient, jaxnet::InputGradient, jaxnet::Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_select, jaxnet::Select, jaxnet::KeysBinding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_sort, jaxnet::Sort, jaxnet::KeysBinding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_move, jaxnet::Move,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Attr<int32_t>("height")
+                                  .Attr<int32_t>("width")
+                                  .RemainingArgs()
+                                  .RemainingRets());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnet_csr_find, jaxnet::Find, jaxnet::KeysBinding());
 
 extern "C" {
