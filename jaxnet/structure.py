@@ -23,6 +23,9 @@ from jaxnet.types import Array, Bias, Bool, Int, PyTree, Values, Weight
 
 T = TypeVar("T")
 
+REMEMBERED = "batch_stats"
+"""Where a structure holds what a model learns of batches without a gradient (running statistics)."""
+
 
 class LayerParams(flax.struct.PyTreeNode):
     """Trainable values of one layer.

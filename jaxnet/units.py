@@ -93,13 +93,17 @@ def update_stats(
 
     Args:
       stats: the statistics so far.
-      values: ``(unit, batch)``, the watched value: pre- or post-activations.
-      post: ``(unit, batch)``, post-activations (for active and saturated).
+      values: ``(unit, batch)``, the watched value: pre- or post-activations. Of a channel
+        ``(unit, batch, place)``: every pixel counts as a sample.
+      post: of the same shape, post-activations (for active and saturated).
       activation: name of the activation function.
       weight: ``(batch,)``, 1 for a sample, 0 for padding; all 1 by default.
     """
     if weight is None:
         weight = jnp.ones(values.shape[1], values.dtype)
+    if values.ndim == 3:
+        weight = jnp.repeat(weight, values.shape[2])
+        values, post = (a.reshape(a.shape[0], -1) for a in (values, post))
     count = jnp.sum(weight)
     # a product with weight 0 would let padding through that is not finite
     values = jnp.where(weight > 0, values, 0.0)

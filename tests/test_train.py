@@ -246,7 +246,7 @@ def test_a_penalty_on_what_a_batch_does_is_added_to_the_loss(key):
     hooked = task(spec, activity=activity)
     batch = SPLIT.batch(jnp.arange(4))
     weight = jnp.asarray([1.0, 1, 1, 0])
-    whole, (loss, _) = train.batch.batch_loss(
+    whole, (loss, _, _) = train.batch.batch_loss(
         hooked, params, structure, jnp.asarray(0.5), *batch, weight, None
     )
     post = hooked.model(params, structure, batch[0], key_forward=None)[1].post[0]

@@ -10,6 +10,7 @@ layer, more units, patches. Whatever a net keeps for every weight follows both
 from __future__ import annotations
 
 from jaxnet.changes.bootstrap import BootstrapRules, bootstrap, random_like, shuffle_values
+from jaxnet.changes.channels import grow_around
 from jaxnet.changes.moving import (
     EditInfo,
     carry_tree,
@@ -44,6 +45,7 @@ __all__ = [
     "clone_and_prune",
     "edit",
     "exchange",
+    "grow_around",
     "grow_random",
     "grown",
     "insert_layer",

@@ -37,19 +37,20 @@ from jaxnet.topology import Topology, join_topologies, topology_mask
 from jaxnet.train import Net
 from jaxnet.types import Array, Key
 
-Shape = tuple[NetworkSpec, Params, Structure]
-"""What an operator takes and gives."""
-
+Shape = tuple[NetworkSpec, Params, Structure]  # what an operator takes and gives
 Layer = tuple[Topology, LayerParams]
 
 
-def grown(net: Net, spec: NetworkSpec, operator: Callable[..., Shape], **how: Any) -> tuple[Net, NetworkSpec]:
+def grown(
+    net: Net, spec: NetworkSpec, operator: Callable[..., Shape], *, part: str | None = None, **how: Any
+) -> tuple[Net, NetworkSpec]:
     """A net after an operator of this module; moments and whatever it carries follow.
 
     Args:
-      net: a multi-layer perceptron.
-      spec: its specification.
+      net: a multi-layer perceptron, or a model that has one.
+      spec: the perceptron's specification.
       operator: :func:`insert_layer`, :func:`widen` or :func:`add_patches`.
+      part: where it stands in parameters and structure (``head`` of a :class:`jaxnet.nn.Head`).
       how: the operator's own arguments, keys included.
 
     Returns:
@@ -57,10 +58,12 @@ def grown(net: Net, spec: NetworkSpec, operator: Callable[..., Shape], **how: An
     """
     specs: list[NetworkSpec] = []
 
-    def change(params: Params) -> tuple[Params, Structure]:
-        spec_after, params, structure = operator(spec, params, net.structure, **how)
+    def change(params: Any) -> Any:
+        here = (params, net.structure) if part is None else (params[part], net.structure[part])
+        spec_after, *after = operator(spec, *here, **how)
         specs.append(spec_after)
-        return params, structure
+        wholes = zip((params, net.structure), after, strict=True)
+        return tuple(new if part is None else {**whole, part: new} for whole, new in wholes)
 
     return reshape(net, change), specs[-1]
 

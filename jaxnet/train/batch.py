@@ -38,15 +38,29 @@ def batch_loss(
     y: Array,
     weight: Float[Array, "batch"],
     key_forward: Key | None,
-) -> tuple[Scalar, tuple[Scalar, Scalar]]:
-    """What is minimised; the loss alone, and the weighted number of correct answers."""
-    axis = task.model.class_axis
-    logits, seen = task.model(params, structure, x, key_forward=key_forward)
+) -> tuple[Scalar, tuple[Scalar, Scalar, Any]]:
+    """What is minimised; the loss alone, the weighted number of correct answers, the structure afterwards.
+
+    That is the structure as it was, but for what a model remembers (:class:`jaxnet.train.Model`); None
+    where it remembers nothing.
+    """
+    model: Any = task.model
+    axis, after = model.class_axis, None
+    if hasattr(model, "learn"):
+        logits, seen, learned = model.learn(params, structure, x, key_forward=key_forward)
+        after = learned if remembers(task) else None
+    else:
+        logits, seen = model(params, structure, x, key_forward=key_forward)
     loss = task.loss(logits, y, weight, axis=axis)
     whole = loss if task.penalty is None else loss + task.penalty(params, carried)
     if task.activity is not None:
         whole = whole + task.activity(seen, params, x, weight, carried)
-    return whole, (loss, losses.num_correct(logits, y, weight, axis=axis))
+    return whole, (loss, losses.num_correct(logits, y, weight, axis=axis), after)
+
+
+def remembers(task: Task) -> bool:
+    """Whether the model learns something of batches without a gradient."""
+    return bool(getattr(task.model, "remembers", False))
 
 
 @dataclasses.dataclass(frozen=True)

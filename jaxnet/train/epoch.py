@@ -12,7 +12,7 @@ import optax
 from jaxnet import environment
 from jaxnet.data.batches import Data, check_data, epoch_batches
 from jaxnet.structure import clear
-from jaxnet.train.batch import BatchView, batch_loss
+from jaxnet.train.batch import BatchView, batch_loss, remembers
 from jaxnet.train.evaluate import evaluate
 from jaxnet.train.net import EpochInfo, EpochResult, Method, Net, Task, TrainState
 from jaxnet.trees import where, zero_of
@@ -68,6 +68,7 @@ def train_batches(
 
     def step(carry: tuple[Any, ...], batch: tuple[Array, Array, Array]) -> tuple[tuple[Any, ...], Any]:
         params, opt_state, changed, total, correct = carry
+        state: PyTree = None
         net = start.replace(params=params, opt_state=opt_state)
         if changed is not None:
             (structure, carried), state = changed
@@ -79,16 +80,18 @@ def train_batches(
             assert key is not None
             x, y = task.transform(x, y, key=jax.random.fold_in(key, 1))
 
-        def loss_fn(values: Any) -> tuple[Scalar, tuple[Scalar, Scalar]]:
+        def loss_fn(values: Any) -> tuple[Scalar, tuple[Scalar, Scalar, Any]]:
             return batch_loss(task, values, net.structure, net.carried, x, y, weight, key)
 
-        (_, (loss, hits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(net.params)
+        (_, (loss, hits, after)), grads = jax.value_and_grad(loss_fn, has_aux=True)(net.params)
         # no gradient, moment or update for what does not exist, whatever the model or a penalty makes of it
         grads = clear(grads, net.structure, masks_only=task.penalty is None and task.activity is None)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int and float (Adam's step count)
             updates, opt_state = net.optimizer.update(grads, net.opt_state, net.params)
             updates = clear(updates, net.structure, masks_only=method is None)
             net = net.replace(params=optax.apply_updates(net.params, updates), opt_state=opt_state)
+        if after is not None:
+            net = net.replace(structure=after)
         if method is not None:
             state = method.observe(net, state, grads)
             done = steps_before + number + 1
@@ -100,12 +103,14 @@ def train_batches(
                 return method.update(net, state, view, done, key=key_now)[:2]
 
             net, state = jax.lax.cond(method.due(done), change, lambda *same: same, net, state)
+        if changed is not None:
             changed = (net.structure, net.carried), state
         norm = optax.tree.norm(grads) if gradient_norms else None
         total = total + loss * jnp.sum(weight)
         return (net.params, net.opt_state, changed, total, correct + hits), norm
 
-    changed = None if method is None else ((net.structure, net.carried), method_state)
+    changes = method is not None or remembers(task)
+    changed = ((net.structure, net.carried), method_state) if changes else None
     zero = zero_of(net.params)
     steps = jnp.arange(batches.indices.shape[0])
     (params, opt_state, changed, total, correct), norms = jax.lax.scan(

@@ -45,7 +45,13 @@ class Net(flax.struct.PyTreeNode):
 
 
 class Model(Protocol):
-    """How a network is applied (static, hashable)."""
+    """How a network is applied (static, hashable).
+
+    A model that is applied in another way while it learns (dropout, normalisation by the batch) has a
+    method ``learn`` besides, of the same arguments, which also gives the structure after the batch. With an
+    attribute ``remembers`` that is true this structure is kept: what is neither integer nor boolean in it
+    was learned without a gradient.
+    """
 
     class_axis: ClassVar[int]
     """The axis of the logits that the classes lie along: 0 for ``(classes, batch)``, else -1."""
@@ -220,6 +226,8 @@ def init_state(
             raise ValueError("a method draws from the network's own key: give key")
         net, state = method.init(net, dense_gradient or _no_gradient, key=key)
         structure = net.structure
+    if any(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in jax.tree.leaves(net.structure)):
+        structure = net.structure  # what a model remembers belongs to its values
     zero = jnp.zeros((), jnp.int32)
     # copies: the whole state may be donated, and no array can be given away twice
     return TrainState(

@@ -1,0 +1,116 @@
+"""What is added to a trained network of ``experiments.cifar10_conv``: patches, weights at channels, units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxnet
+from experiments._conv_net import counts_of
+from jaxnet import changes
+from jaxnet.optim import followed
+
+QUANTILE = 0.12
+"""Of the channels and units, at either end, that count as extreme."""
+
+PATCH_DENSITY = 0.5
+"""Of the layer above or below, that a dense patch connects to."""
+
+NEW_UNITS = 16
+"""Hidden units that a growing head gets."""
+
+
+def find(task: Any, state: Any, split: Any) -> dict[str, Any]:
+    """The extrema of the head's hidden layers and of the base's channels, of one network's best epoch."""
+    params, structure = state.best
+    base = jaxnet.Task(task.model.base, task.batch_size)
+    how: dict[str, Any] = {"values": "post", "quantile": QUANTILE}
+    return {
+        "head": jaxnet.signals.find(task, params, structure, split, "quantile", **how),
+        "base": jaxnet.signals.find(base, params["base"], structure["base"], split, "quantile", **how),
+    }
+
+
+def changed(config: Any, state: Any, found: dict[str, Any], key: Any) -> Any:
+    """The state of one network before the second phase."""
+    params, structure = state.best
+    net = state.net.replace(params=params, structure=structure)
+    how = {"key": jaxnet.keys.purpose(key, jaxnet.keys.PATCH)}
+    if config.adds == "patches":
+        net = with_patches(config, net, found["head"], **how)
+    elif config.adds == "channels":
+        net = with_channels(config, net, found["base"], **how)
+    elif config.adds == "growth":
+        net = with_units(config, net, **how)
+    if config.base == "frozen":  # nothing is left of the steps before
+        opt_state = followed(
+            net.optimizer, net.opt_state, net.params, net.params, lambda part: {**part, "base": zeros(part)}
+        )
+        net = net.replace(opt_state=opt_state)
+    return jaxnet.init_state(net).replace(diverged=state.diverged)
+
+
+def zeros(part: Any) -> Any:
+    """The base's entries, all zero."""
+    return jax.tree.map(jnp.zeros_like, part["base"])
+
+
+def with_patches(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
+    """Dense patches at hidden units of the head, as many as have about the weights to be added."""
+    sizes = [entry.shape for entry in net.structure["head"].weights]
+    each = sum(int(PATCH_DENSITY * n) for n in (sizes[0][1], sizes[1][0]))
+    rules = jaxnet.PatchRules("dense", max(1, config.added // each), config.placement, PATCH_DENSITY)
+
+    def patched(params: Any) -> Any:
+        head, wired = jaxnet.with_patches(
+            params["head"], net.structure["head"], extrema, rules, key_patch=key, silent=True
+        )
+        return {**params, "head": head}, {**net.structure, "head": wired}
+
+    return changes.reshape(net, patched)
+
+
+def with_channels(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
+    """Weights in the kernels, into low channels and out of high ones, shared out by the room there is."""
+    chain = [f"['base']['Conv_{k}']['kernel']" for k in range(len(extrema))]
+    there: dict[str, Any] = jaxnet.structure.entries(net.structure)
+    shapes = [there[path].shape for path in chain]
+    heads = [(entry.shape[1], entry.shape[0]) for entry in net.structure["head"].weights]
+    held = counts_of([*shapes, *heads], config.at_start, config.base_share)
+    free = [math.prod(shape) - count for shape, count in zip(shapes, held, strict=False)]
+    shares = [config.added * n // sum(free) for n in free]
+    shares[free.index(max(free))] += config.added - sum(shares)
+    units = max(1, min(shape[3] for shape in shapes) // 4)
+    return changes.grow_around(
+        net,
+        dict(zip(chain, extrema, strict=True)),
+        dict(zip(chain, shares, strict=True)),
+        units=units,
+        chain=chain,
+        placement=config.placement,
+        key=key,
+    )[0]
+
+
+def with_units(config: Any, net: Any, *, key: Any) -> Any:
+    """A wider hidden layer of the head; the function is unchanged."""
+    first, second = net.structure["head"].weights[:2]
+    outgoing = min(NEW_UNITS * second.shape[0], config.added // 2)
+    sizes = (first.shape[1], *(entry.shape[0] for entry in net.structure["head"].weights))
+    how: dict[str, Any] = {"layer": 0, "units": NEW_UNITS, "rule": "preserve"}
+    how |= {"nonzeros_in": config.added - outgoing, "nonzeros_out": second.capacity + outgoing}
+    spec = jaxnet.NetworkSpec(sizes, 1.0)
+    return changes.grown(net, spec, changes.widen, part="head", **how, key_mask=key, key_init=key)[0]
+
+
+def count(params: Any, structure: Any) -> dict[str, Any]:
+    """Weights that exist, of all, the base and the patches; and trained numbers that are no weights."""
+    head = jaxnet.count_nonzeros(params["head"], structure["head"])
+    base = jaxnet.structure.count(params["base"], structure["base"])
+    patch = head["patch"]
+    weights = base["weights"] + head["scaffold"] + patch
+    others = base["dense"] + head["bias"]
+    return {"weights": weights, "base_weights": base["weights"], "patch_weights": patch, "others": others}
