@@ -77,9 +77,7 @@ def multiply_adds(base: Base, image: Sequence[int]) -> int:
     return sum(n * math.prod(shape) for n, shape in zip(pixels, shapes, strict=True))
 
 
-def layers(
-    base: Base, image: Sequence[int], hidden: Sequence[int], classes: int
-) -> list[tuple[int, ...]]:
+def layers(base: Base, image: Sequence[int], hidden: Sequence[int], classes: int) -> list[tuple[int, ...]]:
     """Shapes ``(..., in, out)`` of all arrays of weights, the base's first."""
     sizes = (features(base, image), *hidden, classes)
     return [*kernels(base, image[2]), *zip(sizes[:-1], sizes[1:], strict=True)]

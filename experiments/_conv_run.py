@@ -115,10 +115,8 @@ def settle(config: ArmConfig, dataset: Dataset) -> ArmConfig:
             nets.counts_of(shapes_of(config, dataset), config.at_start, config.base_share)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if (found := nets.multiply_adds(config.channels, image)) > MOST:
-        raise InputError(
-            f"--channels {','.join(map(str, config.channels))}: {found} multiply-adds, over {MOST}"
-        )
+    if (macs := nets.multiply_adds(base_of(config.blocks), image)) > MOST:
+        raise InputError(f"--blocks {','.join(config.blocks)}: {macs} multiply-adds an image, over {MOST}")
     method_of(config, dataset)
     lab.run.check_samples(config, dataset)
     # of a head this dense, or masked, one product of dense arrays is as fast as any

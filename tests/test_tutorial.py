@@ -1,6 +1,6 @@
-"""The blocks of docs/tutorial.md, run in order; what they print is what the page shows.
+"""The blocks of the pages that show what they print, run in order.
 
-``python -m tests.test_tutorial`` writes what they print into the page.
+``python -m tests.test_tutorial [PAGE]`` writes what they print into the pages, or into one.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
+PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("tutorial", "own_model")]
 BLOCK = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.S)
 NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?")
 
@@ -24,7 +25,7 @@ def outputs(text: str, folder: Path) -> list[str]:
     printed = []
     for code, _ in BLOCK.findall(text):
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(code, str(PAGE), "exec"), names)
+            exec(compile(code, "page", "exec"), names)
         printed.append("\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n")
     return printed
 
@@ -40,16 +41,19 @@ def agree(shown: str, printed: str) -> bool:
 
 
 @pytest.mark.slow
-def test_the_tutorial_prints_what_it_shows(tmp_path, standard_promotion):
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_page_prints_what_it_shows(page, tmp_path, standard_promotion):
+    text = page.read_text(encoding="utf-8")
     assert len(re.findall("```python", text)) == len(BLOCK.findall(text))
     for (code, shown), printed in zip(BLOCK.findall(text), outputs(text, tmp_path), strict=True):
         assert agree(shown, printed), f"{code}\nprinted\n{printed}\nand the page shows\n{shown}"
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as place:
-        found = iter(outputs(page, Path(place)))
-    page = BLOCK.sub(lambda block: f"```python\n{block[1]}```\n\n```text\n{next(found)}```", page)
-    PAGE.write_text(page, encoding="utf-8")
+    for path in PAGES:
+        if path.stem in (sys.argv[1:] or path.stem):
+            page = path.read_text(encoding="utf-8")
+            with tempfile.TemporaryDirectory() as place:
+                found = iter(outputs(page, Path(place)))
+            page = BLOCK.sub(lambda block: f"```python\n{block[1]}```\n\n```text\n{next(found)}```", page)
+            path.write_text(page, encoding="utf-8")
