@@ -27,10 +27,15 @@ def find(task: Any, state: Any, split: Any) -> dict[str, Any]:
     """The extrema of the head's hidden layers and of the base's channels, of one network's best epoch."""
     params, structure = state.best
     base = jaxnet.Task(task.model.base, task.batch_size)
-    how: dict[str, Any] = {"values": "post", "quantile": QUANTILE}
+    below = params["base"], structure["base"]
+
+    def found(task: Any, *network: Any, values: str) -> Any:
+        return jaxnet.signals.find(task, *network, split, "quantile", values=values, quantile=QUANTILE)
+
+    # before the activation: after it several dead units tie at zero, and none of them is the lowest
     return {
-        "head": jaxnet.signals.find(task, params, structure, split, "quantile", **how),
-        "base": jaxnet.signals.find(base, params["base"], structure["base"], split, "quantile", **how),
+        "head": found(task, params, structure, values="pre"),
+        "base": found(base, *below, values="post"),
     }
 
 

@@ -54,6 +54,8 @@ if __name__ == "__main__":
         if path.stem in (sys.argv[1:] or path.stem):
             page = path.read_text(encoding="utf-8")
             with tempfile.TemporaryDirectory() as place:
-                found = iter(outputs(page, Path(place)))
-            page = BLOCK.sub(lambda block: f"```python\n{block[1]}```\n\n```text\n{next(found)}```", page)
+                printed = outputs(page, Path(place))
+            for (code, shown), out in zip(BLOCK.findall(page), printed, strict=True):
+                old = f"```python\n{code}```\n\n```text\n{shown}```"
+                page = page.replace(old, f"```python\n{code}```\n\n```text\n{out}```")
             path.write_text(page, encoding="utf-8")

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import cifar10_growth, cifar10_mlp, cifar10_patched, patched_density, seed_hunt
+from experiments import (
+    _conv_net,
+    cifar10_conv,
+    cifar10_growth,
+    cifar10_mlp,
+    cifar10_patched,
+    patched_density,
+    seed_hunt,
+)
 from jaxnet.lab import run_main
 from tests.experiments.patched import compiling_once, read_json
 
@@ -38,6 +46,22 @@ PATCHED = [
         ("cifar10_patched", "--dataset digits --hidden 5", "--total-patches 20: 5 has 5 units"),
         ("cifar10_patched", "--dataset digits --test-batches 9", "digits has 359 test samples"),
         ("cifar10_growth", "--dataset digits --hidden 16,a", "sizes joined by"),
+        ("cifar10_conv", "--dataset digits --arms sparse,dropout", "--arms must be some of"),
+        ("cifar10_conv", "--dataset digits --blocks 12-x", "--blocks must be channels joined by"),
+        ("cifar10_conv", "--dataset cliff --augment none", "cliff has samples of"),
+        ("cifar10_conv", "--dataset digits --blocks 4,4,4,4", "need images of at least 16 pixels a side"),
+        ("cifar10_conv", "--dataset digits --blocks 400,400,400", "multiply-adds an image, over 3000000"),
+        (
+            "cifar10_conv",
+            "--dataset digits --base-share 0.99",
+            "weights for the convolutions, which have room",
+        ),
+        (
+            "cifar10_conv",
+            "--dataset digits --weights 500 --added 450 --base-share 0.01",
+            "without any weight",
+        ),
+        ("cifar10_conv", "--dataset digits --added 60000", "must be fewer than --weights 60000"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -133,3 +157,37 @@ def test_methods_with_a_dense_output_layer(tmp_path: Path, xla_cache: Path) -> N
     }
     assert weights == {int(0.2 * (64 * 24 + 24 * 16 + 160))}
     assert "71.29" in (tmp_path / "a.md").read_text()
+
+
+def test_counts_of_a_convolutional_network_by_hand() -> None:
+    base, image = ((2,), (3, 4)), (8, 8, 1)
+    assert _conv_net.kernels(base, 1) == [(3, 3, 1, 2), (3, 3, 2, 3), (3, 3, 3, 4)]
+    assert _conv_net.features(base, image) == 2 * 2 * 4
+    assert _conv_net.multiply_adds(base, image) == 64 * 18 + 16 * 54 + 16 * 108
+    shapes = _conv_net.layers(base, image, (5,), 10)
+    assert shapes[3:] == [(16, 5), (5, 10)]
+    counts = _conv_net.counts_of(shapes, 150, 0.6)
+    assert sum(counts[:3]) == 90 and sum(counts[3:]) == 60
+    # axes: 9, 11, 13 of the kernels; the first is full, the others share the rest 11 : 13
+    assert counts[:3] == [18, 33, 39]
+    smaller = _conv_net.small_like(((10,), (20,)), image, (30,), 10, 2000)
+    assert sum(np.prod(shape) for shape in _conv_net.layers(smaller[0], image, smaller[1], 10)) <= 2000
+
+
+@pytest.mark.slow
+def test_a_convolutional_base_with_what_is_added_has_as_many_weights(tmp_path: Path, xla_cache: Path) -> None:
+    flags = "--blocks 4,6-8 --hidden 16 --weights 700 --base-share 0.3 --added 120 --every 9 --num-seeds 2"
+    flags += " --epochs 1 --more-epochs 1 --batch-size 32 --place-seeds 0"
+    arms = "rigl,fewer,frozen,patches,channels,growing"
+    out = documented(
+        cifar10_conv.CONTROLS, ["--dataset", "digits", *flags.split(), "--arms", arms], tmp_path, xla_cache
+    )
+    seeds = {p.parent.name: read_json(p)["arms"]["network"]["seeds"] for p in out.glob("*/summary.json")}
+    weights = {name: {seed["weights"] for seed in found} for name, found in seeds.items()}
+    assert weights["rigl"] == weights["channels"] == weights["growing"] == {700}
+    assert weights["fewer"] == weights["frozen"] == {580}
+    (patched,) = weights["patches"]
+    assert 580 < patched <= 700 + 64  # patches are whole
+    assert seeds["channels"][0]["base_weights"] == seeds["fewer"][0]["base_weights"] + 120
+    assert len({seed["watched"] for found in seeds.values() for seed in found}) > 2
+    assert "## What each contributes" in (tmp_path / "a.md").read_text()
