@@ -2,8 +2,8 @@
 
 The model is the base of ``experiments.cifar10_conv`` with dense layers on it, all of it plain Flax. The loop
 is what a Flax user writes: one jitted step per batch, the samples on the device. jaxnet trains the same
-module by its epoch, and many seeds of it by one program, laid over the processors. Wanted: at least as many images a
-second as the loop, and eight seeds in at most six times the time of one.
+module by its epoch, and many seeds of it by one program, laid over the processors. Wanted: at least as many
+images a second as the loop, and eight seeds in at most six times the time of one.
 
     python -m benchmarks.flax_model --json flax_model.json
 """

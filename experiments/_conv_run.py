@@ -69,16 +69,32 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
         super().check()
 
     @property
+    def phases(self) -> int:
+        """One, or two with something (or nothing) added between them."""
+        return 1 if self.adds == "none" else 2
+
+    @property
     def at_start(self) -> int:
         """Weights before anything is added."""
-        return self.weights - (self.added if self.adds != "none" else 0)
+        return self.weights - (self.added if self.phases > 1 else 0)
 
 
 SHARED = (
-    *("blocks", "hidden", "weights", "base_share", "start", "method", "every", "added", "num_seeds"),
+    *(
+        "phases",
+        "blocks",
+        "hidden",
+        "weights",
+        "base_share",
+        "start",
+        "method",
+        "every",
+        "added",
+        "num_seeds",
+    ),
     *("epochs", "more_epochs", "lr", "lr_patch", "batch_size", "augment", "seed"),
 )
-"""Arms that agree in these, and add something or nothing, share their first phase."""
+"""Arms of two phases that agree in these share the first."""
 
 
 def base_of(blocks: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

@@ -88,7 +88,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     normalise: Literal["channels"] | None = changed(lab.DataFlags, "normalise", "channels")
     augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment", ("crop", "flip"))
-    arms: tuple[str, ...] = option(tuple(ARMS), f"some of {', '.join(ARMS)}; none: places alone")
+    arms: tuple[str, ...] | None = option(tuple(ARMS), f"some of {', '.join(ARMS)}; none: places alone")
     blocks: tuple[str, ...] = changed(ArmConfig, "blocks")
     hidden: tuple[int, ...] = changed(ArmConfig, "hidden")
     weights: int = changed(ArmConfig, "weights")
@@ -112,9 +112,9 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 
     def check(self) -> None:
         """Raises InputError for arms that do not exist, or nothing to run."""
-        unknown = [name for name in self.arms if name not in ARMS]
-        if unknown or len(set(self.arms)) < len(self.arms):
-            raise InputError(f"--arms must be some of {', '.join(ARMS)}, each once: {','.join(self.arms)}")
+        arms = self.arms or ()
+        if set(arms) - set(ARMS) or len(set(arms)) < len(arms):
+            raise InputError(f"--arms must be some of {', '.join(ARMS)}, each once: {','.join(arms)}")
         if not self.arms and not self.place_seeds:
             raise InputError("--arms names none and --place-seeds is 0: there is nothing to run")
         for one in (self.of_arms(), self.of_places()):
@@ -151,7 +151,7 @@ def questions(config: Config) -> list[lab.Question]:
     asked = [
         lab.Question(first, second, "accuracy", what, where="arms")
         for first, second, what in CONTRIBUTIONS
-        if {first, second} <= set(config.arms)
+        if {first, second} <= set(config.arms or ())
     ]
     if config.place_seeds:
         for kind in KINDS:
@@ -167,7 +167,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
     first = next(iter(next(iter(groups.values())).values()))
     return {
         "tables": tables,
-        "what": {name: WHAT[name] for name in config.arms},
+        "what": {name: WHAT[name] for name in config.arms or ()},
         "of": {w: [c for c in comparisons if c.question.where == w] for w in ("arms", "places")},
         "most": MOST,
         "percent_base": f"{100 * config.base_share:g}",
