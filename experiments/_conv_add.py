@@ -27,16 +27,11 @@ def find(task: Any, state: Any, split: Any) -> dict[str, Any]:
     """The extrema of the head's hidden layers and of the base's channels, of one network's best epoch."""
     params, structure = state.best
     base = jaxnet.Task(task.model.base, task.batch_size)
-    below = params["base"], structure["base"]
-
-    def found(task: Any, *network: Any, values: str) -> Any:
-        return jaxnet.signals.find(task, *network, split, "quantile", values=values, quantile=QUANTILE)
-
+    how: dict[str, Any] = {"signal": "quantile", "quantile": QUANTILE}
     # before the activation: after it several dead units tie at zero, and none of them is the lowest
-    return {
-        "head": found(task, params, structure, values="pre"),
-        "base": found(base, *below, values="post"),
-    }
+    head = jaxnet.signals.find(task, params, structure, split, values="pre", **how)
+    below = params["base"], structure["base"]
+    return {"head": head, "base": jaxnet.signals.find(base, below[0], below[1], split, values="post", **how)}
 
 
 def changed(config: Any, state: Any, found: dict[str, Any], key: Any) -> Any:

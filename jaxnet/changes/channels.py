@@ -80,7 +80,8 @@ def grow_around(
 
 def _ends(entry: Entry) -> tuple[int, int]:
     """Inputs and outputs: a topology is ``(out, in)``, a mask of any model ``(..., in, out)``."""
-    return entry.shape[-2:] if isinstance(entry, Mask) else entry.shape[::-1]
+    inputs, outputs = entry.shape[-2:] if isinstance(entry, Mask) else entry.shape[::-1]
+    return inputs, outputs
 
 
 def _chosen(found: Extrema | None, kind: str, units: int, placement: str, key: Key) -> UnitMask | None:

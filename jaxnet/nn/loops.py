@@ -42,7 +42,8 @@ def fast_in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
     def computed(*args: Any, **kwargs: Any) -> Any:
         closed, shapes = jax.make_jaxpr(functools.partial(function, **kwargs), return_shape=True)(*args)
         flat = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
-        return jax.tree.structure(shapes).unflatten(flat)
+        tree: Any = jax.tree.structure(shapes)
+        return tree.unflatten(flat)
 
     return computed
 
@@ -67,7 +68,7 @@ def _outputs(equation: core.JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
         return [conv(*inputs, strides=steps, padding=params["padding"], dilation=gaps)]
     if primitive is primitives.reduce_window_max_p and _is_fast_pooling(params, inputs):
         size, steps = params["window_dimensions"][1:3], params["window_strides"][1:3]
-        return [max_pool(*inputs, size, steps, padding=params["padding"][1:3])]
+        return [max_pool(inputs[0], size, steps, padding=params["padding"][1:3])]
     if primitive is primitives.jit_p and _has_any(params["jaxpr"].jaxpr):
         inner: core.ClosedJaxpr = params["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, inputs)

@@ -84,12 +84,12 @@ def test_a_masked_base_with_running_statistics_and_a_sparse_head_is_rewired_alon
     before: dict[str, Any]
     after: dict[str, Any]
     before, after = (jaxnet.structure.entries(s) for s in (first, alone.net.structure))
+    name = "['base']['Conv_1']['kernel']"
     assert [int(e.num_nonzeros) for e in after.values()] == [int(e.num_nonzeros) for e in before.values()]
-    assert not jnp.array_equal(
-        before["['base']['Conv_1']['kernel']"].mask, after["['base']['Conv_1']['kernel']"].mask
-    )
+    masks: list[Any] = [found[name] for found in (before, after)]
+    assert not jnp.array_equal(masks[0].mask, masks[1].mask)
     kernel = alone.net.params["base"]["Conv_1"]["kernel"]
-    assert jnp.all(jnp.where(after["['base']['Conv_1']['kernel']"].mask, True, kernel == 0))
+    assert jnp.all(jnp.where(masks[1].mask, True, kernel == 0))
     # what is remembered moved, belongs to the best values, and is used in judging only
     assert not jnp.array_equal(alone.net.structure["base"][REMEMBERED]["BatchNorm_0"]["mean"], jnp.zeros(3))
     kept = alone.best[1]["base"][REMEMBERED]["BatchNorm_0"]["mean"]
