@@ -17,12 +17,13 @@ from typing import Any
 
 from experiments import _structure_place as placing
 from experiments import _structure_predict as predicting
+from experiments._predictors import draw_predictors, prediction_rows
 from experiments._rank_bars import draw_bars
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import check_sizes
-from jaxnet.lab.shown import NOTHING, number, span, with_interval
+from jaxnet.lab.shown import number
 
 PLACED = "placed"
 """The group of the placements among those of the densities."""
@@ -125,23 +126,6 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
     }
 
 
-def prediction_rows(predictors: Mapping[str, Any]) -> list[list[str]]:
-    """A row per predictor: Spearman, R2 alone, increment over the base, each with what chance reaches."""
-    rows = []
-    for name, found in predictors.items():
-        rank, alone, beyond = found["spearman"], found["alone"], found.get("beyond")
-        row = [name, NOTHING]
-        if rank:
-            row[1] = with_interval(number(rank["rho"]), span(rank["ci95"], between=" .. ", scale=1))
-        row += [
-            number(alone[key], form) for key, form in (("r2", ".3f"), ("baseline95", ".3f"), ("p", ".2g"))
-        ]
-        more = (("increment", "+.3f"), ("p", ".2g"))
-        row += [number(beyond[key] if beyond else None, form) for key, form in more]
-        rows.append([*row, str(alone["n"])])
-    return rows
-
-
 def along_rows(along: Mapping[str, Any]) -> list[list[str]]:
     """A row per checkpoint and layer: ranks and directions, means over networks."""
     columns = ("rank", "participation", "energy", "marchenko-pastur", "dead_rows", "dead_cols", "duplicates")
@@ -161,25 +145,10 @@ def change_rows(along: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def draw_predictors(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
-    """Cross-validated R2 of every predictor, a panel per density, with what permuted ones reach."""
-    plots, names = lab.plots, [name for name in groups if name != PLACED]
-    figure, panels = plots.plt.subplots(
-        1, len(names), figsize=(4.4 * len(names) + 1, 4.2), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, name in zip(panels[0], names, strict=True):
-        found = groups[name][name]["predictors"]
-        r2 = [max(one["alone"]["r2"] or 0.0, -0.2) for one in found.values()]
-        limit = [one["alone"]["baseline95"] or 0.0 for one in found.values()]
-        axes.barh(range(len(found)), r2, color="C0", label="alone")
-        axes.plot(limit, range(len(found)), "k|", ms=9, label="95 % of permutations stay below")
-        axes.set_yticks(range(len(found)), list(found))
-        axes.set(title=f"density {name}", xlabel="cross-validated R²")
-        axes.axvline(0, color="0.6", lw=0.8)
-    panels[0][0].invert_yaxis()
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    plots.save_figure(figure, path)
+def draw_r2(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+    """Cross-validated R2 of every predictor, a panel per density."""
+    shown = {name: run[name]["predictors"] for name, run in groups.items() if name != PLACED}
+    draw_predictors(path, {f"density {name}": predictors for name, predictors in shown.items()})
 
 
 def draw_scaffold_bars(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
@@ -197,7 +166,7 @@ CONTROLS = lab.Controls(
     lab.Document(
         Path(__file__).parent / "reports" / "structure.md",
         values,
-        {"": draw_predictors, "_differences": lab.draw_comparisons, "_bars": draw_scaffold_bars},
+        {"": draw_r2, "_differences": lab.draw_comparisons, "_bars": draw_scaffold_bars},
     ),
     questions=questions,
 )

@@ -6,10 +6,14 @@ Everything is about one row per network; rows with a value that is not finite ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
+
+from jaxnet.statistics import Aggregate, aggregate
+
+_Division = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Correlation(TypedDict):
@@ -25,6 +29,7 @@ class Prediction(TypedDict):
     """What :func:`predict` returns of one set of predictors."""
 
     r2: float | None
+    ci95: list[float] | None
     increment: float | None
     baseline95: float | None
     p: float | None
@@ -71,23 +76,111 @@ def cross_validated_r2(
     Raises:
       ValueError: fewer than 4 networks, or lengths that differ.
     """
+    wrong, total = _errors(x, y, folds, repeats, seed)
+    sums = wrong.sum(axis=1), total.sum(axis=1)
+    return float(np.mean([1 - w / t if t > 0 else 0.0 for w, t in zip(*sums, strict=True)]))
+
+
+def _divisions(x: np.ndarray, y: np.ndarray, folds: int, repeats: int, seed: int) -> Iterator[_Division]:
+    """Linear fits: number of the repeat, networks left out, their rows of ``x``, the coefficients."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 2 or len(x) != len(y) or len(y) < 4:
         raise ValueError(f"x must be (network, predictor), y (network,), of 4 or more: {x.shape}, {y.shape}")
     spread = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     x = np.column_stack([np.ones(len(y)), x])
-    draw, found = np.random.default_rng(seed), []
-    for _ in range(repeats):
+    draw = np.random.default_rng(seed)
+    for repeat in range(repeats):
         part = draw.permutation(np.arange(len(y)) % min(folds, len(y)))
-        wrong = total = 0.0
         for fold in range(part.max() + 1):
-            seen, new = part != fold, part == fold
-            fit = np.linalg.lstsq(x[seen], y[seen], rcond=None)[0]
-            wrong += float(np.sum(np.square(y[new] - x[new] @ fit)))
-            total += float(np.sum(np.square(y[new] - y[seen].mean())))
-        found.append(1 - wrong / total if total > 0 else 0.0)
-    return float(np.mean(found))
+            new = part == fold
+            yield repeat, new, x[new], np.linalg.lstsq(x[~new], y[~new], rcond=None)[0]
+
+
+def _errors(
+    x: np.ndarray, y: np.ndarray, folds: int = 10, repeats: int = 5, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors ``(repeat, network)`` of what was predicted, and of the mean of those fitted."""
+    wrong, total = np.zeros((2, repeats, len(y)))
+    y = np.asarray(y, float)
+    for repeat, new, rows, fit in _divisions(x, y, folds, repeats, seed):
+        wrong[repeat, new] = np.square(y[new] - rows @ fit)
+        total[repeat, new] = np.square(y[new] - y[~new].mean())
+    return wrong, total
+
+
+def _r2_interval(wrong: np.ndarray, total: np.ndarray, seed: int, draws: int = 2000) -> list[float] | None:
+    """Of the networks' mean errors, drawn again and again with replacement: the middle 95 % of R2."""
+    wrong, total = wrong.mean(axis=0), total.mean(axis=0)
+    times = np.random.default_rng([seed, 2]).multinomial(
+        len(wrong), np.full(len(wrong), 1 / len(wrong)), draws
+    )
+    whole = times @ total
+    if not np.all(whole > 0):
+        return None
+    ends: list[float] = np.quantile(1 - times @ wrong / whole, (0.025, 0.975)).tolist()
+    return ends
+
+
+def importance(
+    columns: Mapping[str, np.ndarray | Sequence[float]],
+    y: np.ndarray | Sequence[float],
+    *,
+    folds: int = 10,
+    repeats: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What R2 of the fit by all columns loses where one is shuffled among the networks left out of a fit.
+
+    Permutation importance (Breiman 2001), cross-validated as :func:`cross_validated_r2`. Columns that say
+    the same share what they are worth. Rows with a value that is not finite are left out.
+
+    Raises:
+      ValueError: fewer than 4 networks.
+    """
+    x, target = np.column_stack([np.asarray(c, float) for c in columns.values()]), np.asarray(y, float)
+    whole = np.isfinite(np.column_stack([x, target])).all(axis=1)
+    x, target = x[whole], target[whole]
+    draw, lost, total = np.random.default_rng([seed, 3]), np.zeros(len(columns)), 0.0
+    for _, new, rows, fit in _divisions(x, target, folds, repeats, seed):
+        right = np.sum(np.square(target[new] - rows @ fit))
+        total += float(np.sum(np.square(target[new] - target[~new].mean())))
+        for k in range(len(columns)):
+            other = rows.copy()
+            other[:, k + 1] = draw.permutation(rows[:, k + 1])
+            lost[k] += np.sum(np.square(target[new] - other @ fit)) - right
+    return dict(zip(columns, (lost / total if total > 0 else lost).tolist(), strict=True))
+
+
+class Thirds(TypedDict):
+    """What :func:`thirds` returns."""
+
+    least: Aggregate
+    most: Aggregate
+    difference: float | None
+    ci95: list[float] | None
+    p: float | None
+
+
+def thirds(column: np.ndarray | Sequence[float], y: np.ndarray | Sequence[float]) -> Thirds:
+    """``y`` of the third of the networks where a column is least, and where it is most; their difference.
+
+    ``difference`` is most minus least, with the interval and the p of Welch's t-test; None where the
+    column does not vary. Equal values are divided by the order of the networks.
+    """
+    from scipy.stats import ttest_ind
+
+    a, b = np.asarray(column, float), np.asarray(y, float)
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    order, third = np.argsort(a, kind="stable"), len(a) // 3
+    least, most = b[order[:third]], b[order[len(a) - third :]]
+    found = Thirds(least=aggregate(least), most=aggregate(most), difference=None, ci95=None, p=None)
+    if third > 1 and np.ptp(a) > 0 and max(np.ptp(least), np.ptp(most)) > 0:
+        test = ttest_ind(most, least, equal_var=False)
+        found["difference"] = float(most.mean() - least.mean())
+        found["ci95"], found["p"] = list(map(float, test.confidence_interval())), float(test.pvalue)
+    return found
 
 
 def predict(
@@ -110,7 +203,8 @@ def predict(
       how: for :func:`cross_validated_r2`.
 
     Returns:
-      ``r2`` of all predictors together, ``increment`` over that of ``base`` (of a constant: 0),
+      ``r2`` of all predictors together with ``ci95`` (networks drawn with replacement from those there
+      are, their predictions as they are), ``increment`` over that of ``base`` (of a constant: 0),
       ``baseline95``, the increment that 95 % of the permutations stay below, and ``p``, the share of
       permutations, the real order among them, that reach the increment. None without 4 networks.
     """
@@ -121,9 +215,12 @@ def predict(
     x, known, y = x[whole], known[whole], y[whole]
     out = int((~whole).sum())
     if len(y) < 4:
-        return Prediction(r2=None, increment=None, baseline95=None, p=None, n=len(y), not_finite=out)
+        return Prediction(
+            r2=None, ci95=None, increment=None, baseline95=None, p=None, n=len(y), not_finite=out
+        )
     without = cross_validated_r2(known, y, seed=seed, **how)
-    r2 = cross_validated_r2(np.column_stack([known, x]), y, seed=seed, **how)
+    both = np.column_stack([known, x])
+    r2 = cross_validated_r2(both, y, seed=seed, **how)
     draw = np.random.default_rng([seed, 1])
     permuted = np.array(
         [
@@ -134,7 +231,9 @@ def predict(
     increment = r2 - without
     p = (1 + int(np.sum(permuted >= increment))) / (1 + permutations)
     limit = float(np.quantile(permuted, 0.95)) if permutations else None
-    return Prediction(r2=r2, increment=increment, baseline95=limit, p=p, n=len(y), not_finite=out)
+    found = Prediction(r2=r2, ci95=None, increment=increment, baseline95=limit, p=p, n=len(y), not_finite=out)
+    found["ci95"] = _r2_interval(*_errors(both, y, seed=seed, **how), seed)
+    return found
 
 
 def predictors(

@@ -438,6 +438,19 @@ def test_statistics_over_a_split_equal_numpy(values):
     assert isinstance(signals.detect(stats[0]), units.Extrema)
 
 
+def test_outputs_beyond_two_thresholds_are_counted_as_in_numpy():
+    spec, params, structure = networks.small("mlp")
+    count = networks.quick(functools.partial(train.outside, task(spec, 4, 5), low=-0.1, high=0.3))
+    x = np.asarray(SPLIT.x, np.float64).T
+    logits, pre, _ = reference.forward("relu", reference.to_numpy(params), reference.to_numpy(structure), x)
+    layers = [*pre[1:], logits]
+    beyond = [((z < -0.1) | (z > 0.3)).sum(1) for z in layers]  # of every unit
+    assert float(count(params, structure, SPLIT)) == pytest.approx(sum(b.sum() for b in beyond) / 14)
+    some = [np.arange(len(b)) % 2 == 0 for b in beyond]
+    there = sum(b[here].sum() for b, here in zip(beyond, some, strict=True))
+    assert float(count(params, structure, SPLIT, exist=some)) == pytest.approx(there / 14)
+
+
 def test_a_network_without_hidden_layers_has_no_statistics(key):
     spec = NetworkSpec((10, 4), 0.5)
 

@@ -16,7 +16,7 @@ from jaxnet.train.epoch import (
     track_best,
     train_batches,
 )
-from jaxnet.train.evaluate import all_finite, answers, collect_stats, evaluate
+from jaxnet.train.evaluate import all_finite, answers, collect_stats, evaluate, outside
 from jaxnet.train.net import (
     EpochInfo,
     EpochResult,
@@ -50,6 +50,7 @@ __all__ = [
     "init_state",
     "make_epoch",
     "make_watched_epoch",
+    "outside",
     "taught_by",
     "track_best",
     "train_batches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxnet import losses
 from jaxnet.data.batches import Data, check_data, epoch_batches
 from jaxnet.train.net import Evaluation, Task
 from jaxnet.trees import zero_of
-from jaxnet.types import Array, Bool, Key, PyTree, Scalar
+from jaxnet.types import Array, Bool, Key, PyTree, Scalar, UnitMask
 from jaxnet.units import UnitStats, init_stats, update_stats
 
 
@@ -130,3 +131,44 @@ def collect_stats(
     hidden = [units.shape[0] for units in jax.eval_shape(see, index[0], steps[0])[1]]
     start = tuple(init_stats(units) for units in hidden)
     return jax.lax.scan(step, start, (index, weight, steps))[0]
+
+
+def outside(
+    task: Task,
+    params: Any,
+    structure: Any,
+    data: Data,
+    low: float = 0.05,
+    high: float = 0.95,
+    *,
+    exist: Sequence[UnitMask] | None = None,
+) -> Scalar:
+    """How many outputs of linear layers lie below ``low`` or above ``high``, mean over the samples.
+
+    Counted are the values before the activation and the logits, of every unit and sample: what the texts
+    on the original call extrema (:func:`collect_stats` and the signals judge means over samples).
+
+    Args:
+      task: its model must give activations with a field ``pre``, arrays ``(unit, batch)``.
+      params: the values.
+      structure: which weights exist.
+      data: the samples.
+      low: threshold below.
+      high: threshold above.
+      exist: of every layer, the output's last, which units there are; None: all.
+    """
+    check_data(data)
+
+    def step(total: Scalar, batch: tuple[Array, Array]) -> tuple[Scalar, None]:
+        rows, weight = batch
+        logits, seen = task.model(params, structure, data.batch(rows)[0], key_forward=None)
+        layers = (*seen.pre, jnp.moveaxis(logits, task.model.class_axis, 0))
+        for number, values in enumerate(layers):
+            beyond = ((values < low) | (values > high)) & (weight > 0)
+            if exist is not None:
+                beyond &= exist[number][:, None]
+            total = total + jnp.sum(beyond, dtype=total.dtype)
+        return total, None
+
+    index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
+    return jax.lax.scan(step, zero_of(params), (index, weight))[0] / data.size
