@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._rank_bars import draw_bars
+from experiments._structure_bars import draw_bars
 from jaxnet import homology, lab, reach
 from jaxnet.errors import InputError
 from jaxnet.homology.complexes import Spectrum

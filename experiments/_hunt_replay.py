@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from experiments import _hunt_plan as plans
 from experiments._hunt_rows import SCHEMA, table_of
-from experiments._hunt_train import Call, Trainer
+from experiments._hunt_train import Trainer
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path
 from jaxnet.store.folder import CONFIG
+from jaxnet.sweep.calls import Call
+from jaxnet.sweep.jobs import Stage, find_entries
 from jaxnet.sweep.table import network_id, values, where
 
 TOLERANCE = {"accuracy": 0.02, "loss": 0.05, "extrema_score": 0.05, "dead": 0.05, "saturated": 0.05}
@@ -39,10 +41,10 @@ def replay(config: Any) -> dict[str, Any]:
     hunt = plans.settings({**stored, **place, "memory_budget": None})
     trainer, row = Trainer(hunt, stored["data_fingerprint"]), find_row(table_of(out).read(), config, out)
     rung = next(s for s in plan if (s["name"], s["epochs"]) == (row["stage"], row["epochs"]))
-    stage = plans.Stage(rung["name"], 0, rung["epochs"], tuple(rung["densities"]))
+    stage = Stage(rung["name"], 0, rung["epochs"], tuple(rung["densities"]))
     jobs, _ = plans.make_jobs(stage, plans.make_groups(hunt, trainer.dataset), plans.seeds_of(hunt), hunt)
     job = next(j for j in jobs if j.group == row["group"])
-    entries = plans.find_entries(plan, job)
+    entries = find_entries(plan, job)
     if alone:  # all epochs at one go
         entries = [{**entries[-1], "chunk": 1, "start": 0}]
     again = trainer.again(Call(job, [job.find(row)], entries))[0].to_pylist()[0]

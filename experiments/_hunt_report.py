@@ -13,16 +13,17 @@ import pyarrow as pa
 
 from experiments._hunt_plan import ACTIVATION
 from experiments._hunt_rows import final_rows
+from jaxnet.allocation import dense_counts
 from jaxnet.files import disk_errors
 from jaxnet.lab.report import render
 from jaxnet.lab.run import make_split
-from jaxnet.lab.shown import percent
+from jaxnet.lab.shown import NOTHING, percent
 from jaxnet.store import checkpoints
 from jaxnet.store.folder import SUMMARY
 from jaxnet.sweep import save_winner, sort_units, winner_accuracy
 from jaxnet.sweep.halving import place_of_best, rank_correlation, rung
 from jaxnet.sweep.selection import aggregates, distribution, selection
-from jaxnet.sweep.table import CRITERIA, NAME, grouped, network_id, ranked, sound, where
+from jaxnet.sweep.table import CRITERIA, NAME, grouped, network_id, ranked, sizes_of, sound, where
 
 Rankings = list[tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]]
 """Stage and density, None for any, and the rows of the best networks among these by every criterion."""
@@ -71,6 +72,7 @@ def save_winners(hunt: Any, best: Rankings) -> list[dict[str, Any]]:
         if test is not None:
             score = winner_accuracy(params, structure, ACTIVATION, test) if test.size else math.nan
         meta = {"row": row, "test_accuracy": score, "sorted": config.sort_units, "dataset": dataset.name}
+        meta |= {"protocol": config.protocol, "pixels": rules.described}
         how = {"density": row["density"], "init": rules.init, "activation": ACTIVATION}
         how |= {"allocation": config.allocation, "meta": {**meta, "data_fingerprint": dataset.fingerprint}}
         path = save_winner(folder, re.sub(r"[^A-Za-z0-9-]", "_", name), params, structure, **how)
@@ -159,13 +161,17 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[o
     split, ranking = summary["distribution"]["overall"]["split"], summary["ranking"]
     staged, clean = len({stage["name"] for stage in summary["plan"]}) > 1, split != "test"
     columns = ["by", "among", *["stage"] * staged, "architecture", "density", "seed", f"{split} %"]
-    columns += [*["test %"] * clean, "extrema score", "patchability", "per 1,000", "weights"]
+    columns += [*["test %"] * clean, "high + low by layer", "extrema score", "patchability", "per 1,000"]
+    columns += ["weights", "density at the end %"]
 
     def line(criterion: str, among: str, e: Mapping[str, Any]) -> list[object]:
         name = [criterion, among, *[e["stage"]] * staged, e["architecture"], f"{e['density']:g}", e["seed"]]
         scores = [percent(e["accuracy"]), *[percent(e["test_accuracy"])] * clean]
         rest = [f"{e['extrema_score']:.3f}", f"{e['patchability']:.4f}", f"{e['efficiency']:.4f}"]
-        return [*name, *scores, *rest, e["nonzeros"]]
+        pairs = zip(e["high_by_layer"], e["low_by_layer"], strict=True)
+        layers = ", ".join(f"{high} + {low}" for high, low in pairs)
+        share = e["nonzeros"] / sum(dense_counts(sizes_of(e["architecture"])))
+        return [*name, *scores, layers or NOTHING, *rest, e["nonzeros"], percent(share)]
 
     rows = [line(c, "all", entry) for c in CRITERIA for entry in ranking["overall"][c]]
     scopes = ranking["by_density"] if len(ranking["by_density"]) > 1 else ()

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from experiments._hunt_plan import RANGES, epochs_of
+from jaxnet.lab.shown import percent
 from jaxnet.store import Table
-from jaxnet.sweep.table import MEASURES, leading, where
+from jaxnet.sweep.table import MEASURES, leading, sound, where
 
 SCHEMA = pa.schema(
     [
@@ -49,6 +50,18 @@ def final_rows(config: Any, rows: pa.Table) -> pa.Table:
 def leaders(config: Any, rows: pa.Table) -> np.ndarray:
     """Places of the rows that are among the best of their stage and density by anything."""
     return leading(rows, config.top_k, config.min_accuracy, "stage", "density")
+
+
+def promising_lines(rows: pa.Table, least: float | None) -> list[str]:
+    """A line for every network of more patchability than asked for, the most patchable first."""
+    if least is None:
+        return []
+    found = rows.filter(pc.greater(rows["patchability"], least)).sort_by([("patchability", "descending")])
+    return [
+        f"promising: {row['architecture']}, density {row['density']:g}, seed {row['seed']}: patchability "
+        f"{row['patchability']:.3f}, accuracy {percent(row['accuracy'])} %"
+        for row in sound(found).to_pylist()
+    ]
 
 
 def promising_ranges(table: pa.Table) -> list[str]:

@@ -11,17 +11,27 @@ from typing import Any
 import pyarrow as pa
 
 from experiments import _hunt_plan as plans
-from experiments._hunt_plan import PLAN, RANGES, Entry, Job, Stage, epochs_of
+from experiments._hunt_plan import PLAN, RANGES, epochs_of
 from experiments._hunt_report import lines
-from experiments._hunt_rows import PROMISING, SCHEMA, finalists, leaders, promising_ranges, table_of
-from experiments._hunt_train import Call, Result, Trainer
+from experiments._hunt_rows import (
+    PROMISING,
+    SCHEMA,
+    finalists,
+    leaders,
+    promising_lines,
+    promising_ranges,
+    table_of,
+)
+from experiments._hunt_train import Trainer
 from jaxnet.files import read_json
 from jaxnet.lab.cluster import Executor
 from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import progress
 from jaxnet.store import States, Table
 from jaxnet.store.folder import CONFIG, PROVENANCE
+from jaxnet.sweep.calls import Call, Result
 from jaxnet.sweep.halving import surviving
+from jaxnet.sweep.jobs import Entry, Job, Stage, find_entries, spaced
 from jaxnet.sweep.table import network_id, numbers_in, ranked, where
 
 TOGETHER = 10**10 - 1
@@ -74,7 +84,7 @@ class Hunt:
         first = "coarse" if config.mode == "sweep" else config.mode
         names, fine = [first], RANGES if config.mode == "sweep" else {}
         planned = {first: plans.first_densities(config)}
-        planned |= {name: plans.spaced(*ends, config.points or 5) for name, ends in fine.items()}
+        planned |= {name: spaced(*ends, config.points or 5) for name, ends in fine.items()}
         for name, densities in planned.items():
             rungs = Stage(name, number, epochs_of(config, name), densities).rungs(config.halving)
             number += len(rungs)
@@ -141,7 +151,7 @@ class Hunt:
 
     def planned(self, stage: Stage, jobs: Sequence[Job]) -> list[tuple[Job, Entry]]:
         """The jobs with their entries; compiles what is new or still to train."""
-        planned = {job.key: plans.find_entries(self.plan.values(), job) for job in jobs}
+        planned = {job.key: find_entries(self.plan.values(), job) for job in jobs}
         found = {key: entries[-1] for key, entries in planned.items() if entries}
         known = {key for key, entry in found.items() if entry["epochs"] == stage.epochs}
         missing = [j for j in jobs if j.key not in known or self.pending(j, found[j.key])]
@@ -155,7 +165,7 @@ class Hunt:
 
     def call(self, job: Job, numbers: Sequence[int], **more: Any) -> Call:
         """What a worker has to know to train networks of a job."""
-        return Call(job._replace(chosen=None), numbers, plans.find_entries(self.plan.values(), job), **more)
+        return Call(job._replace(chosen=None), numbers, find_entries(self.plan.values(), job), **more)
 
     def pending(self, job: Job, entry: Entry) -> list[int]:
         """Place of the first network of every call whose part is not in the table."""
@@ -201,6 +211,8 @@ class Hunt:
         parts.save(parts.part(*job.place, first), {n: result.leaves[n] for n in sorted(wanted)})
         seconds = {"compile": result.compile_seconds, "run": result.run_seconds}
         self.table.write(self.table.part(*job.place, first), result.rows, seconds)
+        for line in promising_lines(result.rows, getattr(self.config, "promising", None)):
+            self.report(line)
         self.slowest = max(self.slowest, result.run_seconds / (job.stage.epochs - job.stage.start))
 
     def networks(self) -> dict[str, Any]:

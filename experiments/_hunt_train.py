@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
-import numpy as np
 import pyarrow as pa
 
-from experiments._hunt_plan import ACTIVATION, Entry, Job, rules_of, settings
+from experiments._hunt_plan import ACTIVATION, BATCHES, rules_of, settings
 from experiments._hunt_rows import SCHEMA, leaders
 from jaxnet import methods
+from jaxnet.allocation import dense_counts
 from jaxnet.data import Dataset
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
+from jaxnet.files import read_json, user_path
 from jaxnet.keys import key_of
 from jaxnet.lab.run import augmentation, load, make_split, use_compilation_cache
-from jaxnet.lab.shown import sizes_label
-from jaxnet.sweep import Bench, DrawRules, SweepConfig, Trained, default_chunk
-from jaxnet.sweep.halving import surviving
-from jaxnet.sweep.table import measured, named
-
-Leaves = Mapping[int, list[np.ndarray]]
-"""Arrays of some networks by their numbers."""
-
-
-class Call(NamedTuple):
-    """Networks of a job that are trained together."""
-
-    job: Job  # without its chosen ones
-    numbers: Sequence[int]  # of the networks
-    entries: Sequence[Entry]  # how they are trained, rung by rung, as far as it is planned
-    carried: Leaves | None = None  # what they go on from in a later rung; who is missing is trained anew
-    keep: int = 0  # how many of a member may go on to the next rung
-
-
-class Result(NamedTuple):
-    """What a call gives."""
-
-    rows: pa.Table
-    leaves: Leaves  # of those that may be among the best, or, in a rung that is not the last, go on
-    anew: int  # how many were trained anew, since what they go on from was lost
-    compile_seconds: float  # since the last call
-    run_seconds: float
+from jaxnet.store.folder import CONFIG
+from jaxnet.sweep import Bench, DrawRules, SweepConfig, Trained
+from jaxnet.sweep.calls import Call, Calls, Leaves, Result
+from jaxnet.sweep.jobs import Entry, Job
+from jaxnet.sweep.table import measured, named, sizes_of
 
 
 class Trainer:
@@ -57,8 +35,6 @@ class Trainer:
         self.config, self.fingerprint, self.rules = config, fingerprint, rules_of(config)
         if dataset is not None:
             self.dataset = dataset
-        self._stage: Any = None
-        self._compile_seconds = 0.0
         use_compilation_cache()
 
     def __reduce__(self) -> Any:
@@ -90,12 +66,14 @@ class Trainer:
             batch_size=config.batch_size,
             lr=config.lr,
             method=config.method and methods.make(config.method),
-            draw=DrawRules(self.rules.mask, self.rules.init, ACTIVATION),
+            draw=DrawRules(self.rules.mask, self.rules.init, ACTIVATION, self.rules.enforced),
             common_order=not config.own_order,
             detector=config.detector,
             watch=config.detect_on,
             transform=augmentation(config, self.dataset),
             own_draws=bool(getattr(config, "own_draws", False)),
+            shuffle=not self.rules.described,
+            outputs=self.rules.described,
         )
         return Bench(
             how,
@@ -106,76 +84,69 @@ class Trainer:
             rungs=config.halving is not None,
         )
 
+    @functools.cached_property
+    def calls(self) -> Calls:
+        """What trains calls."""
+        config = self.config
+        return Calls(self.bench, self.rows, functools.partial(leaders, config), config.kernel, config.chunk)
+
     def plan(self, call: Call) -> Entry:
-        """Compiles a job's program; what is planned keeps its calls, and all rungs have one kernel."""
-        job, size, entry = call.job, len(call.numbers), call.entries[-1] if call.entries else None
-        with self._compiling(job):
-            if entry and entry["epochs"] == job.stage.epochs:
-                self.bench.program(job.grid, entry)
-                return entry
-            kernel = entry["kernel"] if entry else self.config.kernel
-            chunk = self.config.chunk or default_chunk(
-                jax.local_devices(), job.grid.family(), self.config.batch_size
-            )
-            planned = self.bench.plan(job.grid, job.stage.epochs, size, kernel, chunk)
-        names = [*dict.fromkeys(sizes_label(architecture) for architecture, _ in job.grid.members)]
-        return {"group": job.group, "architectures": names, "networks": size, **planned}
+        """See :meth:`jaxnet.sweep.calls.Calls.plan`; InputError where the memory does not suffice."""
+        with _of(call):
+            return self.calls.plan(call)
 
     def train(self, call: Call) -> Result:
-        """Trains the networks of a call."""
-        job, numbers, carried = call.job, call.numbers, dict(call.carried or {})
-        with self._compiling(job):
-            self.bench.program(job.grid, call.entries[-1])
-        before = time.perf_counter()
-        missing = [n for n in numbers if n not in carried] if call.entries[-1]["start"] else []
-        if missing:
-            again = self.bench.train(job.grid, missing, call.entries[:-1])
-            carried |= by_number(again.carried, missing, range(len(missing)))
-        trained = self.bench.train(job.grid, numbers, call.entries[-1:], carried)
-        rows = self.rows(call, trained)
-        places, kept = surviving(rows, 1, call.keep), trained.carried
-        if job.stage.last:
-            places, kept = leaders(self.config, rows), (trained.params, trained.structure)
-        compiled, self._compile_seconds = self._compile_seconds, 0.0
-        leaves, seconds = by_number(kept, numbers, places.tolist()), time.perf_counter() - before
-        return Result(rows, leaves, len(missing), compiled, seconds)
+        """See :meth:`jaxnet.sweep.calls.Calls.train`; likewise."""
+        with _of(call):
+            return self.calls.train(call)
 
     def again(self, call: Call) -> tuple[pa.Table, Leaves]:
-        """Rows and arrays of networks, trained once more from the start to the same bits."""
-        with self._compiling(call.job):
-            trained = self.bench.train(call.job.grid, call.numbers, call.entries)
-        network = trained.params, trained.structure
-        return self.rows(call, trained), by_number(network, call.numbers, range(len(call.numbers)))
+        """See :meth:`jaxnet.sweep.calls.Calls.again`; likewise."""
+        with _of(call):
+            return self.calls.again(call)
 
     def rows(self, call: Call, trained: Trained) -> pa.Table:
         """The rows of the networks of a call."""
-        job, stage, rules = call.job, call.job.stage, self.rules
+        job, stage, rules, number = call.job, call.job.stage, self.rules, len(call.numbers)
         same = {"group": job.group, "stage": stage.name, "epochs": stage.epochs, "mask": rules.mask}
         same |= {"split": rules.split}
-        columns = {name: [value] * len(call.numbers) for name, value in same.items()}
-        columns |= {**named(job.grid, call.numbers), **measured(trained.row, self.splits[1].size)}
+        columns: dict[str, Any] = {name: [value] * number for name, value in same.items()}
+        columns |= named(job.grid, call.numbers)
+        sizes = map(sizes_of, columns["architecture"])
+        parameters = [sum(dense_counts(one)) + sum(one[1:]) for one in sizes] if rules.described else None
+        columns |= measured(trained.row, self.splits[1].size, parameters)
         return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
-    @contextlib.contextmanager
-    def _compiling(self, job: Job) -> Iterator[None]:
-        """Counts the seconds; the programs of the stage before are not needed any more."""
-        if self._stage != job.stage:
-            self._stage = job.stage
-            self.bench.forget()
-        before = time.perf_counter()
-        try:
-            yield
-        except ValueError as error:
-            raise InputError(f"{job.key}: {error} (--memory-budget, --sizes, --batch-size)") from None
-        self._compile_seconds += time.perf_counter() - before
+
+@contextlib.contextmanager
+def _of(call: Call) -> Iterator[None]:
+    """Says in one line of which job the memory does not suffice, or the kernel is not right."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{call.job.key}: {error} (--memory-budget, --sizes, --batch-size)") from None
+
+
+def with_batch_size(config: Any, dataset: Dataset, jobs: Sequence[Job]) -> Any:
+    """The configuration with a batch size: for ``auto`` what is measured with the largest networks.
+
+    A continued hunt keeps that of its beginning. InputError where not even the smallest fits.
+    """
+    if config.batch_size is not None:
+        return config
+    stored = user_path(config.out) / CONFIG
+    if config.resume and stored.exists() and (known := read_json(stored).get("batch_size")):
+        return dataclasses.replace(config, batch_size=known)
+    trainer = Trainer(dataclasses.replace(config, batch_size=BATCHES[0]), dataset.fingerprint, dataset)
+    job = max(jobs, key=lambda job: max(sum(dense_counts(sizes)) for sizes, _ in job.grid.members))
+    networks = min(len(job.numbers), config.chunk or trainer.calls.usual_chunk(job))
+    try:
+        size = trainer.bench.batch_size(job.grid, networks, config.kernel, BATCHES)
+    except ValueError as error:
+        raise InputError(f"--batch-size auto: {error} (--memory-budget, --chunk)") from None
+    return dataclasses.replace(config, batch_size=size)
 
 
 @functools.lru_cache(maxsize=1)
 def _trainer(config: str, fingerprint: str) -> Trainer:
     return Trainer(settings(json.loads(config)), fingerprint)
-
-
-def by_number(tree: Any, numbers: Sequence[int], places: Iterable[int]) -> Leaves:
-    """Leaves of the networks at some places, by number."""
-    leaves = jax.tree.leaves(tree)
-    return {numbers[k]: [leaf[k] for leaf in leaves] for k in places}

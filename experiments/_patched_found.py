@@ -11,7 +11,10 @@ import numpy as np
 
 import jaxnet
 from jaxnet import lab
-from jaxnet.lab.shown import left_out, sizes_label, sound
+from jaxnet.lab.shown import left_out, percent, sizes_label, sound
+
+SHOWN = 8
+"""Of the patches ranked by contribution so many of both ends are printed."""
 
 
 def measure(
@@ -46,7 +49,10 @@ def measure(
         return jaxnet.count_nonzeros(params, structure), sizes
 
     counted = run.over_seeds("the count", count, params, patched, options=ONCE)
-    lost, together = contributions(run, task, params, patched)
+    lost, together, pruned = contributions(run, task, params, patched)
+    alone, _ = run.judge(task, params, keeping(patched, pruned["kept"] & False), test)
+    rows = trained["patch"].rows
+    along = {name: curves(rows, name, len(run.seeds)) for name in ("patch_norm", "scaffold_drift")}
     counts, sizes, bank, found, before, after = jax.device_get(
         (*counted, patched.bank, trained["scaffold"].kept["found"], before, after)
     )
@@ -56,7 +62,15 @@ def measure(
     lost[np.isnan(gain)] = np.nan
     if together is not None:
         together[np.isnan(gain)] = np.nan
-    weights = counts["patch"]
+    weights, told = counts["patch"], {"without_patches": np.where(np.isnan(gain), np.nan, alone)}
+    told["forgotten"] = first - told["without_patches"]
+    if run.config.prune_patches is not None:
+        fewer, _ = run.judge(task, params, keeping(patched, pruned["kept"]), test)
+        told["pruned"] = {
+            "accuracy": np.where(np.isnan(gain), np.nan, fewer),
+            "num_patches": pruned["kept"].sum(axis=1),
+            "patch_weights": np.where(pruned["kept"], np.asarray(counted[1]), 0).sum(axis=1),
+        }
     extrema = {
         f"extrema_{kind}": np.stack([getattr(layer, kind).sum(axis=1) for layer in found], axis=1)
         for kind in ("high", "low", "nan")
@@ -87,6 +101,8 @@ def measure(
         patched_epoch=after.best_epoch,
         patches=patches,
         patched_accuracy_halves=halves,
+        **told,
+        **along,
         **watched,
         redundancy=None if together is None else list(together),
     )
@@ -120,12 +136,27 @@ def layers(run: lab.Run[Any], task: Any, params: Any, structure: Any, samples: A
     return {name: np.asarray(values) for name, values in zip(names, found, strict=True)}
 
 
+def keeping(structure: Any, keep: np.ndarray) -> Any:
+    """The structures ``(network, ...)`` with those patches in use that ``keep``, ``(network, slot)``, has."""
+    import jax
+
+    if not keep.shape[1]:
+        return structure
+    return structure.replace(bank=jax.vmap(jaxnet.patches.keep_patches)(structure.bank, keep))
+
+
+def curves(rows: Sequence[dict[str, Any]], name: str, seeds: int) -> list[list[float]] | None:
+    """A column of the rows over the epochs, of every seed; None without epochs."""
+    return np.array([row[name] for row in rows], float).reshape(-1, seeds).T.tolist() if rows else None
+
+
 def contributions(
     run: lab.Run[Any], task: Any, params: Any, structure: Any
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Contribution of every patch on the watched samples, and redundancy if asked for."""
-    if not jaxnet.patches.active_slots(structure.bank).shape[-1]:
-        return np.zeros((len(run.seeds), 0)), None
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, np.ndarray]]:
+    """Contribution of every patch on the watched samples, redundancy and which are needed if asked for."""
+    active = np.asarray(jaxnet.patches.active_slots(structure.bank)).reshape(len(run.seeds), -1)
+    if not active.shape[1]:
+        return np.zeros((len(run.seeds), 0)), None, {"kept": active}
 
     def measured(what: str, measure: Callable[..., Any]) -> np.ndarray:
         def one(params: Any, structure: Any, split: Any) -> Any:
@@ -136,8 +167,51 @@ def contributions(
 
         return np.array(run.over_seeds(what, one, params, structure, run.split(run.watched)))
 
-    lost = measured("contributions", jaxnet.contributions)
-    return lost, measured("redundancy", jaxnet.redundancy) if run.config.redundancy else None
+    lost, kept = measured("contributions", jaxnet.contributions), active
+    if (points := run.config.prune_patches) is not None:
+
+        def needed(accuracy: Any, bank: Any) -> Any:
+            return jaxnet.patches.needed(accuracy, bank, points / 100)
+
+        kept = measured("patches that are needed", needed)
+    return lost, measured("redundancy", jaxnet.redundancy) if run.config.redundancy else None, {"kept": kept}
+
+
+def patch_tables(seeds: Sequence[dict[str, Any]]) -> list[Any]:
+    """Patches ranked by what is lost without them; their kinds; norms, drift and what is forgotten."""
+    every = [{**p, "seed": s["seed"]} for s in sound(seeds) for p in s["patches"]]
+    if not every:
+        return []
+    ranked = sorted(every, key=lambda p: -p["contribution"])
+    names = ["rank", "seed", "kind", "hidden layer", "unit", "weights", "points lost without it"]
+    rows = [
+        [k, p["seed"], p["kind"], p["hidden_layer"] + 1, p["unit"], p["nonzeros"], percent(p["contribution"])]
+        for k, p in enumerate(ranked, 1)
+    ]
+    some = [*rows[:SHOWN], *rows[max(SHOWN, len(rows) - SHOWN) :]]
+    kinds: list[list[object]] = []
+    for kind, layer in sorted({(p["kind"], p["hidden_layer"]) for p in every}):
+        lost = np.array([p["contribution"] for p in every if (p["kind"], p["hidden_layer"]) == (kind, layer)])
+        useless = percent(float(np.mean(lost == 0)), ".0f")
+        kinds.append(
+            [kind, layer + 1, len(lost), percent(lost.mean()), percent(lost.sum() / len(seeds)), useless]
+        )
+    columns = ["kind", "hidden layer", "patches", "points each", "points a network", "without effect %"]
+    tables = [
+        (f"patches by contribution, the first and last {SHOWN} of {len(rows)}", names, some),
+        ("contribution of kinds", columns, kinds),
+    ]
+    shown: list[list[object]] = []
+    for s in sound(seeds) if "patch_norm" in seeds[0] else ():
+        ends = [f"{s[name][at]:.4f}" for name in ("patch_norm", "scaffold_drift") for at in (0, -1)]
+        told = [percent(s["without_patches"]), percent(s["forgotten"], "+.2f")]
+        fewer = s.get("pruned")
+        cells = [percent(fewer["accuracy"]), fewer["num_patches"], fewer["patch_weights"]] if fewer else []
+        shown.append([s["seed"], *ends, *told, *cells])
+    heads = ["seed", "patch norm, first epoch", "last", "drift of the scaffold, first", "last"]
+    heads += ["without patches %", "forgotten"]
+    heads += ["pruned %", "patches", "weights"] if "pruned" in seeds[0] else []
+    return [*tables, ("patches and scaffold along training", heads, shown)]
 
 
 def draw_accuracy(path: Path, summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

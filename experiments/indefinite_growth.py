@@ -15,31 +15,59 @@ from typing import Any, Literal
 
 import jaxnet
 from experiments import _growth_found as found
+from experiments import _winner
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import Activation, Allocation
 
-AUTO: dict[str, tuple[Any, Any]] = {
-    "hidden": ((128,), (64, 32)),
-    "density": (0.02, 0.04),
-    "allocation": ("uniform", "erdos-renyi"),
-    "rule": ("ratio", "always"),
-    "change": ("insert", "widen"),
-    "operator": ("redraw", "preserve"),
-    "added": (None, 600),
-    "size": (None, 16),
-    "max_patches": (5, 0),
-    "epochs": (20, 10),
-    "patience": (5, 0),
-    "lr": (1e-3, 2e-3),
-    "schedule": ("constant", "cosine"),
-    "exchange": ("none", "gradient"),
-    "standard_errors": (0.0, 1.0),
+RECIPES: dict[str, dict[str, Any]] = {
+    "original": {
+        "hidden": (128,),
+        "density": 0.02,
+        "allocation": "uniform",
+        "rule": "ratio",
+        "change": "insert",
+        "counted": "both",
+        "operator": "redraw",
+        "added": None,
+        "size": None,
+        "max_patches": 5,
+        "patch_kind": "mlp",
+        "epochs": 20,
+        "patience": 5,
+        "lr": 1e-3,
+        "schedule": "constant",
+        "exchange": "none",
+        "standard_errors": 0.0,
+        "min_gain": 0.0,
+    }
 }
-"""What ``auto`` stands for in the recipes ``original`` and ``lean``; hidden layers of ``--sizes auto``."""
+"""What ``auto`` stands for; ``hidden`` layers are those of ``--sizes auto``."""
 
-RECIPES = {recipe: {flag: AUTO[flag][i] for flag in AUTO} for i, recipe in enumerate(("original", "lean"))}
+RECIPES["described"] = RECIPES["original"] | {
+    "rule": "count",
+    "counted": "high",
+    "patch_kind": "dense",
+    "min_gain": 0.005,
+}
+RECIPES["lean"] = RECIPES["original"] | {
+    "hidden": (64, 32),
+    "density": 0.04,
+    "allocation": "erdos-renyi",
+    "rule": "always",
+    "change": "widen",
+    "operator": "preserve",
+    "added": 600,
+    "size": 16,
+    "max_patches": 0,
+    "epochs": 10,
+    "patience": 0,
+    "lr": 2e-3,
+    "schedule": "cosine",
+    "exchange": "gradient",
+    "standard_errors": 1.0,
+}
 
 SEED_EXTREMA = slice(128, 192)
 """Test samples for the extrema of protocol ``seed``: the original passes three batches of 64, and its last
@@ -60,20 +88,24 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
 
     density: float | None = auto("fraction of the weights that exist at first", "in (0, 1]", fraction=True)
     allocation: Allocation | None = auto("how the density is shared out over the layers")
-    activation: Activation = option("relu", "of the hidden layers")
+    activation: Activation | None = option("relu", "of the hidden layers")
+    from_checkpoint: str | None = _winner.flag("grow")
+    checkpoint_fingerprint: str | None = option(None, "of that scaffold", cli=False)
     lr: float | None = auto("Adam's learning rate", above=0)
     extrema_samples: int | None = changed(
         lab.ExtremaFlags, "extrema_samples", help="auto: all of training; protocol seed: the third 64 of test"
     )
-    recipe: Literal["original", "lean"] = option(
-        "original", "original: layers of equal density and patches; lean: few weights, where worth most"
+    recipe: Literal["original", "described", "lean"] = option(
+        "original",
+        "original: layers of equal density and patches, as its code; described: as the texts on it, layers "
+        "by high extrema, dense patches, until it pays no more; lean: few weights, where worth most",
     )
     target: float = option(0.95, "accuracy at which a network stops growing", "in (0, 1]", fraction=True)
     standard_errors: float | None = auto("by how many standard errors the target must be exceeded", least=0)
     iterations: int = option(10, "of training and change, at most", least=1)
     max_nonzeros: int | None = option(None, "weights and values of patches, at most", none="any", least=1)
     time_limit: float | None = option(None, "seconds for all seeds together", "s", none="any", above=0)
-    min_gain: float | None = option(None, "least gain over --stall iterations", none="never", above=0)
+    min_gain: float | None = auto("least gain over --stall iterations, a fraction; 0: any", least=0)
     stall: int = option(3, "see --min-gain", "iterations", least=1)
     rule: Literal["ratio", "count", "always"] | None = auto(
         "when the scaffold grows: above --min-ratio extrema per unit, from 10 high extrema on, always"
@@ -83,16 +115,30 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
     place: Literal["worst", "share", "least", "random", "last"] = option(
         "worst", "where: at the layer with most extrema, most per unit, fewest, at a random one, at the last"
     )
+    counted: Literal["both", "high"] | None = auto(
+        "extrema that say which layer is worst, and how many units"
+    )
     operator: Literal["redraw", "preserve"] | None = auto("the layer behind: drawn anew, or function kept")
     added: int | None = auto("weights that a change adds; without it, the density at the start", least=2)
     size: int | None = auto("units of a change; without it, 4 per extremum, at most --max-size", least=1)
     max_size: int = option(256, "units of a change, at most", least=1)
     max_patches: int | None = auto("patches per hidden layer, kind of extremum and iteration", least=0)
+    patch_kind: Literal["mlp", "dense"] | None = auto("of patches: small networks, or direct connections")
+    apart: bool = option(
+        False, "also measure the gain of layers and of patches apart (four trainings for one)"
+    )
+    prune: tuple[float, ...] | None = option(
+        None,
+        "fractions of the grown networks' weights to prune, a run of --prune-epochs each",
+        none="none",
+        fraction=True,
+    )
+    prune_epochs: int = option(5, "of training on after pruning", "epochs", least=1)
     epochs: int | None = auto("of an iteration, at most", "epochs", least=1)
     patience: int | None = auto("without a better accuracy it ends; 0: it does not", "epochs", least=0)
     schedule: Literal["constant", "cosine"] | None = auto("of the learning rate, within an iteration")
-    exchange: Literal["none", "random", "gradient", "revive"] | None = auto(
-        "in training: none, SET, RigL, or dead units drawn anew beside RigL"
+    exchange: Literal["none", "random", "gradient", "revive", "revive-alone"] | None = auto(
+        "in training: none, SET, RigL, dead units drawn anew beside RigL, or these alone"
     )
     out: str = changed(lab.RunFlags, "out", "checkpoints/indefinite_growth")
 
@@ -108,6 +154,8 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
             raise InputError(
                 "a layer that preserves the function needs --activation relu: or give --operator redraw"
             )
+        if self.prune is not None and (not self.prune or max(self.prune) >= 1):
+            raise InputError(f"--prune must be fractions below 1, at least one: {list(self.prune)}")
 
 
 def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.GrowthPlan:
@@ -124,12 +172,13 @@ def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.Gro
     method = None
     if c.exchange != "none":
         steps = c.epochs * -(-len(dataset.y_train) // c.batch_size)
-        name = {"random": "set", "gradient": "rigl", "revive": "rigl"}[c.exchange]
-        method = jaxnet.methods.make(name, until=(until := max(1, int(EXCHANGED_UNTIL * steps))))
-        if c.exchange == "revive":
+        name, until = {"random": "set"}.get(c.exchange, "rigl"), max(1, int(EXCHANGED_UNTIL * steps))
+        method = None if c.exchange == "revive-alone" else jaxnet.methods.make(name, until=until)
+        if c.exchange.startswith("revive"):
             method = jaxnet.methods.make("revive", until=until, base=method)
-    rules = jaxnet.OriginalRules if seed else jaxnet.PatchRules
-    decisions = flags("rule", "change", "place", "min_ratio", "max_size", "size")
+    decisions = flags("rule", "change", "place", "min_ratio", "max_size", "size", "counted")
+    make = jaxnet.OriginalRules if seed and c.patch_kind == "mlp" else jaxnet.PatchRules
+    kind = "original" if make is jaxnet.OriginalRules else c.patch_kind
     try:
         return GrowthPlan(
             spec,
@@ -137,7 +186,7 @@ def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.Gro
             **flags("operator", "added", "epochs", "lr", "schedule", "detector", "detect_on", "batch_size"),
             own_draws=c.own_draws,
             transform=lab.run.augmentation(c, dataset),
-            patches=rules(max_patches=c.max_patches) if patches else None,
+            patches=make(kind, c.max_patches) if patches else None,
             patience=c.patience or None,
             lr_patch=c.lr,
             select="last" if seed or method is not None else "best",
@@ -152,12 +201,12 @@ def make_plan(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.growth.Gro
 
 def make_budget(c: Config) -> jaxnet.growth.Budget:
     """What growth may cost."""
-    return jaxnet.growth.Budget(c.iterations, c.max_nonzeros, c.time_limit, c.min_gain, c.stall)
+    return jaxnet.growth.Budget(c.iterations, c.max_nonzeros, c.time_limit, c.min_gain or None, c.stall)
 
 
 def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
-    """Settles recipe and kernel; checks what can be checked."""
-    config = lab.settled(config, RECIPES[config.recipe])
+    """Settles winner, recipe and kernel; checks what can be checked."""
+    config = lab.settled(_winner.adopt(config, dataset), RECIPES[config.recipe])
     plan = make_plan(config, dataset)
     make_budget(config).check_start(plan)
     lab.run.check_samples(config, dataset)
@@ -186,8 +235,18 @@ def run_growth(run: lab.Run[Config]) -> lab.Found:
             run.report(found.iteration_line(member))
 
         told: Any = {"folder": run.folder, "clock": run.clock, "on_epoch": at, "on_iteration": after}
+        if (winner := _winner.of(config)) is not None:
+            told["given"] = winner.params, winner.structure
+        told["apart"] = config.apart
         members = grow_until(plan, data, target, make_budget(config), run.seeds, **told)
-    return lab.Found({"grown": found.measure(run, plan, members)}, extra={"kernel": config.kernel})
+    grown = found.measure(run, plan, members)
+    for fraction in config.prune or ():
+        fewer = jaxnet.growth.prune(plan, data, members, fraction, config.prune_epochs, run.clock)
+        for entry, (accuracy, _), member in zip(grown, found.judged(run, plan, fewer), fewer, strict=True):
+            weights = jaxnet.count_nonzeros(member.net.params, member.net.structure)["scaffold"]
+            told = {"accuracy": accuracy, "scaffold": int(weights)}
+            entry.setdefault("pruned", {})[f"{fraction:g}"] = told
+    return lab.Found({"grown": grown}, extra={"kernel": config.kernel, "growth": found.patterns(grown)})
 
 
 STUDY = lab.Study(
@@ -198,6 +257,9 @@ STUDY = lab.Study(
     tables=found.tables,
     numbers=found.numbers,
     plots={"growth.png": found.draw_growth, "architectures.png": found.draw_architectures},
+    known=_winner.known,
+    may_differ=("from_checkpoint",),
+    unsaid=("checkpoint_fingerprint", "from_checkpoint", "apart", "prune"),
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, recipe {c.recipe}; results go to {c.out}",
 )
 

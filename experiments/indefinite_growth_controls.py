@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from experiments import indefinite_growth as growth
+from experiments._growth_found import weights_of
 from jaxnet import allocation, lab
 from jaxnet.lab import changed, option
-from jaxnet.lab.shown import NOTHING, percent, sizes_label, sound
+from jaxnet.lab.report import mean_and_interval
+from jaxnet.lab.shown import NOTHING, number, percent, sizes_label, sound, span
+from jaxnet.statistics import aggregate
 
 LEAN = growth.RECIPES["lean"]
 
@@ -37,6 +40,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "static Erdős–Rényi": {"change": "none", "exchange": "none"},
     "SET between iterations": {"change": "rewire", "exchange": "none"},
     "extrema, without RigL": {**SMALL, "exchange": "none"},
+    "extrema, RigL and revival": {**SMALL, "exchange": "revive"},
+    "static and revival": {"change": "none", "exchange": "revive-alone"},
 }
 """What each arm changes in the recipe ``lean``."""
 
@@ -55,7 +60,28 @@ QUESTIONS = [
         ("Growth without RigL against static Erdős–Rényi", "extrema, without RigL", STATIC),
         ("RigL against static Erdős–Rényi", "RigL", STATIC),
         ("SET between iterations against static", "SET between iterations", STATIC),
+        ("Revival of dead units, in growth", "extrema, RigL and revival", "extrema"),
+        ("Revival of dead units, static", "static and revival", STATIC),
     )
+]
+
+AS = "as described"
+DESCRIBED: dict[str, dict[str, Any]] = {
+    AS: {"prune": (0.25, 0.5, 0.75, 0.9)},
+    f"{AS}, without patches": {"max_patches": 0},
+    f"{AS}, without layers": {"change": "none"},
+    f"{AS}, random place": {"place": "random"},
+    f"{AS}, sizes by high and low": {"counted": "both"},
+}
+"""The recipe ``described``, and what each arm leaves out or changes."""
+
+APART = "gains apart"
+"""The recipe ``described`` once more, layers and patches measured apart."""
+
+QUESTIONS_DESCRIBED = [
+    lab.Question(AS, f"{AS}, {other}", measure, f"As described against {other}: {what}", primary=primary)
+    for other in ("without patches", "without layers", "random place", "sizes by high and low")
+    for measure, what, primary in (("accuracy", "accuracy", True), ("weights", "weights", False))
 ]
 
 HEADLINE: dict[str, dict[str, Any]] = {
@@ -73,6 +99,8 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     dataset: str = changed(lab.DataFlags, "dataset", "mnist")
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(16, "networks in each arm of the controls", least=2)
+    described_seeds: int = option(16, "networks in each arm of the recipe described; 0: none", least=0)
+    apart_iterations: int = option(4, "iterations in which layers and patches are measured apart", least=2)
     headline_seeds: int = option(10, "networks in each run to a target; 0 leaves these out", least=0)
     sizes: tuple[int, ...] | None = option(None, "units per layer at the start", none="auto")
     density: float = option(LEAN["density"], "at the start", "in (0, 1]", fraction=True)
@@ -86,7 +114,7 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     """Runs all arms, and on MNIST the runs to a target."""
 
     def one(name: str, changes: dict[str, Any], **values: Any) -> dict[str, Any]:
-        arm = lab.run_arms(growth.STUDY, {name: changes}, config, recipe="lean", **values)[name]
+        arm = lab.run_arms(growth.STUDY, {name: {"recipe": "lean", **changes}}, config, **values)[name]
         print(f"{name}: {percent(arm['aggregate']['accuracy']['mean'])} %", flush=True)
         return arm
 
@@ -102,7 +130,48 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     }
     targets = HEADLINE if config.headline_seeds and config.dataset == "mnist" else {}
     headline = {name: one(name, arm, num_seeds=config.headline_seeds) for name, arm in targets.items()}
-    return {"arms": arms, "headline": headline}
+    described: dict[str, Any] = {}
+    if config.described_seeds:
+        given: dict[str, Any] = {"recipe": "described", "num_seeds": config.described_seeds}
+        described = {name: one(name, {**given, **arm}) for name, arm in DESCRIBED.items()}
+        few = {**given, "apart": True, "iterations": config.apart_iterations, "target": 1.0}
+        described[APART] = one(APART, few)
+        for arm in described.values():
+            for seed in (s for part in arm["arms"].values() for s in part["seeds"]):
+                seed["weights"] = None if seed["diverged"] else weights_of(seed)
+    return {"arms": arms, "headline": headline, "described": described}
+
+
+def questions(config: Config) -> list[lab.Question]:
+    """Of the recipe lean, and of the described one where it is run."""
+    return [*QUESTIONS, *(QUESTIONS_DESCRIBED if config.described_seeds else ())]
+
+
+def pattern_rows(growth: dict[str, Any]) -> list[list[str]]:
+    """A row for every iteration: what networks are then, and gains over training on alone, in points."""
+    rows = []
+    for one in growth["iterations"]:
+        shown = [str(one["iteration"]), str(one["networks"]), mean_and_interval(one["accuracy"])]
+        shown += [number(one["weights"]["mean"], ".0f")]
+        shown += [mean_and_interval(one[kind]) for kind in ("high", "low")]
+        gains = (one.get(f"gain_{name}") for name in ("layers", "patches", "both"))
+        rows.append([*shown, *(NOTHING if gain is None else mean_and_interval(gain) for gain in gains)])
+    return rows
+
+
+def pruned_rows(seeds: list[dict[str, Any]]) -> list[list[str]]:
+    """What is left of grown networks that lose their smallest weights and are trained on."""
+    rows = [["grown", *ends_of([(s["accuracy"], s["nonzeros"]["scaffold"]) for s in seeds])]]
+    for fraction in seeds[0]["pruned"] if seeds else ():
+        found = [s["pruned"][fraction] for s in seeds]
+        rows.append([fraction, *ends_of([(f["accuracy"], f["scaffold"]) for f in found])])
+    return rows
+
+
+def ends_of(pairs: list[tuple[float, int]]) -> list[str]:
+    """Accuracy and weights as they are shown."""
+    accuracy, weights = (aggregate(column) for column in zip(*pairs, strict=True))
+    return [mean_and_interval(accuracy), number(weights["mean"], ".0f")]
 
 
 def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Comparison]) -> dict[str, Any]:
@@ -121,7 +190,16 @@ def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Compari
             ends = [extrema_shares([s["history"][at] for s in seeds]) for at in (0, -1)]
             where.append([name, layers, *ends])
     places = [c.sign for c in comparisons if c.question.shown.startswith("Place")]
-    return {"architectures": architectures, "where": where, "places": places}
+    told: dict[str, Any] = {"architectures": architectures, "where": where, "places": places}
+    if described := groups["described"]:
+        predicted = described[AS]["growth"]["predicted"]
+        told["patterns"] = {name: pattern_rows(described[name]["growth"]) for name in (AS, APART)}
+        told["pruned"] = pruned_rows(sound(described[AS]["seeds"]))
+        told["predicted"] = [
+            [name, number(found["rho"]), span(found["ci95"], scale=1, between=" .. "), str(found["n"])]
+            for name, found in predicted.items()
+        ]
+    return told
 
 
 def extrema_shares(entries: list[dict[str, Any]]) -> str:
@@ -135,7 +213,7 @@ def extrema_shares(entries: list[dict[str, Any]]) -> str:
 
 REPORT = Path(__file__).parent / "reports" / "growth.md"
 DOCUMENT = lab.Document(REPORT, values)
-CONTROLS = lab.Controls("indefinite_growth_controls", Config, run_all, DOCUMENT, questions=QUESTIONS)
+CONTROLS = lab.Controls("indefinite_growth_controls", Config, run_all, DOCUMENT, questions=questions)
 
 if __name__ == "__main__":
     CONTROLS.command(__doc__)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _patchability_run as runs
-from experiments._predictors import draw_predictors, prediction_rows
+from experiments._structure_predictors import draw_predictors, prediction_rows
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option

@@ -52,11 +52,7 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
         "extrema_samples",
         help="samples watched; auto: all training samples, or 1000 test samples with --protocol seed",
     )
-    from_checkpoint: str | None = option(
-        None,
-        "folder of a hunt's winner (OUT/winners/...): patch this trained scaffold instead of fresh ones; "
-        "what is auto comes from it, and the seeds differ in their patches only",
-    )
+    from_checkpoint: str | None = _winner.flag("patch")
     checkpoint_fingerprint: str | None = option(None, "of that scaffold", cli=False)
     scaffold_epochs: int | None = option(
         None, "epochs without patches; auto: 20, or 0 with --from-checkpoint", "epochs", none="auto"
@@ -88,6 +84,14 @@ class Config(lab.RunFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.
         "scaffold-phase: masks hold before patches only, then every weight is free (original, first version)",
     )
     redundancy: bool = option(False, "also measure how far any two patches stand in for one another (slow)")
+    prune_patches: float | None = option(
+        None,
+        "drop redundant patches after training, one after the other: all that cost together at most so many "
+        "points of the accuracy that is watched; 0: those that cost none",
+        "points",
+        none="off",
+        least=0,
+    )
     out: str = changed(lab.RunFlags, "out", "checkpoints/patched_density")
 
     def check(self) -> None:
@@ -112,7 +116,10 @@ def make_spec(config: Config, dataset: jaxnet.data.Dataset) -> jaxnet.NetworkSpe
 
 def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles what is ``auto``, from a winner if there is one; checks what can be checked."""
-    config = lab.settled(_winner.adopt(config, dataset), FRESH)
+    config = _winner.adopt(config, dataset)
+    if config.from_checkpoint is not None:
+        config = of_winner(config)
+    config = lab.settled(config, FRESH)
     spec = make_spec(config, dataset)
     lab.run.check_samples(config, dataset)
     check_room(config, spec.sizes)
@@ -122,6 +129,18 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
         what = f"{there} {lab.run.PARTS[part]} samples"
         raise InputError(f"--extrema-samples {asked}: {dataset.name} has {what} only")
     return lab.run.resolve_kernel(config, spec, config.num_seeds)
+
+
+def of_winner(config: Config) -> Config:
+    """What a trained scaffold needs no more; InputError where it is asked for."""
+    for name in ("scaffold_epochs", "lr"):
+        if getattr(config, name):  # 0 epochs are what is done
+            words = "has no meaning with --from-checkpoint: its scaffold is trained; leave it out"
+            raise InputError(f"{lab.flag_name(name)} {words}")
+    if config.max_patches == 0 and config.num_seeds > 1:
+        words = "leaves nothing to draw, so all seeds would be one network: give --num-seeds 1"
+        raise InputError(f"--max-patches 0 {words}")
+    return lab.settled(config, {"scaffold_epochs": 0})
 
 
 def check_room(config: Config, sizes: Sequence[int]) -> None:
@@ -185,6 +204,13 @@ def make_stages(run: lab.Run[Config], task: jaxnet.Task) -> list[lab.Stage]:
             net = jaxnet.changes.reshape(jaxnet.changes.with_optimizer(net, fast), with_them)
         return jaxnet.init_state(net).replace(diverged=state.diverged)
 
+    @jax.jit
+    def along(now: Any, kept: Any) -> Any:
+        before = kept["scaffold"]["state"]
+        values = now.net.params, chosen(config, before), before.net.structure
+        names = "patch_norm", "scaffold_drift"
+        return dict(zip(names, jax.vmap(jaxnet.changes.norm_and_drift)(*values), strict=True))
+
     watched, patience = found.watched_samples(config), {"patience": config.patience}
     return [
         lab.Stage(
@@ -199,7 +225,16 @@ def make_stages(run: lab.Run[Config], task: jaxnet.Task) -> list[lab.Stage]:
             judged_at_start=winner is not None,
         ),
         # not compiled quickly: fused otherwise, the last bits of fresh moments would differ
-        lab.Stage("patch", config.patch_epochs, task, patched, order=1, **patience, quick=False),
+        lab.Stage(
+            "patch",
+            config.patch_epochs,
+            task,
+            patched,
+            order=1,
+            **patience,
+            quick=False,
+            also=along,
+        ),
     ]
 
 
@@ -231,13 +266,13 @@ def tables(summary: dict[str, Any]) -> list[Any]:
         rows.append([s["seed"], *shown, *(here[name] for name in counts), percent(s["density"])])
     a = summary["aggregate"]
     shown = [percent(a[name]["mean"], form) for name, form in accuracies.items()]
-    found = [number(a[name]["mean"], ".1f") for name in counts]
-    rows.append(["mean", *shown, *found, percent(a["density"]["mean"])])
+    means = [number(a[name]["mean"], ".1f") for name in counts]
+    rows.append(["mean", *shown, *means, percent(a["density"]["mean"])])
     ends = [span(a[name]["ci95"], form) for name, form in accuracies.items()]
     rows.append(["95 %", *ends, *[NOTHING] * 5])
     config, sizes = summary["config"], sizes_label(summary["sizes"])
     title = f"{config['dataset']}, {sizes}, protocol {config['protocol']}, {summary['kernel']} kernel"
-    return [(title, columns, rows)]
+    return [(title, columns, rows), *found.patch_tables(summary["seeds"])]
 
 
 def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
@@ -263,7 +298,7 @@ STUDY = lab.Study(
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, scaffolds first, then patches",
     known=_winner.known,
     may_differ=("from_checkpoint",),
-    unsaid=("checkpoint_fingerprint", "total_patches", "watch_output"),
+    unsaid=("checkpoint_fingerprint", "total_patches", "watch_output", "prune_patches"),
 )
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ ARMS: dict[str, dict[str, Any]] = {
     NONE: NO_PATCHES,
     f"{NONE}, rate of the patches": {**NO_PATCHES, "lr_scaffold": 5e-4},
     f"{NONE}, 2.6 % from the start": {**NO_PATCHES, "density": 0.026},
+    f"{NONE}, 3 % from the start": {**NO_PATCHES, "density": 0.03},
+    f"{NONE}, dense": {**NO_PATCHES, "density": 1.0},
     f"{NONE}, Erdős–Rényi": {**NO_PATCHES, "allocation": "erdos-renyi"},
     f"{NONE}, original init": {**NO_PATCHES, "init": "dense-fan-in"},
 }

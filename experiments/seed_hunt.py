@@ -38,7 +38,29 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
     """Hundreds of sparse networks, trained together, ranked, the best kept."""
 
     sizes: tuple[int, ...] | None = auto("units per layer; auto: features of data,128,classes", least=None)
-    portfolio: bool = option(False, "train the 28 architectures of the portfolio instead of --sizes")
+    portfolio: Literal["later", "described"] | None = option(
+        None, "train a portfolio instead of --sizes: the 28 of the original's code, the 18 of its description"
+    )
+    protocol: Literal["clean", "seed", "described"] = changed(  # type: ignore[assignment]
+        lab.DataFlags,
+        "protocol",
+        help="clean: selection on validation, test images once at the end; seed: the original's code; "
+        "described: the texts on it (docs/protocols.md)",
+    )
+    mask_mode: Literal["applied-once", "enforced"] | None = auto(
+        "--protocol described: whether masks hold in training too; auto: applied-once, and weights fill up",
+        least=None,
+    )
+    batch_size: int | None = option(  # type: ignore[assignment]
+        64,
+        "samples per step; auto: the largest of 512 to 8192 that fits and trains more networks per second",
+        "samples",
+        none="auto",
+        least=1,
+    )
+    promising: float | None = option(
+        None, "print networks as they come that have more patchability than this", none="off", least=0
+    )
     allocation: Allocation = changed(lab.NetworkFlags, "allocation")
     num_seeds: int = option(100, "seeds of every architecture and density", least=1)
     require_reach: int | None = option(
@@ -125,11 +147,26 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
             )
         if self.sizes is not None and self.portfolio:
             raise InputError("--sizes and --portfolio exclude each other: the portfolio has its own sizes")
-        if self.protocol == "seed" and self.allocation != "uniform":
+        if self.protocol != "clean" and self.allocation != "uniform":
             raise InputError(
-                f"--allocation {self.allocation} has no meaning with --protocol seed, whose masks are drawn "
-                "weight by weight: leave it out"
+                f"--allocation {self.allocation} has no meaning with --protocol {self.protocol}, whose masks "
+                "are drawn weight by weight: leave it out"
             )
+        described = self.protocol == "described"
+        if self.mask_mode is not None and not described:
+            raise InputError("--mask-mode has a meaning with --protocol described only: leave it out")
+        if described and (self.own_order or self.normalise == "channels"):
+            raise InputError(
+                "--protocol described takes the samples in one order and pixels / 255: leave --own-order and "
+                "--normalise out"
+            )
+        if not plans.rules_of(self).enforced:
+            for flag in ("method", "halving", "require_reach"):
+                if getattr(self, flag) is not None:
+                    raise InputError(
+                        f"{flag_name(flag)} has no meaning where all weights are trained: give --mask-mode "
+                        "enforced with it"
+                    )
         if d is not None and len(set(d)) < max(1, len(d)):
             raise InputError(f"--densities must be different numbers, at least one: {list(d)}")
         if mode == "range" and (d is None or len(d) != 2 or d[0] >= d[1]):
@@ -165,12 +202,15 @@ class ReplayConfig:
 
 def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Checks what can be checked before anything is written."""
+    from experiments._hunt_train import with_batch_size
+    from jaxnet.sweep.jobs import Stage
+
     lab.run.use_all_processors()
     rules = plans.rules_of(config)
     if not len(dataset.y_test if rules.split == "test" else dataset.y_val):
         raise InputError(f"{dataset.name} has no {rules.split} samples")
     epochs = plans.epochs_of(config, "coarse")
-    stage = plans.Stage("first", 0, epochs, plans.first_densities(config))
+    stage = Stage("first", 0, epochs, plans.first_densities(config))
     jobs, left_out = plans.make_jobs(stage, plans.make_groups(config, dataset), range(1), config)
     if not jobs or (left_out and not config.portfolio and config.mode == "single"):
         architecture, density = left_out[0]
@@ -178,6 +218,8 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
             f"density {density} leaves a layer of {architecture} without any weight: raise --densities"
         )
     plans.check_reach(config, jobs, dataset.num_classes)
+    config = with_batch_size(config, dataset, jobs)
+    assert config.batch_size is not None
     steps = stage.epochs * -(-len(dataset.y_train) // config.batch_size)
     method: Any = config.method and jaxnet.methods.make(config.method)
     if method and steps < method.every:
@@ -247,7 +289,8 @@ STUDY = HuntStudy(
     settle=settle,
     plots=dict.fromkeys(("accuracy.png", "extrema.png", "pareto.png"), draw),
     owned=owned,
-    may_differ=("budget", "memory_budget"),
+    may_differ=("budget", "memory_budget", "promising"),
+    unsaid=("mask_mode", "promising"),
 )
 
 

@@ -42,7 +42,11 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 def hunt_config(config: Config, name: str) -> seed_hunt.Config:
     """One of the hunts."""
     seeds = config.portfolio_seeds if name == "portfolio" else config.num_seeds
-    more: Any = {"epochs": config.epochs, "num_seeds": seeds, "portfolio": name == "portfolio"}
+    more: Any = {
+        "epochs": config.epochs,
+        "num_seeds": seeds,
+        "portfolio": "later" if name == "portfolio" else None,
+    }
     return seed_hunt.Config(**lab.run.arm_values(config, name), **more)
 
 
@@ -69,9 +73,10 @@ def reference(config: seed_hunt.Config, num_seeds: int) -> list[float]:
     from experiments import _hunt_plan as plans
     from experiments._hunt_train import Trainer
     from jaxnet.sweep import masked_dense_accuracy
+    from jaxnet.sweep.jobs import Stage
 
     dataset = lab.run.load(config)
-    stage = plans.Stage("reference", 0, plans.epochs_of(config, "single"), plans.first_densities(config))
+    stage = Stage("reference", 0, plans.epochs_of(config, "single"), plans.first_densities(config))
     seeds, groups = range(config.seed, config.seed + num_seeds), plans.make_groups(config, dataset)
     (job,), _ = plans.make_jobs(stage, groups, seeds, config)
     bench = Trainer(config, dataset.fingerprint, dataset).bench

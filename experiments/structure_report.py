@@ -17,8 +17,8 @@ from typing import Any
 
 from experiments import _structure_place as placing
 from experiments import _structure_predict as predicting
-from experiments._predictors import draw_predictors, prediction_rows
-from experiments._rank_bars import draw_bars
+from experiments._structure_bars import draw_bars
+from experiments._structure_predictors import draw_predictors, prediction_rows
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option

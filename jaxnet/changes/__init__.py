@@ -20,7 +20,7 @@ from jaxnet.changes.moving import (
     with_optimizer,
     with_room,
 )
-from jaxnet.changes.patching import RULES, add_patches, with_patches
+from jaxnet.changes.patching import RULES, add_patches, norm_and_drift, with_patches
 from jaxnet.changes.rewire import (
     NEW_WEIGHT,
     clone_and_prune,
@@ -49,6 +49,7 @@ __all__ = [
     "grow_random",
     "grown",
     "insert_layer",
+    "norm_and_drift",
     "prune_smallest",
     "random_like",
     "reshape",

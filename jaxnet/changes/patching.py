@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+import optax
+
 from jaxnet import patches
 from jaxnet.errors import check_choice
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.nn.params import Params, Structure, sparse
+from jaxnet.nn.params import Params, Structure, sparse, to_masked_network
 from jaxnet.patches import PatchRules
-from jaxnet.types import Key
+from jaxnet.types import Key, Scalar
 from jaxnet.units import Extrema
 
 RULES = ("redraw", "preserve")
@@ -67,6 +71,25 @@ def with_patches(
         extrema, sparse(structure), rules, key_patch=key_patch, onto=onto, silent=silent
     )
     return params.replace(patches=values), structure.replace(bank=bank)
+
+
+def norm_and_drift(now: Params, params: Params, structure: Structure) -> tuple[Scalar, Scalar]:
+    """Whether patches train, and what becomes of the scaffold meanwhile.
+
+    Args:
+      now: values of the patched network.
+      params: of the scaffold when the patches came.
+      structure: likewise.
+
+    Returns:
+      The norm of all values of patches (0 without any), and the norm of the scaffold's change over that of
+      its values before.
+    """
+    if now.scaffold[0].weight.ndim > params.scaffold[0].weight.ndim:  # masks are no longer enforced
+        params, _ = to_masked_network(params, structure)
+    moved = jax.tree.map(jnp.subtract, now.scaffold, params.scaffold)
+    norm = optax.global_norm(now.patches) if jax.tree.leaves(now.patches) else jnp.zeros(())
+    return norm, optax.global_norm(moved) / optax.global_norm(params.scaffold)
 
 
 def check_rule(rule: str) -> None:

@@ -7,6 +7,7 @@ from jaxnet.growth.decisions import Decision, DecisionRules, LayerCount, decide
 from jaxnet.growth.member import GrowthData, Member
 from jaxnet.growth.plan import GrowthPlan
 from jaxnet.growth.population import grow_until
+from jaxnet.growth.pruning import prune
 
 __all__ = [
     "Budget",
@@ -19,4 +20,5 @@ __all__ = [
     "Target",
     "decide",
     "grow_until",
+    "prune",
 ]

@@ -24,6 +24,9 @@ Place = Literal["worst", "share", "least", "random", "last"]
 """Where: at the layer with most extrema, with most of them per unit, with fewest, at one drawn at
 random, at the last hidden layer."""
 
+Counted = Literal["both", "high"]
+"""Which extrema make a layer the worst, and say how many units it is given."""
+
 PLACES: tuple[str, ...] = get_args(Place)
 CHANGES: tuple[str, ...] = get_args(Change)
 
@@ -45,6 +48,10 @@ class LayerCount:
     def share(self) -> float:
         """Extrema per unit."""
         return self.extrema / self.units
+
+    def counted(self, by: Counted) -> int:
+        """Of both kinds, or high ones only."""
+        return self.high if by == "high" else self.extrema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,8 @@ class DecisionRules:
       min_ratio: extrema per hidden unit above which ``ratio`` grows.
       min_high: high extrema from which on ``count`` grows.
       per_extremum: units per extremum of the chosen layer.
+      counted: which extrema make a layer the worst, and say how many units it is given: ``both`` (the
+        original's code), or ``high`` ones (its description).
       max_size: most units of a change.
       size: units of every change, whatever the extrema; None for ``per_extremum``.
     """
@@ -94,6 +103,7 @@ class DecisionRules:
     min_ratio: float = 0.5
     min_high: int = 10
     per_extremum: int = 4
+    counted: Counted = "both"
     max_size: int = 256
     size: int | None = None
 
@@ -103,6 +113,7 @@ class DecisionRules:
             (self.rule, tuple(RULES), "rule"),
             (self.change, CHANGES, "change"),
             (self.place, PLACES, "place"),
+            (self.counted, get_args(Counted), "counted"),
         ):
             check_choice(what, value, allowed)
         if not (math.isfinite(self.min_ratio) and self.min_ratio >= 0):
@@ -152,9 +163,9 @@ RULES: dict[str, Callable[[Sequence[LayerCount], DecisionRules], tuple[bool, str
 """When to grow, by name: ``rule(layers, rules) -> (grow, reason)``."""
 
 
-def worst_layer(layers: Sequence[LayerCount]) -> int:
+def worst_layer(layers: Sequence[LayerCount], by: Counted = "both") -> int:
     """The layer with most extrema; the first of those that tie."""
-    return max(range(len(layers)), key=lambda k: (layers[k].extrema, -k))
+    return max(range(len(layers)), key=lambda k: (layers[k].counted(by), -k))
 
 
 def change_size(extrema: int, rules: DecisionRules) -> int:
@@ -185,7 +196,7 @@ def decide(layers: Sequence[LayerCount], rules: DecisionRules, *, draw: int = 0)
     if not grow or rules.change == "none":
         only = "patches only" if rules.patches else "training on"
         return Decision("none", None, 0, rules.patches, f"{reason}; {only}")
-    worst = worst_layer(layers)
+    worst = worst_layer(layers, rules.counted)
     if rules.change == "rewire":
         return Decision("rewire", None, 0, rules.patches, f"{reason}; as many weights move")
     if rules.place == "random":
@@ -202,7 +213,7 @@ def decide(layers: Sequence[LayerCount], rules: DecisionRules, *, draw: int = 0)
         where = f"layer {layer + 1} is the last"
     else:
         layer = worst
-        where = f"layer {layer + 1} has most ({layers[layer].extrema})"
+        where = f"layer {layer + 1} has most ({layers[layer].counted(rules.counted)})"
     # the size follows the worst layer wherever the change is: the controls differ in the place alone
-    size = change_size(layers[worst].extrema, rules)
+    size = change_size(layers[worst].counted(rules.counted), rules)
     return Decision(rules.change, layer, size, rules.patches, f"{reason}; {where}")

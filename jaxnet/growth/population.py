@@ -19,16 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import environment
+from jaxnet.growth.apart import measure_apart
 from jaxnet.growth.budget import Budget, Target
-from jaxnet.growth.decisions import Decision, LayerCount, decide
+from jaxnet.growth.consider import consider
+from jaxnet.growth.decisions import Decision
 from jaxnet.growth.journal import Journal
-from jaxnet.growth.member import GrowthData, Member, by_shape, capacity, history_entry
+from jaxnet.growth.member import GrowthData, Member, by_shape, history_entry
 from jaxnet.growth.plan import GrowthPlan
 from jaxnet.growth.programs import GroupPrograms, one_of
-from jaxnet.growth.steps import Measured, fitted, grow, grown_spec, measure, start_net
+from jaxnet.growth.steps import Measured, grow, grown_spec, measure, start_net
 from jaxnet.growth.training import outcome, padded, stack_host, start_state, take_host
 from jaxnet.keys import DRAW, METHOD, key_of, keys_of, purpose
 from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.nn.params import Params, Structure
 from jaxnet.programs import ONCE, Clock
 from jaxnet.store.checkpoint import Pace
 from jaxnet.store.folder import RunFolder
@@ -47,6 +50,8 @@ def grow_until(
     clock: Clock | None = None,
     on_epoch: Callable[[int, int, np.ndarray], None] | None = None,
     on_iteration: Callable[[Member], None] | None = None,
+    given: tuple[Params, Structure] | None = None,
+    apart: bool = False,
 ) -> list[Member]:
     """Grows networks until each reaches the target or there is a reason to stop.
 
@@ -65,6 +70,9 @@ def grow_until(
       on_epoch: called with iteration and epoch, counted from 1, and the
         accuracies of the networks trained together.
       on_iteration: called with every network after its iteration.
+      given: a trained network of the plan's sizes that all seeds begin with.
+      apart: also measure what layers and patches give apart (:func:`jaxnet.growth.apart.measure_apart`), for
+        three more trainings of every iteration.
 
     Returns:
       A member per seed: the network, its history and why it stopped: ``target``,
@@ -79,6 +87,7 @@ def grow_until(
     budget.check_start(plan)
     population = Population(plan, data, target, budget, folder, clock or Clock())
     population.on_epoch, population.on_iteration = on_epoch, on_iteration
+    population.given, population.apart = given, apart
     with contextlib.closing(population.programs):
         begun = population.start(seeds)
         while groups := population.groups():
@@ -92,6 +101,8 @@ class Population:
 
     on_epoch: Callable[[int, int, np.ndarray], None] | None = None
     on_iteration: Callable[[Member], None] | None = None
+    given: tuple[Params, Structure] | None = None
+    apart: bool = False
 
     def __init__(
         self,
@@ -133,6 +144,8 @@ class Population:
 
     def start_one(self, key: Key) -> Net:
         """A network before its first iteration."""
+        if self.given is not None:
+            return Net.of(*self.given, self.optimizer)
         return start_net(self.plan, self.optimizer, key)
 
     def shapes(self, decisions: tuple[Decision, ...]) -> tuple[NetworkSpec, Net]:
@@ -171,6 +184,8 @@ class Population:
             decision = self.consider(member)
             decisions.append(decision)
             member.history[-1]["decision"] = None if decision is None else decision.as_dict()
+        if self.apart:
+            measure_apart(self, group, decisions, nets, measured, iteration)
         self.change(group, decisions, nets, measured, iteration)
         if self.journal is not None:
             self.journal.save(self.members, None, iteration, 0)
@@ -189,8 +204,8 @@ class Population:
         # on the host, so that no two leaves share memory that is donated
         return stack_host([start_state(self.plan, *each) for each in zip(nets, stopped, keys, strict=True)])
 
-    def train(self, group: list[Member], state: PyTree, first: int) -> PyTree:
-        """Trains a group for the epochs of an iteration that are still to do."""
+    def train(self, group: list[Member], state: PyTree, first: int, *, told: bool = True) -> PyTree:
+        """Trains a group for the epochs of an iteration that are still to do; ``told``: with rows."""
         plan, data, spec, iteration = self.plan, self.data, group[0].spec, len(group[0].history)
         if first >= plan.epochs or np.all(state.train.stopped):
             return state
@@ -204,7 +219,7 @@ class Population:
         for done in range(first, plan.epochs):
             number = jnp.int32(done)
             state, result = program(state, data.train, data.watch, draws, number, shuffle(key, number))
-            if self.journal is not None:
+            if self.journal is not None and told:
                 place = {"iteration": iteration + 1, "epoch": done + 1}
                 labels = [{"seed": m.seed, **place} for m in group]
                 self.journal.rows(result.rows(labels, data.watch_name))
@@ -219,30 +234,9 @@ class Population:
 
     def consider(self, member: Member) -> Decision | None:
         """Decides about a network; where it stops, notes why and returns None."""
-        budget, history, rules = self.budget, member.history, self.plan.decisions
-        last = history[-1]
-        counts = zip(member.spec.sizes[1:-1], last["extrema_high"], last["extrema_low"], strict=True)
-        layers = [LayerCount(*c) for c in counts]
+        asked = self.plan, self.budget, self.target, member
         seconds = sum(self.clock.as_dict().values())
-        accuracies = [h["accuracy"] for h in history]
-        if last["diverged"]:
-            member.stop = "diverged"
-            return None
-        member.stop = budget.stop_reason(self.target, accuracies, self.data.watch.size, seconds)
-        if member.stop is None and rules.needs_extrema and not any(c.extrema for c in layers):
-            member.stop = "no extrema"
-        if member.stop is not None:
-            return None
-        # a draw of the network's own, the same whatever grows beside it
-        draw = int(jax.random.bits(jax.random.fold_in(key_of(member.seed), len(history))))
-        decision = fitted(self.plan, member.spec, decide(layers, rules, draw=draw))
-        if budget.nonzeros is not None:
-            _, after = self.shapes((*member.decisions, dataclasses.replace(decision, reason="")))
-            # capacities: patches that stay inactive count too, so that no change can lead beyond
-            if capacity(after) > budget.nonzeros:
-                member.stop = "budget: non-zeros"
-                return None
-        return decision
+        return consider(*asked, samples=self.data.watch.size, seconds=seconds, shapes=self.shapes)
 
     def change_one(self, spec: NetworkSpec, decision: Decision) -> Callable[..., Net]:
         """What carries a decision out: ``(network, found, key, iteration) -> network``."""
@@ -255,8 +249,10 @@ class Population:
         nets: Net,
         measured: Measured,
         iteration: int,
+        *,
+        ahead: bool = True,
     ) -> None:
-        """Carries the decisions of a group out; equal ones by one program."""
+        """Carries the decisions of a group out, equal ones by one program; ``ahead``: begins what follows."""
         alike: dict[Decision | None, list[int]] = {}
         for i, decision in enumerate(decisions):
             what = None if decision is None else dataclasses.replace(decision, reason="")
@@ -278,7 +274,8 @@ class Population:
             together = jax.vmap(self.change_one(spec, what), in_axes=(0, 0, 0, None))
             after = one_of(jax.eval_shape(together, *args))
             changes.append((what, places, args, together, (grown_spec(spec, what), after)))
-        self.begin_next(group, [(shape, len(places)) for _, places, *_, shape in changes])
+        if ahead:
+            self.begin_next(group, [(shape, len(places)) for _, places, *_, shape in changes])
         for what, places, args, together, (spec_after, _) in changes:
             program = self.programs.get(("grow", spec, what), lambda f=together: f, *args, options=ONCE)  # type: ignore[misc]
             grown = program(*args)

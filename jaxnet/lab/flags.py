@@ -108,10 +108,10 @@ class DataFlags(Flags):
         "digits", "data set by name (digits is embedded), or path of an .npz file or a folder of IDX files"
     )
     data_dir: str | None = option(None, "folder of tensorflow-datasets (default: $JAXNET_DATA_DIR)")
-    normalise: Literal["channels"] | None = option(
+    normalise: Literal["channels", "pixels"] | None = option(
         None,
         "channels: by mean and standard deviation of every channel of the training images, also where "
-        "others are usual (CIFAR-10: 0.5 and 0.5)",
+        "others are usual (CIFAR-10: 0.5 and 0.5); pixels: not at all, but for pixels / 255",
         none="usual",
     )
     protocol: Literal["clean", "seed"] = option(

@@ -41,7 +41,7 @@ Part = Literal["train", "val", "test"]
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 """The parts in words."""
 
-WATCHED: dict[str, Part] = {"clean": "val", "seed": "test"}
+WATCHED: dict[str, Part] = {"clean": "val", "seed": "test", "described": "test"}
 """What epochs and targets are judged by, by protocol."""
 
 
@@ -141,11 +141,15 @@ def fractions(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(config: Any) -> Dataset:
-    """Loads the data set of a configuration: all training samples under ``--protocol seed``."""
-    fraction = 0.0 if config.protocol == "seed" else data.DEFAULT_VALIDATION_FRACTION
+    """Loads the data set of a configuration: all training samples, but with ``--protocol clean``."""
+    fraction = data.DEFAULT_VALIDATION_FRACTION if config.protocol == "clean" else 0.0
     dataset = data.load(config.dataset, data_dir=config.data_dir, validation_fraction=fraction)
-    if getattr(config, "normalise", None) == "channels":
-        dataset = augment.by_channel(dataset)
+    match getattr(config, "normalise", None) or (config.protocol == "described" and "pixels"):
+        case "channels":
+            dataset = augment.by_channel(dataset)
+        case "pixels":
+            zero = np.zeros(dataset.num_features, np.float32)
+            dataset = dataclasses.replace(dataset, mean=zero, std=zero + 1)
     augmentation(config, dataset)  # wrong input leaves nothing behind
     return dataset
 

@@ -49,6 +49,7 @@ class Stage:
       between: changes the networks under fixed shapes between two epochs, as
         ``between(epochs done, state, account, result) -> (state, account)``.
       account: what ``between`` carries along, at first.
+      also: ``(state, what earlier stages kept) -> columns`` of every row, each ``(network,)``, jitted.
       gradient_norms: ``between`` wants the norm of every gradient.
       judged_at_start: without epochs the networks are evaluated as they start.
       quick: ``start`` may be compiled without optimisations: the bits are the same.
@@ -67,6 +68,7 @@ class Stage:
     method: Method | None = None
     between: Callable[[int, TrainState, PyTree, EpochResult], tuple[TrainState, PyTree]] | None = None
     account: PyTree = None
+    also: Callable[[TrainState, Mapping[str, PyTree]], Mapping[str, Any]] | None = None
     gradient_norms: bool = False
     judged_at_start: bool = False
     quick: bool = True
@@ -187,7 +189,9 @@ def _train(
 
     def record(done: int, result: EpochResult, last: bool) -> None:
         labels = [{**network, "epoch": done} for network in networks]
-        length = run.folder.append_rows(result.rows(labels, PARTS[run.watched]))
+        more = {} if stage.also is None else {k: np.asarray(v) for k, v in stage.also(state, kept).items()}
+        rows = enumerate(result.rows(labels, PARTS[run.watched]))
+        length = run.folder.append_rows({**r, **{k: float(v[i]) for k, v in more.items()}} for i, r in rows)
         if last or pace.due():
             meta = {"phase": stage.name, "epoch": done, "metrics_bytes": length, **run.clock.as_dict()}
             tree = {"state": state, "extra": {"kept": dict(kept), "account": account}}

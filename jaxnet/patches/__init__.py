@@ -16,7 +16,7 @@ from jaxnet.patches.bank import (
 )
 from jaxnet.patches.dense import Dense, DensePatches, DensePatchParams
 from jaxnet.patches.kinds import KINDS, Kind, LayerPatches, PatchBank, PatchParams, PatchRules, SlotParams
-from jaxnet.patches.measures import contributions, gain_per_weight, redundancy
+from jaxnet.patches.measures import contributions, gain_per_weight, needed, redundancy
 from jaxnet.patches.mlp import Mlp, MlpParams, MlpPatches
 from jaxnet.patches.places import PLACEMENTS, slot_counts
 
@@ -44,6 +44,7 @@ __all__ = [
     "gain_per_weight",
     "keep_patches",
     "merge_patches",
+    "needed",
     "placed",
     "redundancy",
     "remove_patches",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnet.patches.bank import active_slots, keep_patches, slot_sizes
 from jaxnet.patches.kinds import PatchBank, PatchParams
-from jaxnet.types import Array, Float, Scalar
+from jaxnet.types import Array, Bool, Float, Scalar
 
 
 def contributions(accuracy: Callable[[PatchBank], Scalar], bank: PatchBank) -> Float[Array, "slot"]:
@@ -52,6 +52,27 @@ def redundancy(accuracy: Callable[[PatchBank], Scalar], bank: PatchBank) -> Floa
     value = jnp.where(active[first] & active[second], lost - single[first] - single[second], 0.0)
     upper = jnp.zeros((slots, slots)).at[first, second].set(value)
     return upper + upper.T
+
+
+def needed(
+    accuracy: Callable[[PatchBank], Scalar], bank: PatchBank, tolerance: float = 0.0
+) -> Bool[Array, "slot"]:
+    """Which patches are left when redundant ones go, one after the other, those that contribute least first.
+
+    A patch goes where the network without it, and without all that went before, has at least the accuracy of
+    the whole network less ``tolerance`` (a fraction).
+
+    Returns:
+      ``(slot,)``; False for inactive slots.
+    """
+    active, lost, whole = active_slots(bank), contributions(accuracy, bank), accuracy(bank)
+
+    def consider(keep: Array, slot: Array) -> tuple[Array, None]:
+        without = keep.at[slot].set(False)
+        enough = accuracy(keep_patches(bank, without)) >= whole - tolerance
+        return jnp.where(enough, without, keep), None
+
+    return jax.lax.scan(consider, active, jnp.argsort(lost))[0]
 
 
 def gain_per_weight(gain: Scalar, bank: PatchBank, params: PatchParams) -> Scalar:

@@ -14,7 +14,15 @@ and costs next to nothing where only existing weights are computed.
 from __future__ import annotations
 
 from jaxnet.sweep.bench import Bench
-from jaxnet.sweep.family import DrawRules, Family, Variant, draw_variant, make_family, make_variant
+from jaxnet.sweep.family import (
+    DrawRules,
+    Family,
+    Variant,
+    draw_network,
+    draw_variant,
+    make_family,
+    make_variant,
+)
 from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.live import LivePart, LiveShapes, live_shapes, put_back, take_live, take_values
 from jaxnet.sweep.memory import default_budget, program_bytes
@@ -54,6 +62,7 @@ __all__ = [
     "Winner",
     "default_budget",
     "default_chunk",
+    "draw_network",
     "draw_variant",
     "live_shapes",
     "load_winner",

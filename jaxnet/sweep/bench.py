@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,13 +21,18 @@ from jaxnet.allocation import drawable_density
 from jaxnet.data.batches import Split
 from jaxnet.kernels.choice import choose
 from jaxnet.nn.params import Params, Structure
-from jaxnet.sweep.family import draw_variant
+from jaxnet.sweep.family import draw_network
 from jaxnet.sweep.grid import Grid
 from jaxnet.sweep.persistent import PERSISTENT, TOLERANCE, on_trial, refusal, with_kernel
 from jaxnet.sweep.program import Program
 from jaxnet.sweep.rows import SweepConfig, Trained
 from jaxnet.sweep.winner import trim
 from jaxnet.types import Key
+
+PAYS = 1.05
+"""A larger batch is taken where it trains at least so many times as many networks per second."""
+
+TRIAL_STEPS = 4  # of a batch size
 
 Entry = Mapping[str, Any]
 """A plan, JSON-like: ``kernel``, ``chunk``, ``devices``, and the epochs from ``start`` to ``epochs``."""
@@ -137,11 +143,37 @@ class Bench:
         family, (keys, variants) = grid.family(), grid.inputs([number])
 
         def drawn(key: Key, variant: Any) -> tuple[Params, Structure]:
-            return draw_variant(family, variant, self.config.draw, key_mask=key, key_init=key)
+            return draw_network(family, variant, self.config.draw, key_mask=key, key_init=key)
 
         like = jax.tree.structure(jax.eval_shape(jax.vmap(drawn), keys, variants))
         params, structure = jax.tree.unflatten(like, leaves)
         return trim(params, structure, grid.network(number)[0])
+
+    def batch_size(self, grid: Grid, networks: int, kernel: str, sizes: Sequence[int]) -> int:
+        """The largest of some batch sizes that fits the memory and pays: see :data:`PAYS`.
+
+        Measured are steps of compiled programs, one batch size after the other, until one does not fit, does
+        not pay, or there are fewer samples.
+
+        Raises:
+          ValueError: not even the smallest fits.
+        """
+        chosen, fastest = 0, math.inf  # seconds a network and sample
+        kernel = "dense" if kernel in ("auto", PERSISTENT) else kernel
+        for size in sizes:
+            config = with_kernel(dataclasses.replace(self.config, batch_size=size), kernel, self.precision)
+            if chosen and size > self.splits[0].size:
+                break
+            try:
+                seconds, _ = self._trial(grid, config, networks, TRIAL_STEPS)
+            except ValueError as error:
+                if not chosen:
+                    raise ValueError(f"not even batches of {size} fit: {error}") from None
+                break
+            if seconds / size > fastest / PAYS:
+                break
+            chosen, fastest = size, seconds / size
+        return chosen
 
     def _compile(
         self, grid: Grid, epochs: int, networks: int, kernel: str, chunk: int, devices: int | None
@@ -152,6 +184,8 @@ class Bench:
 
     def _kernel(self, grid: Grid, networks: int, kernel: str) -> str:
         """The kernel that is asked for; for ``auto`` the faster one of those that are right here."""
+        if not self.config.draw.enforced:
+            return "dense"  # so are the networks
         if kernel not in ("auto", PERSISTENT):
             return kernel
         family = grid.family()
@@ -187,6 +221,7 @@ class Bench:
             (few, judged, judged),
             key_data=self.key_data,
             chunk=networks,
+            memory_budget=self._options["memory_budget"],
         )
         given = grid.inputs([n % len(grid) for n in range(program.plan.chunk)])
         jax.block_until_ready(program(*given))

@@ -17,10 +17,10 @@ from jaxnet.allocation import allocate, check_density, check_sizes
 from jaxnet.errors import check_choice
 from jaxnet.masks import draw_padded_topology
 from jaxnet.nn.layers import INITS
-from jaxnet.nn.params import Params, Structure
+from jaxnet.nn.params import Params, Structure, to_masked_network
 from jaxnet.structure import LayerParams
 from jaxnet.sweep.live import LiveShapes, live_shapes
-from jaxnet.topology import Topology, topology_from_flat
+from jaxnet.topology import Mask, Topology, topology_from_flat
 from jaxnet.types import Array, Int, Key, Scalar
 
 SLACK = 6.0
@@ -59,11 +59,14 @@ class DrawRules:
         (every weight exists with probability ``density``).
       init: ``sparse-fan-in`` or ``dense-fan-in``; see :func:`jaxnet.nn.layers.init_layer`.
       activation: of the hidden layers.
+      enforced: False applies the mask to the first values only: every weight between units that exist is
+        trained, so that the network fills up (what the texts on the original describe).
     """
 
     mask: str = "uniform"
     init: str = "sparse-fan-in"
     activation: str = "relu"
+    enforced: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown rule."""
@@ -212,6 +215,20 @@ def draw_variant(
         topologies.append(topology)
     outputs = jnp.arange(family.sizes[-1]) < variant.widths[-1]
     return Params(tuple(layers)), Structure.of(topologies).replace(outputs=outputs)
+
+
+def draw_network(
+    family: Family, variant: Variant, rules: DrawRules, *, key_mask: Key, key_init: Key
+) -> tuple[Params, Structure]:
+    """As :func:`draw_variant`; where masks are not enforced, dense arrays, zero outside the mask."""
+    params, structure = draw_variant(family, variant, rules, key_mask=key_mask, key_init=key_init)
+    if rules.enforced:
+        return params, structure
+    params, structure = to_masked_network(params, structure)
+    there = [jnp.arange(size) < width for size, width in zip(family.sizes, variant.widths, strict=True)]
+    return params, structure.with_weights(
+        [Mask(out[:, None] & below) for below, out in zip(there, there[1:], strict=False)]
+    )
 
 
 def _draw_fan_in(

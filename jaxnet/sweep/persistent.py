@@ -38,6 +38,8 @@ def refusal(config: SweepConfig, classes: int, precision: str = "f32") -> str | 
         return "it knows no method that changes the structure"
     if config.transform is not None:
         return "it knows no augmentation of the samples"
+    if not (config.shuffle and config.draw.enforced):
+        return "it shuffles the samples and enforces the masks"
     if not config.common_order:
         return "it needs one order of the samples for all seeds"
     if config.draw.activation != "relu":

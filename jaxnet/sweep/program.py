@@ -16,8 +16,8 @@ from jaxnet.data.batches import Split
 from jaxnet.keys import keys_of
 from jaxnet.sweep.family import Family, Variant
 from jaxnet.sweep.memory import default_budget, program_bytes
-from jaxnet.sweep.rows import Carried, SweepConfig, Trained
-from jaxnet.sweep.run import blank_carried, blank_variant, make_run, make_rung
+from jaxnet.sweep.rows import Carried, SweepConfig, Trained, blank_carried, blank_variant
+from jaxnet.sweep.run import make_run, make_rung
 from jaxnet.types import Key
 
 CACHE = 16 * 2**20

@@ -14,7 +14,8 @@ from jaxnet.kernels import Product, dense_product
 from jaxnet.keys import DRAW, purpose
 from jaxnet.nn.params import Params, Structure
 from jaxnet.reach import LiveCounts
-from jaxnet.sweep.family import DrawRules, Variant
+from jaxnet.structure import LayerParams
+from jaxnet.sweep.family import DrawRules, Family, Variant
 from jaxnet.train import Method
 from jaxnet.train.net import Transform
 from jaxnet.types import Array, Bool, Int, Key, PyTree, Scalar
@@ -41,6 +42,8 @@ class SweepConfig:
       product: the sparse product.
       transform: of the batches that are learned, or None (``transform`` of :class:`jaxnet.train.Task`).
       own_draws: every seed draws for itself what the transform draws.
+      shuffle: whether an epoch has an order of its own; otherwise samples come as they are stored.
+      outputs: also count the outputs of linear layers beyond two thresholds (:func:`jaxnet.train.outside`).
       persistent: train in one GPU kernel (:mod:`jaxnet.kernels.persistent`); the product is for the rest.
     """
 
@@ -56,6 +59,8 @@ class SweepConfig:
     product: Product = dense_product
     transform: Transform | None = None
     own_draws: bool = False
+    shuffle: bool = True
+    outputs: bool = False
     persistent: bool = False
 
     def __post_init__(self) -> None:
@@ -99,8 +104,9 @@ class Row(flax.struct.PyTreeNode):
       dead: fraction of hidden units never active on the watched samples.
       saturated: mean fraction of samples in which a hidden unit was saturated.
       hidden: hidden units.
-      nonzeros: weights that exist.
+      nonzeros: weights that exist; those that are not zero where masks are not enforced.
       biases: biases that exist.
+      outside: outputs of linear layers beyond two thresholds per sample, where that was asked for, else 0.
       diverged: a loss, a weight or a logit was not finite; ``accuracy`` is NaN then.
       live: what lies on a way from an input to an output (:func:`jaxnet.reach.live`).
     """
@@ -116,6 +122,7 @@ class Row(flax.struct.PyTreeNode):
     hidden: Int[Array, ""]
     nonzeros: Int[Array, ""]
     biases: Int[Array, ""]
+    outside: Scalar
     diverged: Bool[Array, ""]
     live: LiveCounts
 
@@ -159,3 +166,22 @@ class Trained(flax.struct.PyTreeNode):
     def carried(self) -> Carried:
         """What training goes on from."""
         return self.params, self.opt_state
+
+
+def blank_carried(family: Family, config: SweepConfig) -> Carried:
+    """Zeros in the shape of what one network carries from rung to rung."""
+    shapes = zip(family.capacities, family.sizes[1:], strict=True)
+    params = Params(tuple(LayerParams(jnp.zeros(slots), jnp.zeros(units)) for slots, units in shapes))
+    return params, config.optimizer(blank_variant(family, config)).init(params)
+
+
+def blank_variant(family: Family, config: SweepConfig) -> Variant:
+    """Zeros in the shape of a variant, with the rates that are data."""
+    layers, rate = len(family.capacities), jnp.zeros(())
+    return Variant(
+        jnp.zeros(layers + 1, jnp.int32),
+        jnp.zeros(layers, jnp.int32),
+        rate,
+        rate if config.lr is None else None,
+        rate if config.weight_decay is None else None,
+    )

@@ -14,12 +14,11 @@ from jaxnet.data.batches import Split, epoch_batches
 from jaxnet.keys import METHOD, ORDER, network_keys, purpose
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.nn.params import Params, Structure
-from jaxnet.structure import LayerParams
-from jaxnet.sweep.family import Family, Variant, draw_variant
+from jaxnet.sweep.family import Family, Variant, draw_network
 from jaxnet.sweep.live import LivePart, put_back, take_live, take_values
 from jaxnet.sweep.persistent import make_epochs
 from jaxnet.sweep.rows import Carried, Row, SweepConfig, Trained
-from jaxnet.train import Batches, Net, Task, collect_stats, evaluate, train_batches
+from jaxnet.train import Batches, Net, Task, collect_stats, evaluate, outside, train_batches
 from jaxnet.trees import where
 from jaxnet.types import Array, Bool, Key, PyTree, Scalar
 
@@ -91,9 +90,9 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
     method = config.method
 
     def begin(key: Key, variant: Variant) -> Learner:
-        params, structure = draw_variant(family, variant, config.draw, **network_keys(key))
+        params, structure = draw_network(family, variant, config.draw, **network_keys(key))
         part, optimizer = None, config.optimizer(variant)
-        if family.live is not None and method is None:
+        if family.live is not None and method is None and config.draw.enforced:
             part = take_live(params, structure, family.live)
             return Learner(params, structure, part, Net.of(part.params, part.structure, optimizer))
         net = Net.of(params, structure, optimizer)
@@ -116,7 +115,8 @@ def make_phases(family: Family, config: SweepConfig) -> Phases:
             structure, state = (None, None) if changed is None else changed
             if structure is not None:
                 net = net.replace(structure=structure)
-            order = epoch_batches(split.size, config.batch_size, jax.random.fold_in(key_data, number))
+            shuffled = jax.random.fold_in(key_data, number) if config.shuffle else None
+            order = epoch_batches(split.size, config.batch_size, shuffled)
             net, state, info = train_batches(
                 task,
                 net,
@@ -221,28 +221,9 @@ def make_rung(
     return rung
 
 
-def blank_carried(family: Family, config: SweepConfig) -> Carried:
-    """Zeros in the shape of what one network carries from rung to rung."""
-    shapes = zip(family.capacities, family.sizes[1:], strict=True)
-    params = Params(tuple(LayerParams(jnp.zeros(slots), jnp.zeros(units)) for slots, units in shapes))
-    return params, config.optimizer(blank_variant(family, config)).init(params)
-
-
 def _order(config: SweepConfig, key: Key, key_data: Key) -> Key:
     """Key of the order in which a seed sees the samples."""
     return key_data if config.common_order else purpose(key, ORDER)
-
-
-def blank_variant(family: Family, config: SweepConfig) -> Variant:
-    """Zeros in the shape of a variant, with the rates that are data."""
-    layers, rate = len(family.capacities), jnp.zeros(())
-    return Variant(
-        jnp.zeros(layers + 1, jnp.int32),
-        jnp.zeros(layers, jnp.int32),
-        rate,
-        rate if config.lr is None else None,
-        rate if config.weight_decay is None else None,
-    )
 
 
 def _no_gradient() -> PyTree:
@@ -276,7 +257,14 @@ def _measure(
             saturated += jnp.sum(jnp.where(here, stats.fraction_saturated, 0.0))
     units = jnp.sum(variant.widths[1:-1], dtype=jnp.int32)
     count = jnp.maximum(units, 1).astype(jnp.float32)
-    nonzeros = sum((entry.num_nonzeros for entry in structure.weights), jnp.zeros((), jnp.int32))
+    if config.draw.enforced:
+        there = [entry.num_nonzeros for entry in structure.weights]
+    else:
+        there = [jnp.sum(layer.weight != 0, dtype=jnp.int32) for layer in params.scaffold]
+    outputs = jnp.zeros(())
+    if config.outputs:
+        every_unit = [*exists, jnp.arange(family.sizes[-1]) < variant.widths[-1]]
+        outputs = outside(task, params, structure, watched, exist=every_unit)
     nothing = jnp.full((), jnp.nan)
     by_layer = [jnp.stack(counts) if counts else jnp.zeros(0, jnp.int32) for counts in (high, low)]
     return Row(
@@ -289,8 +277,9 @@ def _measure(
         dead=dead.astype(jnp.float32) / count,
         saturated=saturated / count,
         hidden=units,
-        nonzeros=nonzeros,
+        nonzeros=sum(there, jnp.zeros((), jnp.int32)),
         biases=jnp.sum(variant.widths[1:], dtype=jnp.int32),
+        outside=outputs,
         diverged=jnp.zeros((), bool),
         live=reach.live(structure).counts,
     )

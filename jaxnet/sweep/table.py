@@ -68,23 +68,27 @@ def numbers_in(grid: Grid, table: pa.Table) -> tuple[int, ...]:
     return tuple(np.sort(found).tolist())
 
 
-def measured(row: Row, judged: int) -> dict[str, Any]:
+def measured(row: Row, judged: int, parameters: Sequence[int] | None = None) -> dict[str, Any]:
     """The columns of :data:`MEASURES`.
 
     Args:
       row: of some networks, leaves ``(network, ...)`` on the host.
+      parameters: ``(network,)``, weights and biases of a dense network of the same sizes, for scores as the
+        texts on the original have them: outputs of linear layers beyond two thresholds per sample, and
+        accuracy per 1,000 of these parameters.
       judged: samples behind the accuracy: float32 holds the fraction to 7 digits only, but the
         number of right answers is whole.
     """
     accuracy = np.array([exact_fraction(float(a), judged) for a in row.accuracy])
     hidden, high, low = (np.asarray(part) for part in (row.hidden, row.high, row.low))
     units = np.maximum(hidden, 1)
-    score = (high + low) / units
+    score = (high + low) / units if parameters is None else np.asarray(row.outside, float)
+    size = np.asarray(row.nonzeros if parameters is None else parameters)
     found = {
         "accuracy": accuracy,
         "extrema_score": score,
         "patchability": score * (1 - accuracy),
-        "efficiency": 1000 * accuracy / np.maximum(row.nonzeros, 1),
+        "efficiency": 1000 * accuracy / np.maximum(size, 1),
         "dead": np.round(np.asarray(row.dead, float) * hidden) / units,
         **{name: np.asarray(getattr(row, name), float) for name in ("loss", "saturated")},
         **{name: np.asarray(getattr(row, name)).tolist() for name in ("high_by_layer", "low_by_layer")},

@@ -30,7 +30,7 @@ from jaxnet.nn.params import Params, Structure
 from jaxnet.statistics import exact_fraction
 from jaxnet.store import checkpoint
 from jaxnet.structure import LayerParams
-from jaxnet.topology import Topology
+from jaxnet.topology import Mask, Topology
 from jaxnet.train import Evaluation, Task, evaluate
 
 
@@ -55,6 +55,8 @@ def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Pa
     for layer, t, num_in, num_out in zip(
         params.scaffold, structure.weights, sizes[:-1], sizes[1:], strict=True
     ):
+        if isinstance(t, Mask):  # dense: the weights that are not zero
+            layer, t = _nonzero(layer)
         assert isinstance(t, Topology)
         nnz = int(t.num_nonzeros)
         rows, cols = np.array(t.rows[:nnz]), np.array(t.cols[:nnz])
@@ -65,6 +67,15 @@ def trim(params: Params, structure: Structure, sizes: Sequence[int]) -> tuple[Pa
             Topology(rows, cols, np.array(t.row_ptr[: num_out + 1]), (num_out, num_in))  # type: ignore[arg-type]
         )
     return Params(tuple(layers)), Structure.of(topologies)
+
+
+def _nonzero(layer: LayerParams) -> tuple[LayerParams, Topology]:
+    """A dense layer on the host by the weights that are not zero."""
+    weight = np.asarray(layer.weight)
+    rows, cols = (index.astype(np.int32) for index in np.nonzero(weight))
+    row_ptr = np.searchsorted(rows, np.arange(weight.shape[0] + 1)).astype(np.int32)
+    topology = Topology(rows, cols, row_ptr, weight.shape)  # type: ignore[arg-type]
+    return layer.replace(weight=weight[rows, cols]), topology
 
 
 def sort_units(params: Params, structure: Structure) -> tuple[Params, Structure]:

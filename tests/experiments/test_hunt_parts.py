@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments._hunt_plan import Stage, make_groups, make_jobs, portfolio, spaced
+from experiments._hunt_plan import make_groups, make_jobs
 from experiments._hunt_rows import promising_ranges
 from experiments.seed_hunt import Config
 from jaxnet.allocation import allocate
 from jaxnet.sweep import default_chunk, make_family
+from jaxnet.sweep.jobs import Stage, portfolio, spaced
 from jaxnet.sweep.selection import pareto_front
 from jaxnet.sweep.table import CRITERIA, leading, network_id, ranked, where
 from tests.experiments.hunts import as_table, row
@@ -24,7 +25,7 @@ CLEAN = Config()
 
 
 def test_the_portfolio_is_that_of_the_original_in_six_programs() -> None:
-    groups = {name: [a[1:-1] for a in group] for name, group in portfolio(784, 10).items()}
+    groups = {name: [a[1:-1] for a in group] for name, group in portfolio("later", 784, 10).items()}
     assert groups == {
         "direct": [()] * 5,
         "one-hidden": [(16,), (32,), (64,), (128,), (256,), (512,)],
@@ -33,11 +34,11 @@ def test_the_portfolio_is_that_of_the_original_in_six_programs() -> None:
         "deep-funnel": [(a, b, c) for a, b in ((256, 128), (512, 128), (512, 256)) for c in (32, 64)],
         "column": [(64, 64, 64, 64, 64)],
     }
-    every = [a for group in portfolio(784, 10).values() for a in group]
+    every = [a for group in portfolio("later", 784, 10).values() for a in group]
     assert every[:5] == [(784, 10), (784, 20), (784, 30), (784, 40), (784, 50)]
     assert len(every) == len(set(every)) == 28
     assert all((a[0], a[-1]) == (784, 10) for a in every[5:])
-    jobs, left_out = make_jobs(Stage("single", 0, 5, (0.02,)), portfolio(784, 10), range(20), CLEAN)
+    jobs, left_out = make_jobs(Stage("single", 0, 5, (0.02,)), portfolio("later", 784, 10), range(20), CLEAN)
     assert len(jobs) == 6 and sum(len(job.numbers) for job in jobs) == 28 * 20 and not left_out
     for job in jobs:
         family = job.grid.family()
@@ -47,8 +48,15 @@ def test_the_portfolio_is_that_of_the_original_in_six_programs() -> None:
             assert all(n <= w for n, w in zip(architecture, family.sizes, strict=True))
 
 
+def test_the_described_portfolio_has_eighteen() -> None:
+    every = [a[1:] for group in portfolio("described", 784, 10).values() for a in group]
+    assert len(every) == len(set(every)) == 18
+    assert every[:5] == [(10,), (20,), (30,), (40,), (50,)]
+    assert (256, 128, 10) in every and every[-1] == (512, 256, 128, 64, 10) and (512, 10) in every
+
+
 def test_networks_are_numbered_seed_by_seed() -> None:
-    groups = dict(list(portfolio(64, 10).items())[:2])
+    groups = dict(list(portfolio("later", 64, 10).items())[:2])
     jobs, left_out = make_jobs(Stage("coarse", 0, 3, (0.005, 0.1)), groups, range(7, 9), CLEAN)
     direct, hidden = jobs
     # 0.005 of 64 x 10 are 3.2 weights; of 16 x 10 less than one, of 32 x 10 one
@@ -66,13 +74,15 @@ def test_networks_are_numbered_seed_by_seed() -> None:
             names = {"architecture": "-".join(map(str, architecture)), "density": density, "seed": seed}
             assert job.find(names) == number
     bernoulli = Config(protocol="seed")
-    jobs, left_out = make_jobs(Stage("coarse", 0, 3, (0.005,)), portfolio(64, 10), range(1), bernoulli)
+    jobs, left_out = make_jobs(
+        Stage("coarse", 0, 3, (0.005,)), portfolio("later", 64, 10), range(1), bernoulli
+    )
     assert not left_out, "a Bernoulli mask may leave a layer empty"
 
 
 def test_what_rewires_networks_finds_no_padding() -> None:
     data: Any = SimpleNamespace(num_features=64, num_classes=10, name="digits")
-    groups = make_groups(Config(portfolio=True, method="set"), data)
+    groups = make_groups(Config(portfolio="later", method="set"), data)
     assert len(groups) == 28 and all(len(group) == 1 for group in groups.values())
 
 
