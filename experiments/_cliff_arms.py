@@ -13,14 +13,17 @@ import numpy as np
 import optax
 
 import jaxnet
-from jaxnet import changes, keys, lab, scheduler, trees
+from jaxnet import changes, keys, lab, trees
 from jaxnet.allocation import allocate
 from jaxnet.changes import scaffold_path
+from jaxnet.growth.scheduled import PRESETS, consult, init_account, members
 from jaxnet.nn.mlp import NetworkSpec
+from jaxnet.snapshots import ensemble_logits
 from jaxnet.train import EpochResult, Net, Task, TrainState
 from jaxnet.types import Array, Key, PyTree
 
-SCHEDULER = scheduler.ORIGINAL
+STRUCTURE = 10
+"""Weights that count as one structure for the limits of a scheduler."""
 
 
 def by_path(counts: Any) -> dict[str, Any]:
@@ -57,13 +60,19 @@ class Growth:
     def times(self) -> int:
         """Growths at most."""
         config = self.run.config
-        scheduled = -(-config.epochs // (SCHEDULER.rest_epochs + 1)) if self.places(scheduled=True) else 0
-        return max((config.epochs - 1) // config.grow_every, scheduled)
+        rests = [PRESETS[self.ways[place].scheduled].config.rest_epochs for place in self.scheduled]
+        scheduled = [-(-config.epochs // (rest + 1)) for rest in rests]
+        return max((config.epochs - 1) // config.grow_every, *scheduled, 0)
 
-    def places(self, *, scheduled: bool) -> list[int]:
-        """Places of the arms that grow when a scheduler says so, or of those that grow every few epochs."""
-        arms = enumerate(self.arms.values())
-        return [place for place, arm in arms if arm.grow != "none" and arm.scheduled == scheduled]
+    @cached_property
+    def ways(self) -> list[Any]:
+        """The arms by place."""
+        return list(self.arms.values())
+
+    @cached_property
+    def scheduled(self) -> list[int]:
+        """Places of the arms that grow when a scheduler says so."""
+        return [place for place, arm in enumerate(self.ways) if arm.scheduled]
 
     def room(self, layer: int) -> int:
         """Slots of a layer, enough for every arm."""
@@ -93,32 +102,84 @@ class Growth:
             net, _ = changes.with_skips(net, max(1, self.times * sum(self.step)))
         return jaxnet.init_state(net)
 
-    def accounts(self) -> PyTree:
-        """The schedulers of the seeds of the arm that has them; None without it."""
-        account = scheduler.init_scheduler(SCHEDULER)
-        return trees.stack([account] * len(self.run.seeds)) if self.places(scheduled=True) else None
+    def accounts(self) -> dict[str, PyTree] | None:
+        """The accounts of the arms that have a scheduler, leaves ``(seed, ...)``; None without any."""
+        hidden = sum(self.spec.sizes[1:-1])
+
+        def one(place: int, key: Key) -> PyTree:
+            net = self.start_one(self.ways[place].allocation, key).net
+            return init_account(PRESETS[self.ways[place].scheduled], net, hidden)
+
+        made = {str(place): jax.vmap(partial(one, place)) for place in self.scheduled}
+        return {
+            place: self.program(f"the account {place}", f, self.run.keys) for place, f in made.items()
+        } or None
 
     def between(
-        self, epoch: int, state: TrainState, accounts: PyTree, result: EpochResult
+        self, epoch: int, state: TrainState, accounts: Any, result: EpochResult
     ) -> tuple[TrainState, PyTree]:
-        """Between two epochs: growth every ``--grow-every`` epochs, and where the scheduler says so."""
+        """Between two epochs: growth every ``--grow-every`` epochs, and where a scheduler says so."""
         run, number = self.run, jnp.asarray(epoch, jnp.int32)
         shown = run.split("test" if run.config.protocol == "seed" else "train")  # these show the extrema
 
-        def grown(name: str, places: list[int], now: Any) -> Any:
+        def grown(name: str, places: list[int], now: Any, state: TrainState) -> Any:
             return self.program(name, partial(self.grow_all, places), state, shown, run.keys, number, now)
 
-        if (places := self.places(scheduled=False)) and epoch % run.config.grow_every == 0:
-            state = grown("growth", places, jnp.ones(len(run.seeds), bool))
-        if accounts is not None:
-            places = self.places(scheduled=True)
-            norms = self.of_arm(np.asarray(result.info.gradient_norms), places[0])
-            consult = jax.vmap(partial(scheduler.steps, SCHEDULER), in_axes=(0, 0, None))
-            # the scheduler counts epochs from 0
-            accounts, now = self.program("the schedulers", consult, accounts, norms, number - 1)
+        fixed = [k for k, arm in enumerate(self.ways) if arm.grow != "none" and not arm.scheduled]
+        if fixed and epoch % run.config.grow_every == 0:
+            state = grown("growth", fixed, jnp.ones(len(run.seeds), bool), state)
+        accounts = dict(accounts) if accounts else accounts
+        for place in self.scheduled:
+            told = self.of_arm((result.info.gradient_norms, result.evaluation.accuracy), place)
+            asked = partial(self.consult, place)
+            given = state, accounts[str(place)], *told, shown, number - 1  # a scheduler counts epochs from 0
+            state, accounts[str(place)], now = self.program(f"the schedulers {place}", asked, *given)
             if bool(np.any(np.asarray(now))):
-                state = grown("scheduled growth", places, now)
+                state = grown(f"scheduled growth {place}", [place], now, state)
         return state, accounts
+
+    def consult(
+        self, place: int, state: TrainState, accounts: Any, norms: Any, accuracy: Any, shown: Any, epoch: Any
+    ) -> tuple[TrainState, Any, Any]:
+        """The schedulers of an arm after an epoch: all states, its accounts, which of its networks grow."""
+        rules = PRESETS[self.ways[place].scheduled]
+
+        def one(account: Any, state: TrainState, norms: Any, accuracy: Any) -> Any:
+            net, more = state.net, sum(self.step)
+            found = jaxnet.signals.find(self.task, net.params, net.structure, shown, self.run.config.detector)
+            told = found, norms, epoch, accuracy, more // STRUCTURE
+            account, net, grow = consult(rules, account, net, *told)
+            return state.replace(net=net), account, grow
+
+        parts = [self.of_arm(state, k) for k in range(len(self.ways))]
+        parts[place], accounts, now = jax.vmap(one)(accounts, parts[place], norms, accuracy)
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), accounts, now
+
+    def told(self, accounts: Any, state: TrainState) -> dict[str, dict[str, Any]]:
+        """By arm with a scheduler, columns ``(seed,)``: growths, boundaries, returns, the ensemble."""
+        test, found = self.run.split("test"), {}
+        for place in self.scheduled:
+            account, name = accounts[str(place)], list(self.arms)[place]
+            columns = {"growths": account.scheduler.growths}
+            columns |= {what: getattr(account, what) for what in ("boundaries", "restored")}
+            if account.ring is not None:
+                nets = self.of_arm(state.net, place)
+                right = self.program(
+                    f"the ensembles {place}", jax.vmap(self.asked, (0, 0, None)), account.ring, nets, test
+                )
+                columns["ensemble_accuracy"] = np.asarray(right, float) / test.size
+            found[name] = {what: np.asarray(column).tolist() for what, column in columns.items()}
+        return found
+
+    def asked(self, ring: Any, net: Net, test: Any) -> Any:
+        """How many samples the snapshots and the network answer right together."""
+        x, y = test.batch(jnp.arange(test.size))
+
+        def logits(kept: Any) -> Any:
+            return self.task.model(kept[0], kept[1], x, key_forward=None)[0]
+
+        mean = ensemble_logits(members(ring, net, self.run.config.epochs), logits)
+        return jnp.sum(jnp.argmax(mean, axis=self.task.model.class_axis) == y)
 
     def program(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Runs ``function``, compiled at its first call."""

@@ -31,7 +31,7 @@ class Arm:
     what: str  # happens at a growth, for readers
     grow: Literal["none", "clone", "skips", "random", "output"] = "none"  # what is added then
     allocation: str = "uniform"  # of the density over the layers at the start
-    scheduled: bool = False  # the growth scheduler says when, instead of --grow-every
+    scheduled: str = ""  # of jaxnet.growth.scheduled.PRESETS: a scheduler says when, not --grow-every
 
 
 ARMS = {
@@ -44,8 +44,14 @@ ARMS = {
         "skips",
     ),
     "scheduler": Arm(
-        "as skips, when the growth scheduler says so (the original's settings)", "skips", scheduled=True
+        "as skips, when the growth scheduler says so by gradient norms", "skips", scheduled="gradients"
     ),
+    "scheduler-complete": Arm(
+        "also by information boundaries and accuracy, with snapshots to go back to",
+        "skips",
+        scheduled="complete",
+    ),
+    "scheduler-fixes": Arm("as complete, with the original's later settings", "skips", scheduled="fixes"),
     "random": Arm("as many weights as skips, at random into the hidden layers", "random"),
     "random-output": Arm("control: as many weights as skips, at random into the output layer", "output"),
     "static-erdos-renyi": Arm(
@@ -58,6 +64,8 @@ ASKED = (
     ("skips", "random-output", "skips against as many weights at random into the outputs"),
     ("skips", "random", "skips against random weights in the hidden layers"),
     ("scheduler", "skips", "skips by the scheduler against skips at fixed epochs"),
+    ("scheduler-complete", "scheduler", "all the scheduler was described with against gradient norms"),
+    ("scheduler-fixes", "scheduler-complete", "the scheduler's later settings against the first ones"),
     ("skips", "static-erdos-renyi", "skips against Erdős–Rényi from the start"),
     ("random-output", "static-erdos-renyi", "random weights into the outputs against Erdős–Rényi"),
 )
@@ -140,13 +148,13 @@ def run_cliff(run: lab.Run[Config]) -> lab.Found:
     arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
     growth = Growth(run, arms, spec, task)
     account = growth.accounts()
-    between: Any = {"between": growth.between, "account": account, "gradient_norms": account is not None}
+    between: Any = {"between": growth.between, "account": account, "gradient_norms": bool(account)}
     stage = lab.Stage("train", config.epochs, task, growth.start, arms=tuple(arms), **between)
     trained = lab.train_stages(run, [stage])["train"]
     found = measure(run, task, tuple(arms), trained.kept)
-    for place in growth.places(scheduled=True):
-        for entry, times in zip(found[list(arms)[place]], trained.account.growths.tolist(), strict=True):
-            entry["growths"] = times
+    for name, columns in growth.told(trained.account or {}, trained.kept).items():
+        for i, entry in enumerate(found[name]):
+            entry |= {what: column[i] for what, column in columns.items()}
     facts = {"kernel": config.kernel, "target": config.target, "start": list(growth.first)}
     return lab.Found(found, questions(tuple(arms)), {"sizes": list(spec.sizes), **facts})
 

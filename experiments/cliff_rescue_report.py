@@ -24,6 +24,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = changed(cliff.Config, "num_seeds")
     epochs: int = changed(cliff.Config, "epochs")
+    seed_protocol: bool = option(True, "also as the original: best of all epochs, by test images")
     out: str = option("checkpoints/cliff_rescue_report", "folder for results, a run in a folder each")
 
     def check(self) -> None:
@@ -33,11 +34,20 @@ class Config(lab.DocumentFlags, lab.RunFlags):
             raise InputError("--datasets must be different names, at least one")
 
     def runs(self) -> dict[str, cliff.Config]:
-        """The run of each data set."""
+        """The run of each data set, then of each under the protocol ``seed``."""
         flags = ("data_dir", "num_seeds", "epochs", "kernel", "resume", "overwrite")
         handed = {flag: getattr(self, flag) for flag in flags}
-        outs = {name: str(user_path(self.out) / Path(name).name) for name in self.datasets}
-        return {name: cliff.Config(dataset=name, out=out, **handed) for name, out in outs.items()}
+        found = {}
+        for protocol in ("clean", "seed") if self.seed_protocol else ("clean",):
+            for data in self.datasets:
+                name = data if protocol == "clean" else f"{data}, protocol seed"
+                how = {
+                    "dataset": data,
+                    "protocol": protocol,
+                    "out": str(user_path(self.out) / Path(name).name),
+                }
+                found[name] = cliff.Config(**how, **handed)
+        return found
 
 
 def run_all(config: Config) -> dict[str, Any]:
@@ -47,7 +57,7 @@ def run_all(config: Config) -> dict[str, Any]:
 
 def questions(config: Config) -> list[lab.Question]:
     """What is asked of every data set: one family."""
-    return [q for name in config.datasets for q in cliff.questions(tuple(cliff.ARMS), name)]
+    return [q for name in config.runs() for q in cliff.questions(tuple(cliff.ARMS), name)]
 
 
 def draw(path: Path, config: Config, groups: Any, comparisons: Any) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -236,12 +237,24 @@ def steps(
     state: SchedulerState,
     gradient_norms: Float[Array, "step"],
     epoch: Int[Array, ""],
-) -> tuple[SchedulerState, Bool[Array, ""]]:
-    """Takes the gradient norms of an epoch one after the other; whether the network grows after any."""
+    *,
+    boundary: Bool[Array, ""] | bool = False,
+    accuracy: Scalar | float = math.nan,
+    structures: Int[Array, ""] | int = 1,
+) -> tuple[SchedulerState, Bool[Array, ""], Bool[Array, ""]]:
+    """Takes the gradient norms of an epoch one after the other, and the rest with the last of them.
 
-    def see(state: SchedulerState, norm: Scalar) -> tuple[SchedulerState, Bool[Array, ""]]:
-        state, observed = step(config, state, norm, epoch)
-        return state, observed.grow
+    Returns:
+      The new state, whether the network grows after any of them, and whether a snapshot is due.
+    """
+    last = jnp.arange(gradient_norms.shape[0]) == gradient_norms.shape[0] - 1
 
-    state, grow = jax.lax.scan(see, state, gradient_norms)
-    return state, jnp.any(grow)
+    def see(state: SchedulerState, seen: tuple[Scalar, Array]) -> tuple[SchedulerState, tuple[Array, Array]]:
+        norm, end = seen
+        given: Any = {"boundary": end & jnp.asarray(boundary), "structures": structures}
+        given["accuracy"] = jnp.where(end, jnp.asarray(accuracy, jnp.float32), jnp.nan)
+        state, observed = step(config, state, norm, epoch, **given)
+        return state, (observed.grow, observed.snapshot)
+
+    state, (grow, snapshot) = jax.lax.scan(see, state, (gradient_norms, last))
+    return state, jnp.any(grow), jnp.any(snapshot)

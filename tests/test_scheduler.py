@@ -72,7 +72,7 @@ def test_an_epoch_at_one_go():
     steps = jax.jit(functools.partial(scheduler.steps, SHORT))
     found, grew = scheduler.init_scheduler(SHORT), []
     for epoch, both in enumerate(norms):
-        found, grow = steps(found, both, jnp.int32(epoch))
+        found, grow, _ = steps(found, both, jnp.int32(epoch))
         grew.append(bool(grow))
     assert any(grew) and grew == seen.grow.reshape(20, 2).any(axis=1).tolist()
     jax.tree.map(np.testing.assert_array_equal, found, state)
