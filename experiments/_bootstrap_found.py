@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import jaxnet
 from jaxnet import lab
 from jaxnet.lab.shown import left_out, number, percent, sizes_label, span
 from jaxnet.lab.summary import numbers as plain
@@ -69,10 +70,7 @@ def summarise(
     searched = [scale for scale in scales if scale.name.startswith("search")]
     weights = np.array([[e["weights"] for e in arms[s.name]] for s in searched])  # (architecture, seed)
     found = np.array([[e["watched"] for e in arms[s.name]] for s in searched])
-    learns = found > config.threshold  # a diverged one has not
-    # per seed: of the architectures that learn, the one of the fewest weights; none is possible
-    best = np.where(learns, weights, np.iinfo(np.int64).max).argmin(axis=0)
-    votes = [int(np.sum(learns[k] & (best == k))) for k in range(len(searched))]
+    learns, best, votes = elected(found, weights, config.threshold)
     architectures = [
         {
             "sizes": list(scale.sizes),
@@ -94,6 +92,30 @@ def summarise(
     ]
     first = architectures[int(np.argmax(votes))]["sizes"] if max(votes) else None
     return {"architectures": architectures, "smallest": first, "scales": rest, "seeds": seeds}
+
+
+def elected(
+    found: np.ndarray, weights: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Which architectures learn, ``(architecture, seed)``, the smallest of every seed, votes for each."""
+    learns = found > threshold  # a diverged one has not
+    # per seed: of the architectures that learn, the one of the fewest weights; none is possible
+    best = np.where(learns, weights, np.iinfo(np.int64).max).argmin(axis=0)
+    return learns, best, [int(np.sum(learns[k] & (best == k))) for k in range(len(found))]
+
+
+def smallest(run: lab.Run[Any], searched: Sequence[Any]) -> tuple[int, ...] | None:
+    """The sizes that most seeds find smallest, by the rows of the search; None where nothing learns."""
+    config, rows = run.config, run.folder.read_rows()
+    found = np.zeros((len(searched), len(run.seeds)))
+    for k, scale in enumerate(searched):
+        here = [row["accuracy"] for row in rows if row["phase"] == scale.name]
+        # max passes over what is not finite; a network that diverged at last has not learned
+        epochs = np.array(here, float).reshape(-1, len(run.seeds))
+        found[k] = np.where(np.isfinite(epochs[-1]), np.nanmax(np.nan_to_num(epochs, nan=-1.0), axis=0), -1)
+    weights = [sum(jaxnet.allocate(scale.sizes, config.density)) for scale in searched]
+    _, _, votes = elected(found, np.array(weights)[:, None], config.threshold)
+    return searched[int(np.argmax(votes))].sizes if max(votes) else None
 
 
 def at_scale(summary: dict[str, Any], scale: str) -> dict[str, dict[str, Any]]:

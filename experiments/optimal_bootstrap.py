@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jaxnet
 from experiments import _bootstrap_found as found
@@ -50,6 +50,12 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     )
     widths: tuple[int, int] = option((32, 128), "units of the new first layer: of medium, of fine")
     threshold: float = option(0.15, "accuracy above which a network has learned", "in [0, 1)")
+    seed_network: Literal["found", "fresh"] | None = option(
+        None,
+        "what is grown: the network that the search found, trained on, or a new one without hidden layers "
+        "as in the original's code; auto: fresh with --protocol seed, else found",
+        none="auto",
+    )
     search_epochs: int = option(20, "epochs of the search", "epochs", least=1)
     epochs: int = option(30, "epochs of each scale", "epochs", least=1)
     out: str = changed(lab.RunFlags, "out", "checkpoints/optimal_bootstrap")
@@ -84,16 +90,19 @@ class Scale:
         return ARMS if self.grown else ()
 
 
-def make_scales(config: Config, dataset: jaxnet.data.Dataset) -> tuple[Scale, ...]:
-    """The search for the smallest network that learns, then the three scales."""
+def make_scales(
+    config: Config, dataset: jaxnet.data.Dataset, small: tuple[int, ...] | None = None
+) -> tuple[Scale, ...]:
+    """The search for the smallest network that learns, then the three scales, from sizes ``small`` on."""
     num_in, classes = dataset.num_features, dataset.num_classes
     medium, fine = config.widths
     tried = [(num_in, hidden, classes) for hidden in config.hidden] + [(num_in, classes)]
+    small = small or tried[-1]
     return (
         *(Scale(f"search-{sizes_label(sizes)}", sizes, config.search_epochs) for sizes in tried),
-        Scale("seed", (num_in, classes), config.epochs),
-        Scale("medium", (num_in, medium, classes), config.epochs, grown=True),
-        Scale("fine", (num_in, fine, medium, classes), config.epochs, grown=True),
+        Scale("seed", small, config.epochs),
+        Scale("medium", (num_in, medium, *small[1:]), config.epochs, grown=True),
+        Scale("fine", (num_in, fine, medium, *small[1:]), config.epochs, grown=True),
     )
 
 
@@ -110,6 +119,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     """Settles ``--kernel auto``; checks what can be checked before anything is written."""
     specs = [make_spec(config, scale.sizes) for scale in make_scales(config, dataset)]
     lab.run.check_samples(config, dataset)
+    config = lab.settled(config, {"seed_network": "fresh" if config.protocol == "seed" else "found"})
     return lab.run.resolve_kernel(config, specs[-1], config.num_seeds)
 
 
@@ -135,8 +145,8 @@ def grow(spec: jaxnet.NetworkSpec, params: Any, structure: Any, key: Any) -> tup
     )
 
 
-def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
-    """The stage of a scale: what it starts from, and what is kept of it."""
+def make_stage(run: lab.Run[Config], scale: Scale, number: int, handed: str) -> lab.Stage:
+    """The stage of a scale: what it starts from, what is kept of it, and of which the next is built."""
     import jax
     import jax.numpy as jnp
 
@@ -151,6 +161,8 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
 
     def start(key: Any, before: Any) -> Any:
         key = jax.random.fold_in(key, number)
+        if scale.name == "seed" and config.seed_network == "found":
+            return ready(before[:2]).replace(diverged=before[2])  # trained on
         if not scale.grown:
             return ready(jaxnet.init(spec, **jaxnet.keys.network_keys(key)))
         params, structure, diverged = before
@@ -182,7 +194,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int) -> lab.Stage:
         task,
         start,
         keep=keep,
-        hand=lambda kept: kept[scale.name]["small"],
+        hand=lambda kept: kept[handed]["small"],
         samples=None if last else run.split("test"),
         arms=scale.arms,
         order=number,
@@ -204,8 +216,16 @@ def run_bootstrap(run: lab.Run[Config]) -> lab.Found:
     """Trains what is still to do, and measures."""
     import jax
 
+    from jaxnet.store import checkpoint
+
     scales = make_scales(run.config, run.dataset)
-    stages = [make_stage(run, scale, number) for number, scale in enumerate(scales)]
+    search = [scale for scale in scales if scale.name.startswith("search")]
+    if run.config.seed_network == "found":
+        if (checkpoint.latest(run.folder.checkpoints) or "search").startswith("search"):
+            lab.train_stages(run, [make_stage(run, s, k, s.name) for k, s in enumerate(search)])
+        scales = make_scales(run.config, run.dataset, found.smallest(run, search))
+    handed = {search[-1].name: f"search-{sizes_label(scales[len(search)].sizes)}"}
+    stages = [make_stage(run, s, k, handed.get(s.name, s.name)) for k, s in enumerate(scales)]
     trained = lab.train_stages(run, stages)
     arms: dict[str, list[dict[str, Any]]] = {}
     for scale in scales:
@@ -225,6 +245,7 @@ STUDY = lab.Study(
     tables=found.tables,
     numbers=found.numbers,
     plots={"search.png": found.draw_search, "bootstrap.png": found.draw_scales},
+    unsaid=("seed_network",),
     opening=lambda c: f"{c.dataset}: {c.num_seeds} seeds, {len(c.hidden) + 1} architectures, then 3 scales",
     document=lab.Document(REPORT, found.values, {"": found.draw_document}),
 )
