@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxnet
 from jaxnet.errors import InputError
+from jaxnet.lab.flags import flag_name
 from jaxnet.lab.shown import sizes_label
 
 if TYPE_CHECKING:  # a wrong flag is answered before JAX is loaded
@@ -22,7 +24,7 @@ RANGES = {"ultra": (0.0005, 0.005), "moderate": (0.005, 0.05), "dense": (0.05, 0
 LEAST_DRAWN, DRAWN_PER_SEED = 100_000, 2_000
 """With ``--require-reach``: scaffolds of an architecture and density that are drawn before it is given up."""
 
-ACTIVATION, PLAN = "relu", "plan.json"
+ACTIVATION = "relu"
 
 BATCHES = (512, 1024, 2048, 4096, 8192)
 """What ``--batch-size auto`` chooses from."""
@@ -46,6 +48,60 @@ def rules_of(config: Any) -> Rules:
         return Rules("bernoulli", "dense-fan-in", "test", enforced, described)
     mask = config.allocation if config.allocation == "constant-fan-in" else "uniform"
     return Rules(mask, "sparse-fan-in", "validation")
+
+
+def refusals(config: Any) -> Iterator[tuple[bool, str]]:
+    """What may be wrong, one after the other, and what is said then."""
+    d, mode, protocol = config.densities, config.mode, config.protocol
+    uses = {"points": "sweep range", "epochs": "single range"}
+    for flag, modes in (uses | dict.fromkeys(("coarse_epochs", "fine_epochs"), "sweep")).items():
+        way_out = f"leave it out or choose --mode {modes.replace(' ', ' or ')}"
+        used = getattr(config, flag) is not None and mode not in modes.split()
+        yield used, f"{flag_name(flag)} has no meaning with --mode {mode}: {way_out}"
+    yield (
+        config.require_reach is not None and mode == "sweep",
+        "--require-reach and --mode sweep exclude each other: whether a scaffold of a density found "
+        "later can reach so many classes is not known at the start",
+    )
+    yield config.num_seeds > 10**8, f"--num-seeds must be at most {10**8}: {config.num_seeds}"
+    yield config.min_accuracy > 1, f"--min-accuracy must be at least 0 and at most 1: {config.min_accuracy}"
+    yield (
+        re.fullmatch(r"(?=.*[1-9])(\d+seeds|(\d+|\d*\.\d+)s)", config.budget or "1s") is None,
+        "--budget must be a number above 0 with its unit, seconds or whole seeds, for instance 300s "
+        f"or 500seeds: {config.budget!r}",
+    )
+    yield (
+        config.sizes is not None and config.portfolio is not None,
+        "--sizes and --portfolio exclude each other: the portfolio has its own sizes",
+    )
+    yield (
+        protocol != "clean" and config.allocation != "uniform",
+        f"--allocation {config.allocation} has no meaning with --protocol {protocol}, whose masks are "
+        "drawn weight by weight: leave it out",
+    )
+    yield (
+        config.mask_mode is not None and protocol != "described",
+        "--mask-mode has a meaning with --protocol described only: leave it out",
+    )
+    yield (
+        protocol == "described" and (config.own_order or config.normalise == "channels"),
+        "--protocol described takes the samples in one order and pixels / 255: leave --own-order and "
+        "--normalise out",
+    )
+    for flag in ("method", "halving", "require_reach"):
+        way_out = "give --mask-mode enforced with it"
+        useless = not rules_of(config).enforced and getattr(config, flag) is not None
+        yield useless, f"{flag_name(flag)} has no meaning where all weights are trained: {way_out}"
+    different = f"--densities must be different numbers, at least one: {list(d or ())}"
+    yield d is not None and len(set(d)) < max(1, len(d)), different
+    yield (
+        mode == "range" and (d is None or len(d) != 2 or d[0] >= d[1]),
+        "--mode range needs --densities lowest,highest, for instance 0.005,0.05",
+    )
+    yield (
+        config.halving is not None and config.method is not None,
+        "--method and --halving exclude each other: rungs pass on values, not structures",
+    )
 
 
 def settings(values: Mapping[str, Any]) -> Any:

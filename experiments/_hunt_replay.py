@@ -14,16 +14,10 @@ from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path
 from jaxnet.store.folder import CONFIG
 from jaxnet.sweep.calls import Call
+from jaxnet.sweep.hunt import PLAN
 from jaxnet.sweep.jobs import Stage, find_entries
+from jaxnet.sweep.replayed import TOLERANCE, close, same
 from jaxnet.sweep.table import network_id, values, where
-
-TOLERANCE = {"accuracy": 0.02, "loss": 0.05, "extrema_score": 0.05, "dead": 0.05, "saturated": 0.05}
-"""How far a network trained alone may differ from its row (the loss relatively, where it is above 1).
-
-XLA may take sums in another order in a program for one network than in one for many, and training
-makes more of the last bit. In the hunt's own program the bits are the same. What exists is equal always."""
-
-_DERIVED = ("high", "low", "high_by_layer", "low_by_layer", "patchability", "efficiency")
 
 
 def replay(config: Any) -> dict[str, Any]:
@@ -34,9 +28,9 @@ def replay(config: Any) -> dict[str, Any]:
       (equal, or alone and within :data:`TOLERANCE`), ``verdict``.
     """
     out, alone = user_path(config.out), not config.same_program
-    if not (out / CONFIG).exists() or not (out / plans.PLAN).exists():
+    if not (out / CONFIG).exists() or not (out / PLAN).exists():
         raise InputError(f"{out}: there is no hunt here: give the folder that --out named")
-    stored, plan = read_json(out / CONFIG), read_json(out / plans.PLAN)["stages"]
+    stored, plan = read_json(out / CONFIG), read_json(out / PLAN)["stages"]
     place = {"data_dir": config.data_dir, "dataset": config.dataset or stored["dataset"]}
     hunt = plans.settings({**stored, **place, "memory_budget": None})
     trainer, row = Trainer(hunt, stored["data_fingerprint"]), find_row(table_of(out).read(), config, out)
@@ -49,9 +43,9 @@ def replay(config: Any) -> dict[str, Any]:
         entries = [{**entries[-1], "chunk": 1, "start": 0}]
     again = trainer.again(Call(job, [job.find(row)], entries))[0].to_pylist()[0]
     compared = {name: (row[name], again[name]) for name in SCHEMA.names}
-    differ = ", ".join(name for name, both in compared.items() if not _same(*both))
+    differ = ", ".join(name for name, both in compared.items() if not same(*both))
     diverged = row["diverged"] and again["diverged"]
-    close = alone and all(_close(name, *both, diverged) for name, both in compared.items())
+    close = alone and all(close(name, *both, diverged) for name, both in compared.items())
     how = f"({entries[-1]['kernel']} kernel, {'alone' if alone else 'the program of the hunt'})"
     shown = ", ".join(f"{name} {value:g}" for name, value in TOLERANCE.items())
     verdict = f"equal within {shown}, last bits differ in {differ}" if close else f"different in {differ}"
@@ -87,15 +81,3 @@ def _some(values: Any) -> str:
     """``a|b|c|...``"""
     shown = sorted(map(str, values))
     return "|".join(shown[:5]) + ("|..." if len(shown) > 5 else "")
-
-
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b or (a != a and b != b))  # NaN twice
-
-
-def _close(name: str, a: Any, b: Any, diverged: bool) -> bool:
-    if name in _DERIVED or _same(a, b):
-        return True
-    if name not in TOLERANCE or diverged:  # of what is not finite nothing is alike but that
-        return name in TOLERANCE
-    return bool(abs(a - b) <= TOLERANCE[name] * (max(1.0, abs(a)) if name == "loss" else 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 import jaxnet
 from jaxnet import lab
-from jaxnet.lab.shown import left_out, percent, sizes_label, sound
+from jaxnet.lab.shown import NOTHING, left_out, number, percent, sizes_label, sound, span
+from jaxnet.lab.summary import numbers as plain
 
 SHOWN = 8
 """Of the patches ranked by contribution so many of both ends are printed."""
@@ -116,23 +118,10 @@ def watched_samples(config: Any) -> int | None:
 
 def layers(run: lab.Run[Any], task: Any, params: Any, structure: Any, samples: Any) -> dict[str, Any]:
     """Extrema of the output layer; mean and deviation over the units of every layer, the output's last."""
-    import jax.numpy as jnp
-
-    def one(params: Any, structure: Any, split: Any) -> Any:
-        config = run.config
-        stats = jaxnet.train.collect_stats(
-            task, params, structure, split, values=config.detect_on, output=True
-        )
-        found = jaxnet.signals.detect(stats[-1], config.detector)
-        means = [layer.mean for layer in stats]
-        shape = [jnp.stack([part(mean) for mean in means]) for part in (jnp.mean, deviation)]
-        return jnp.sum(found.high), jnp.sum(found.low), *shape
-
-    def deviation(mean: Any) -> Any:
-        return jnp.std(mean, ddof=1)
-
-    names = ("output_high", "output_low", "layer_means", "layer_deviations")
+    how = {"values": run.config.detect_on, "detector": run.config.detector}
+    one = functools.partial(jaxnet.original.layer_log, task, **how)
     found = run.over_seeds("the layers", one, params, structure, samples)
+    names = ("output_high", "output_low", "layer_means", "layer_deviations")
     return {name: np.asarray(values) for name, values in zip(names, found, strict=True)}
 
 
@@ -175,6 +164,32 @@ def contributions(
 
         kept = measured("patches that are needed", needed)
     return lost, measured("redundancy", jaxnet.redundancy) if run.config.redundancy else None, {"kept": kept}
+
+
+def tables(summary: dict[str, Any]) -> list[Any]:
+    """A row per seed, then the aggregates. Weights are all that exist; the density is the scaffold's."""
+    columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
+    accuracies = {"scaffold_accuracy": ".2f", "patched_accuracy": ".2f", "gain": "+.2f"}
+    counts = ("extrema_high", "extrema_low", "num_patches", "weights")
+    rows: list[list[object]] = []
+    for s in summary["seeds"]:
+        here, shown = numbers(s), [percent(s[name], form) for name, form in accuracies.items()]
+        rows.append([s["seed"], *shown, *(here[name] for name in counts), percent(s["density"])])
+    a = summary["aggregate"]
+    shown = [percent(a[name]["mean"], form) for name, form in accuracies.items()]
+    means = [number(a[name]["mean"], ".1f") for name in counts]
+    rows.append(["mean", *shown, *means, percent(a["density"]["mean"])])
+    ends = [span(a[name]["ci95"], form) for name, form in accuracies.items()]
+    rows.append(["95 %", *ends, *[NOTHING] * 5])
+    config, sizes = summary["config"], sizes_label(summary["sizes"])
+    title = f"{config['dataset']}, {sizes}, protocol {config['protocol']}, {summary['kernel']} kernel"
+    return [(title, columns, rows), *patch_tables(summary["seeds"])]
+
+
+def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
+    """What is aggregated: extrema over all layers, and all weights."""
+    sums = {name: sum(entry[name]) for name in ("extrema_high", "extrema_low", "extrema_nan")}
+    return {**plain(entry), **sums, "weights": entry["nonzeros"]["scaffold"] + entry["patch_weights"]}
 
 
 def patch_tables(seeds: Sequence[dict[str, Any]]) -> list[Any]:

@@ -140,19 +140,23 @@ def questions(arms: Sequence[str], where: str = "") -> list[lab.Question]:
 
 def run_cliff(run: lab.Run[Config]) -> lab.Found:
     """Trains and grows all arms, and judges them."""
-    from experiments._cliff_arms import Growth
+    from jaxnet.growth.rescue import Rescue, RescueRules
 
     config, spec = run.config, make_spec(run.config, run.dataset)
     task = run.task(spec)
     # static first: the others are compared with it
     arms = {name: ARMS[name] for name in sorted(config.arms, key=lambda name: name != "static")}
-    growth = Growth(run, arms, spec, task)
+    assert config.lr is not None
+    how = config.grow_every, config.grow_fraction, config.max_incoming, config.detector
+    shown = run.split("test" if config.protocol == "seed" else "train")  # these show the extrema
+    rules = RescueRules(config.lr, config.epochs, *how)
+    growth = Rescue(rules, arms, spec, task, run.keys, shown, run.compiled)
     account = growth.accounts()
     between: Any = {"between": growth.between, "account": account, "gradient_norms": bool(account)}
     stage = lab.Stage("train", config.epochs, task, growth.start, arms=tuple(arms), **between)
     trained = lab.train_stages(run, [stage])["train"]
     found = measure(run, task, tuple(arms), trained.kept)
-    for name, columns in growth.told(trained.account or {}, trained.kept).items():
+    for name, columns in growth.told(trained.account or {}, trained.kept, run.split("test")).items():
         for i, entry in enumerate(found[name]):
             entry |= {what: column[i] for what, column in columns.items()}
     facts = {"kernel": config.kernel, "target": config.target, "start": list(growth.first)}

@@ -21,52 +21,31 @@ from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import Activation, Allocation
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "original": {
-        "hidden": (128,),
-        "density": 0.02,
-        "allocation": "uniform",
-        "rule": "ratio",
-        "change": "insert",
-        "counted": "both",
-        "operator": "redraw",
-        "added": None,
-        "size": None,
-        "max_patches": 5,
-        "patch_kind": "mlp",
-        "epochs": 20,
-        "patience": 5,
-        "lr": 1e-3,
-        "schedule": "constant",
-        "exchange": "none",
-        "standard_errors": 0.0,
-        "min_gain": 0.0,
-    }
+AUTO: dict[str, tuple[Any, Any, Any]] = {
+    "hidden": ((128,), (128,), (64, 32)),
+    "density": (0.02, 0.02, 0.04),
+    "allocation": ("uniform", "uniform", "erdos-renyi"),
+    "rule": ("ratio", "count", "always"),
+    "change": ("insert", "insert", "widen"),
+    "counted": ("both", "high", "both"),
+    "operator": ("redraw", "redraw", "preserve"),
+    "added": (None, None, 600),
+    "size": (None, None, 16),
+    "max_patches": (5, 5, 0),
+    "patch_kind": ("mlp", "dense", "mlp"),
+    "epochs": (20, 20, 10),
+    "patience": (5, 5, 0),
+    "lr": (1e-3, 1e-3, 2e-3),
+    "schedule": ("constant", "constant", "cosine"),
+    "exchange": ("none", "none", "gradient"),
+    "standard_errors": (0.0, 0.0, 1.0),
+    "min_gain": (0.0, 0.005, 0.0),
 }
-"""What ``auto`` stands for; ``hidden`` layers are those of ``--sizes auto``."""
+"""What ``auto`` stands for in each recipe; ``hidden`` layers are those of ``--sizes auto``."""
 
-RECIPES["described"] = RECIPES["original"] | {
-    "rule": "count",
-    "counted": "high",
-    "patch_kind": "dense",
-    "min_gain": 0.005,
-}
-RECIPES["lean"] = RECIPES["original"] | {
-    "hidden": (64, 32),
-    "density": 0.04,
-    "allocation": "erdos-renyi",
-    "rule": "always",
-    "change": "widen",
-    "operator": "preserve",
-    "added": 600,
-    "size": 16,
-    "max_patches": 0,
-    "epochs": 10,
-    "patience": 0,
-    "lr": 2e-3,
-    "schedule": "cosine",
-    "exchange": "gradient",
-    "standard_errors": 1.0,
+RECIPES = {
+    recipe: {flag: AUTO[flag][i] for flag in AUTO}
+    for i, recipe in enumerate(("original", "described", "lean"))
 }
 
 SEED_EXTREMA = slice(128, 192)
@@ -216,6 +195,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 def run_growth(run: lab.Run[Config]) -> lab.Found:
     """Grows all seeds, and reads the test samples once."""
     from jaxnet.growth import GrowthData, Target, grow_until
+    from jaxnet.growth.patterns import patterns
     from jaxnet.lab.stages import median_note
 
     config: Any = run.config  # nothing is auto
@@ -246,7 +226,9 @@ def run_growth(run: lab.Run[Config]) -> lab.Found:
             weights = jaxnet.count_nonzeros(member.net.params, member.net.structure)["scaffold"]
             told = {"accuracy": accuracy, "scaffold": int(weights)}
             entry.setdefault("pruned", {})[f"{fraction:g}"] = told
-    return lab.Found({"grown": grown}, extra={"kernel": config.kernel, "growth": found.patterns(grown)})
+    return lab.Found(
+        {"grown": grown}, extra={"kernel": config.kernel, "growth": patterns(lab.shown.sound(grown))}
+    )
 
 
 STUDY = lab.Study(

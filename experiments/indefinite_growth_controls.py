@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from experiments import indefinite_growth as growth
-from experiments._growth_found import weights_of
 from jaxnet import allocation, lab
+from jaxnet.growth.patterns import weights_of
 from jaxnet.lab import changed, option
 from jaxnet.lab.report import mean_and_interval
 from jaxnet.lab.shown import NOTHING, number, percent, sizes_label, sound, span

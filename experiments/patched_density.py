@@ -20,7 +20,6 @@ from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import Activation, Allocation, check_learning_rates
-from jaxnet.lab.shown import NOTHING, number, percent, sizes_label, span
 
 FRESH: dict[str, Any] = {
     "density": 0.02,
@@ -255,41 +254,13 @@ def run_patched(run: lab.Run[Config], given: Any = None) -> lab.Found:
     return lab.Found({"patched": seeds}, extra=extra, shared={"scaffold": trained["scaffold"]})
 
 
-def tables(summary: dict[str, Any]) -> list[Any]:
-    """A row per seed, then the aggregates. Weights are all that exist; the density is the scaffold's."""
-    columns = ["seed", "scaffold %", "patched %", "gain", "high", "low", "patches", "weights", "density %"]
-    accuracies = {"scaffold_accuracy": ".2f", "patched_accuracy": ".2f", "gain": "+.2f"}
-    counts = ("extrema_high", "extrema_low", "num_patches", "weights")
-    rows: list[list[object]] = []
-    for s in summary["seeds"]:
-        here, shown = numbers(s), [percent(s[name], form) for name, form in accuracies.items()]
-        rows.append([s["seed"], *shown, *(here[name] for name in counts), percent(s["density"])])
-    a = summary["aggregate"]
-    shown = [percent(a[name]["mean"], form) for name, form in accuracies.items()]
-    means = [number(a[name]["mean"], ".1f") for name in counts]
-    rows.append(["mean", *shown, *means, percent(a["density"]["mean"])])
-    ends = [span(a[name]["ci95"], form) for name, form in accuracies.items()]
-    rows.append(["95 %", *ends, *[NOTHING] * 5])
-    config, sizes = summary["config"], sizes_label(summary["sizes"])
-    title = f"{config['dataset']}, {sizes}, protocol {config['protocol']}, {summary['kernel']} kernel"
-    return [(title, columns, rows), *found.patch_tables(summary["seeds"])]
-
-
-def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
-    """What is aggregated: extrema over all layers, and all weights."""
-    from jaxnet.lab.summary import numbers as plain
-
-    sums = {name: sum(entry[name]) for name in ("extrema_high", "extrema_low", "extrema_nan")}
-    return {**plain(entry), **sums, "weights": entry["nonzeros"]["scaffold"] + entry["patch_weights"]}
-
-
 STUDY = lab.Study(
     "patched_density",
     Config,
     run_patched,
     settle=settle,
-    tables=tables,
-    numbers=numbers,
+    tables=found.tables,
+    numbers=found.numbers,
     plots={
         "accuracy.png": found.draw_accuracy,
         "extrema.png": found.draw_extrema,

@@ -11,7 +11,6 @@ with --resume. One network again, alone, compared with its row:
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,65 +122,14 @@ class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, la
         """Raises InputError for values that do not go together; a flag that would do nothing is refused."""
         super().check()
         check_sizes(self.sizes, 2, "(input, hidden, output)")
-        d, halving, mode = self.densities, self.halving, self.mode
-        uses = {"points": "sweep range", "epochs": "single range"}
-        for flag, modes in (uses | dict.fromkeys(("coarse_epochs", "fine_epochs"), "sweep")).items():
-            if getattr(self, flag) is not None and mode not in modes.split():
-                raise InputError(
-                    f"{flag_name(flag)} has no meaning with --mode {mode}: leave it out or choose --mode "
-                    f"{modes.replace(' ', ' or ')}"
-                )
-        if self.require_reach is not None and mode == "sweep":
-            raise InputError(
-                "--require-reach and --mode sweep exclude each other: whether a scaffold of a density found "
-                "later can reach so many classes is not known at the start"
-            )
-        if self.num_seeds > 10**8:
-            raise InputError(f"--num-seeds must be at most {10**8}: {self.num_seeds}")
-        if self.min_accuracy > 1:
-            raise InputError(f"--min-accuracy must be at least 0 and at most 1: {self.min_accuracy}")
-        if re.fullmatch(r"(?=.*[1-9])(\d+seeds|(\d+|\d*\.\d+)s)", self.budget or "1s") is None:
-            raise InputError(
-                f"--budget must be a number above 0 with its unit, seconds or whole seeds, for instance 300s "
-                f"or 500seeds: {self.budget!r}"
-            )
-        if self.sizes is not None and self.portfolio:
-            raise InputError("--sizes and --portfolio exclude each other: the portfolio has its own sizes")
-        if self.protocol != "clean" and self.allocation != "uniform":
-            raise InputError(
-                f"--allocation {self.allocation} has no meaning with --protocol {self.protocol}, whose masks "
-                "are drawn weight by weight: leave it out"
-            )
-        described = self.protocol == "described"
-        if self.mask_mode is not None and not described:
-            raise InputError("--mask-mode has a meaning with --protocol described only: leave it out")
-        if described and (self.own_order or self.normalise == "channels"):
-            raise InputError(
-                "--protocol described takes the samples in one order and pixels / 255: leave --own-order and "
-                "--normalise out"
-            )
-        if not plans.rules_of(self).enforced:
-            for flag in ("method", "halving", "require_reach"):
-                if getattr(self, flag) is not None:
-                    raise InputError(
-                        f"{flag_name(flag)} has no meaning where all weights are trained: give --mask-mode "
-                        "enforced with it"
-                    )
-        if d is not None and len(set(d)) < max(1, len(d)):
-            raise InputError(f"--densities must be different numbers, at least one: {list(d)}")
-        if mode == "range" and (d is None or len(d) != 2 or d[0] >= d[1]):
-            raise InputError("--mode range needs --densities lowest,highest, for instance 0.005,0.05")
-        if halving is not None and self.method is not None:
-            raise InputError(
-                "--method and --halving exclude each other: rungs pass on values, not structures"
-            )
-        for flag in ("coarse_epochs", "fine_epochs") if mode == "sweep" else ("epochs",):
+        for wrong, words in plans.refusals(self):
+            if wrong:
+                raise InputError(words)
+        for flag in ("coarse_epochs", "fine_epochs") if self.mode == "sweep" else ("epochs",):
             epochs = plans.epochs_of(self, flag.split("_")[0])
-            if halving is not None and epochs < halving:
-                raise InputError(
-                    f"--halving {halving} needs {flag_name(flag)} {halving} or more, for a first rung of one "
-                    f"epoch: {epochs}"
-                )
+            if self.halving is not None and epochs < self.halving:
+                words = f"{flag_name(flag)} {self.halving} or more, for a first rung of one epoch: {epochs}"
+                raise InputError(f"--halving {self.halving} needs {words}")
 
 
 @dataclass(frozen=True)
@@ -239,12 +187,12 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
 def run_hunt(run: lab.Run[Config]) -> lab.Found:
     """Trains, ranks, saves the winners."""
     from experiments._hunt_report import describe
-    from experiments._hunt_run import Hunt, leave_no_trace
+    from experiments._hunt_run import SeedHunt, leave_no_trace
     from jaxnet.lab.cluster import executor
 
     try:
         with executor(run.config.workers) as workers:
-            hunt = Hunt(run, workers)
+            hunt = SeedHunt(run, workers)
             hunt.train_all()
             arms, extra, timing = describe(hunt)
     except InputError:
@@ -270,16 +218,17 @@ class HuntStudy(lab.Study[Config]):
 
 def draw(path: Any, summary: dict[str, Any], rows: Any) -> None:
     """Draws one of the plots."""
-    from experiments._hunt_plots import draw
+    from experiments._hunt_report import draw
 
-    draw(path, summary, rows)
+    draw(path, summary)
 
 
 def owned(folder: Any) -> list[str]:
     """Files of a hunt in its folder, besides those of every run: only names that no one else gives."""
-    from experiments._hunt_run import parts_of
+    from experiments._hunt_rows import SCHEMA
+    from jaxnet.sweep.hunt import PLAN, parts_of
 
-    return [plans.PLAN, *(name for parts in parts_of(folder) for name in parts.names())]
+    return [PLAN, *(name for parts in parts_of(folder, SCHEMA) for name in parts.names())]
 
 
 STUDY = HuntStudy(

@@ -96,14 +96,11 @@ def compare(hunt: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
 
 def correlation(seeds: Sequence[Mapping[str, Any]]) -> str:
     """The rank correlation of extrema score and accuracy over networks."""
-    from scipy.stats import spearmanr
+    from jaxnet.prediction import spearman
 
     here = lab.shown.sound(seeds)
-    scores, accuracy = ([entry[name] for entry in here] for name in ("extrema_score", "accuracy"))
-    rho = p = None  # three different values of each, or there is nothing to correlate
-    if min(len(set(scores)), len(set(accuracy))) > 2:
-        rho, p = map(float, spearmanr(scores, accuracy))
-    return f"{number(rho, '+.2f')} (p = {number(p, '.1g')}, n = {len(here)})"
+    found = spearman(*([entry[name] for entry in here] for name in ("extrema_score", "accuracy")))
+    return f"{number(found['rho'], '+.2f')} (p = {number(found['p'], '.1g')}, n = {len(here)})"
 
 
 def values(config: Config, groups: Mapping[str, Any], comparisons: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The faults of the original's patches, in one room, around the clean parts.
+"""The faults of the original's patches, in one room, around the clean parts, and what its log prints.
 
 Importing this module registers a placement, ``first``, which takes the first
 extrema by index, whatever their score, and a kind of patches, ``original``: the
@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.data.batches import Data
 from jaxnet.kernels import Product
 from jaxnet.patches import KINDS, PLACEMENTS, LayerPatches, PatchBank, PatchParams, PatchRules, SlotParams
 from jaxnet.patches.mlp import Mlp, MlpPatches
-from jaxnet.types import Array, Bool, Features, Float, Int, Key
+from jaxnet.signals import detect
+from jaxnet.train import Task, collect_stats
+from jaxnet.types import Array, Bool, Features, Float, Int, Key, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +154,20 @@ def _faults(rules: PatchRules) -> OriginalRules:
     return rules
 
 
+def layer_log(
+    task: Task, params: Any, structure: Any, data: Data, *, values: str, detector: str
+) -> tuple[Scalar, Scalar, Float[Array, "layer"], Float[Array, "layer"]]:
+    """What the original's log prints of a network: it looks for extrema among the outputs too.
+
+    Returns:
+      High and low extrema of the output layer; mean and deviation of the units' means in every layer.
+    """
+    stats = collect_stats(task, params, structure, data, values=values, output=True)
+    found, means = detect(stats[-1], detector), [layer.mean for layer in stats]
+    shape = jnp.stack([jnp.mean(m) for m in means]), jnp.stack([jnp.std(m, ddof=1) for m in means])
+    return jnp.sum(found.high), jnp.sum(found.low), *shape
+
+
 def draw_ordered(sizes: Int[Array, "row"], number: int, *, key: Key) -> Int[Array, "row number"]:
     """Draws ``number`` different indices below ``sizes[row]`` for each row, in random order.
 
@@ -190,4 +207,4 @@ PLACEMENTS["first"] = lambda score, is_extremum, *_: jnp.where(
     is_extremum, -jnp.arange(score.shape[0], dtype=jnp.float32), -jnp.inf
 )
 
-__all__ = ["Original", "OriginalRules", "draw_ordered"]
+__all__ = ["Original", "OriginalRules", "draw_ordered", "layer_log"]

@@ -5,8 +5,8 @@ python -m tests.experiments.stop_hunt_at '[["kill", "after", ".parquet", 2], nul
 
 from __future__ import annotations
 
-import experiments._hunt_plots
 import experiments._hunt_report  # noqa: F401  (slow to import: once, not in every stage)
+import jaxnet.sweep.pictures  # noqa: F401
 from experiments import seed_hunt
 from tests.experiments import stop_at
 

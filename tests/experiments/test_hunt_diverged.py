@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import seed_hunt_results
-from experiments._hunt_plots import PLOTS, draw_rows
-from experiments._hunt_replay import _close
+from experiments._hunt_report import draw_rows
 from jaxnet.sweep.halving import place_of_best, rank_correlation, rung, surviving
+from jaxnet.sweep.pictures import PLOTS
+from jaxnet.sweep.replayed import close
 from jaxnet.sweep.selection import aggregates, distribution, pareto_front, selection
 from jaxnet.sweep.table import ranked
 from tests.experiments.hunts import Hunter, as_table, row
@@ -78,10 +79,10 @@ def test_none_that_diverged_goes_on_to_the_next_rung(hunter: Hunter, skewed: str
 
 
 def test_a_replay_of_one_that_diverged_need_not_have_its_numbers() -> None:
-    assert _close("loss", math.inf, NAN, diverged=True) and _close("dead", 0.1, 0.9, diverged=True)
-    assert not _close("loss", math.inf, NAN, diverged=False)
-    assert not _close("accuracy", NAN, 0.5, diverged=False)
-    assert not _close("nonzeros", 5, 6, diverged=True), "what exists is equal always"
+    assert close("loss", math.inf, NAN, diverged=True) and close("dead", 0.1, 0.9, diverged=True)
+    assert not close("loss", math.inf, NAN, diverged=False)
+    assert not close("accuracy", NAN, 0.5, diverged=False)
+    assert not close("nonzeros", 5, 6, diverged=True), "what exists is equal always"
 
 
 @pytest.mark.slow

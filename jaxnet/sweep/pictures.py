@@ -1,40 +1,17 @@
-"""Plots of ``experiments.seed_hunt``; networks that diverged are not shown."""
+"""Pictures of the tables of sweeps, in axes of matplotlib; for networks that have not diverged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 from matplotlib.colors import LogNorm
 
-from experiments._hunt_plan import settings
-from experiments._hunt_rows import final_rows, table_of
-from jaxnet.lab.plots import EVERY, HIGH, picture, plt, say
-from jaxnet.lab.shown import left_out
 from jaxnet.sweep.selection import pareto_front
-from jaxnet.sweep.table import grouped, sound, values
-
-
-def draw(path: Path, summary: dict[str, Any], rows: Any) -> None:
-    """Draws the plot that a file of a hunt's folder is named by, from its table."""
-    last = final_rows(settings(summary["config"]), table_of(path.parent).read())
-    draw_rows(path, last, f"{summary['provenance']['dataset']}, {len(last)} networks")
-
-
-def draw_rows(path: Path, rows: pa.Table, title: str) -> None:
-    """Draws the plot that a file is named by, of some rows."""
-    shown, plot = sound(rows), PLOTS[path.stem]
-    boxes = len(grouped(shown, "architecture")) * max(1.0, 0.6 * len(grouped(shown, "stage", "density")))
-    size = (8.0, min(1.6 + 0.22 * boxes, 40.0)) if plot is accuracy else (7.0, 4.6)
-    with picture(path, size=size) as axes:
-        axes.set_title(f"{title}{left_out(len(rows) - len(shown))}")
-        if len(shown):
-            plot(axes, shown)
-        else:
-            say(axes, EVERY)
+from jaxnet.sweep.table import grouped, values
 
 
 def accuracy(axes: Any, rows: pa.Table) -> None:
@@ -44,7 +21,7 @@ def accuracy(axes: Any, rows: pa.Table) -> None:
     staged, width = len({stage for stage, _ in parts}) > 1, 0.8 / len(parts)
     style = {"orientation": "horizontal", "patch_artist": True, "manage_ticks": False, "whis": (5, 95)}
     style |= {"widths": 0.85 * width, "medianprops": {"color": "black", "lw": 1.2}}
-    colors = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(parts)))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(parts)))
     for k, ((stage, density), color) in enumerate(zip(parts, colors, strict=True)):
         boxes = {
             architectures.index(a) - 0.4 + (k + 0.5) * width: percent[places]
@@ -74,7 +51,7 @@ def pareto(axes: Any, rows: pa.Table) -> None:
     weights, right = np.maximum(values(rows, "nonzeros"), 1), values(rows, "accuracy")
     _scatter(axes, rows, weights)
     front = pareto_front(weights, right)
-    style: Any = {"where": "post", "color": HIGH, "marker": "o", "ms": 4, "label": "Pareto front"}
+    style: Any = {"where": "post", "color": "#c44e52", "marker": "o", "ms": 4, "label": "Pareto front"}
     axes.step(weights[front], 100 * right[front], **style)
     axes.set(xscale="log", xlabel="weights that exist")
     axes.legend(frameon=False, loc="lower right")

@@ -1,29 +1,71 @@
-"""What the arms of ``experiments.cliff_rescue`` do: how their networks start, and what is added to them."""
+"""Networks too sparse to learn, and ways to rescue them: arms side by side, grown between epochs.
+
+All arms have the shapes of the one that grows most, so that one program trains them; what is added lies in
+room that was there from the start (:func:`jaxnet.changes.with_room`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxnet
-from jaxnet import changes, keys, lab, trees
+from jaxnet import changes, keys, optim, signals, trees
 from jaxnet.allocation import allocate
 from jaxnet.changes import scaffold_path
+from jaxnet.data.batches import Split
 from jaxnet.growth.scheduled import PRESETS, consult, init_account, members
+from jaxnet.nn import mlp
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.snapshots import ensemble_logits
-from jaxnet.train import EpochResult, Net, Task, TrainState
+from jaxnet.train import EpochResult, Net, Task, TrainState, init_state
 from jaxnet.types import Array, Key, PyTree
 
 STRUCTURE = 10
 """Weights that count as one structure for the limits of a scheduler."""
+
+
+class Way(Protocol):
+    """What is done with the networks of an arm."""
+
+    @property
+    def grow(self) -> str:
+        """What is added at a growth: ``none``, ``clone``, ``skips``, ``random`` or ``output``."""
+
+    @property
+    def allocation(self) -> str:
+        """Of the density over the layers at the start."""
+
+    @property
+    def scheduled(self) -> str:
+        """When it grows: a preset of :data:`jaxnet.growth.scheduled.PRESETS`, or (empty) every few epochs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RescueRules:
+    """How networks are trained and grown (static).
+
+    Attributes:
+      lr: of Adam.
+      epochs: of training.
+      every: epochs between two growths of the arms without a scheduler.
+      fraction: weights added at a growth, per weight that each hidden layer had.
+      max_incoming: skip connections into one unit at most.
+      detector: signal that finds the extrema.
+    """
+
+    lr: float
+    epochs: int
+    every: int
+    fraction: float
+    max_incoming: int
+    detector: str
 
 
 def by_path(counts: Any) -> dict[str, Any]:
@@ -32,19 +74,37 @@ def by_path(counts: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Growth:
-    """Networks of all arms, made and grown: the seeds of the first arm, then of the second, and so on."""
+class Rescue:
+    """Networks of all arms, made and grown: the seeds of the first arm, then of the second, and so on.
 
-    run: lab.Run[Any]
-    arms: Mapping[str, Any]
+    Attributes:
+      rules: how they are trained and grown.
+      arms: by name.
+      spec: of a network at the start.
+      task: what training needs to know.
+      keys: ``(seed,)``.
+      shown: samples that show the extrema.
+      compiled: ``(name, function, *args) -> program``.
+    """
+
+    rules: RescueRules
+    arms: Mapping[str, Way]
     spec: NetworkSpec
     task: Task
+    keys: Key
+    shown: Split
+    compiled: Callable[..., Any]
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seeds(self) -> int:
+        """Networks of an arm."""
+        return int(self.keys.shape[0])
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """One for all: networks of another one could not lie side by side."""
-        return jaxnet.dual_rate_adam(self.run.config.lr, 0.0)
+        return optim.dual_rate_adam(self.rules.lr, 0.0)
 
     @cached_property
     def first(self) -> tuple[int, ...]:
@@ -54,15 +114,15 @@ class Growth:
     @cached_property
     def step(self) -> tuple[int, ...]:
         """What ``random`` adds to each layer at a growth: a fraction of the first, hidden layers only."""
-        return (*(max(1, int(self.run.config.grow_fraction * n)) for n in self.first[:-1]), 0)
+        return (*(max(1, int(self.rules.fraction * n)) for n in self.first[:-1]), 0)
 
     @cached_property
     def times(self) -> int:
         """Growths at most."""
-        config = self.run.config
+        rules = self.rules
         rests = [PRESETS[self.ways[place].scheduled].config.rest_epochs for place in self.scheduled]
-        scheduled = [-(-config.epochs // (rest + 1)) for rest in rests]
-        return max((config.epochs - 1) // config.grow_every, *scheduled, 0)
+        scheduled = [-(-rules.epochs // (rest + 1)) for rest in rests]
+        return max((rules.epochs - 1) // rules.every, *scheduled, 0)
 
     @cached_property
     def ways(self) -> list[Any]:
@@ -96,11 +156,11 @@ class Growth:
         """A network before training, with room for what its arm and the others add."""
         spec = dataclasses.replace(self.spec, allocation=allocation)
         there = allocate(spec.sizes, spec.density, allocation)
-        net = Net.of(*jaxnet.init(spec, **keys.network_keys(key)), self.optimizer)
+        net = Net.of(*mlp.init(spec, **keys.network_keys(key)), self.optimizer)
         net, _ = changes.with_room(net, by_path(self.room(layer) - n for layer, n in enumerate(there)))
         if any(arm.grow == "skips" for arm in self.arms.values()):
             net, _ = changes.with_skips(net, max(1, self.times * sum(self.step)))
-        return jaxnet.init_state(net)
+        return init_state(net)
 
     def accounts(self) -> dict[str, PyTree] | None:
         """The accounts of the arms that have a scheduler, leaves ``(seed, ...)``; None without any."""
@@ -112,22 +172,21 @@ class Growth:
 
         made = {str(place): jax.vmap(partial(one, place)) for place in self.scheduled}
         return {
-            place: self.program(f"the account {place}", f, self.run.keys) for place, f in made.items()
+            place: self.program(f"the account {place}", f, self.keys) for place, f in made.items()
         } or None
 
     def between(
         self, epoch: int, state: TrainState, accounts: Any, result: EpochResult
     ) -> tuple[TrainState, PyTree]:
         """Between two epochs: growth every ``--grow-every`` epochs, and where a scheduler says so."""
-        run, number = self.run, jnp.asarray(epoch, jnp.int32)
-        shown = run.split("test" if run.config.protocol == "seed" else "train")  # these show the extrema
+        number, shown = jnp.asarray(epoch, jnp.int32), self.shown
 
         def grown(name: str, places: list[int], now: Any, state: TrainState) -> Any:
-            return self.program(name, partial(self.grow_all, places), state, shown, run.keys, number, now)
+            return self.program(name, partial(self.grow_all, places), state, shown, self.keys, number, now)
 
         fixed = [k for k, arm in enumerate(self.ways) if arm.grow != "none" and not arm.scheduled]
-        if fixed and epoch % run.config.grow_every == 0:
-            state = grown("growth", fixed, jnp.ones(len(run.seeds), bool), state)
+        if fixed and epoch % self.rules.every == 0:
+            state = grown("growth", fixed, jnp.ones(self.seeds, bool), state)
         accounts = dict(accounts) if accounts else accounts
         for place in self.scheduled:
             told = self.of_arm((result.info.gradient_norms, result.evaluation.accuracy), place)
@@ -146,7 +205,7 @@ class Growth:
 
         def one(account: Any, state: TrainState, norms: Any, accuracy: Any) -> Any:
             net, more = state.net, sum(self.step)
-            found = jaxnet.signals.find(self.task, net.params, net.structure, shown, self.run.config.detector)
+            found = signals.find(self.task, net.params, net.structure, shown, self.rules.detector)
             told = found, norms, epoch, accuracy, more // STRUCTURE
             account, net, grow = consult(rules, account, net, *told)
             return state.replace(net=net), account, grow
@@ -155,9 +214,9 @@ class Growth:
         parts[place], accounts, now = jax.vmap(one)(accounts, parts[place], norms, accuracy)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), accounts, now
 
-    def told(self, accounts: Any, state: TrainState) -> dict[str, dict[str, Any]]:
+    def told(self, accounts: Any, state: TrainState, test: Split) -> dict[str, dict[str, Any]]:
         """By arm with a scheduler, columns ``(seed,)``: growths, boundaries, returns, the ensemble."""
-        test, found = self.run.split("test"), {}
+        found: dict[str, dict[str, Any]] = {}
         for place in self.scheduled:
             account, name = accounts[str(place)], list(self.arms)[place]
             columns = {"growths": account.scheduler.growths}
@@ -178,22 +237,22 @@ class Growth:
         def logits(kept: Any) -> Any:
             return self.task.model(kept[0], kept[1], x, key_forward=None)[0]
 
-        mean = ensemble_logits(members(ring, net, self.run.config.epochs), logits)
+        mean = ensemble_logits(members(ring, net, self.rules.epochs), logits)
         return jnp.sum(jnp.argmax(mean, axis=self.task.model.class_axis) == y)
 
     def program(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Runs ``function``, compiled at its first call."""
         if name not in self.programs:
-            self.programs[name] = self.run.compiled(name, function, *args)
+            self.programs[name] = self.compiled(name, function, *args)
         return self.programs[name](*args)
 
     def of_arm(self, tree: PyTree, place: int) -> PyTree:
         """The part of a tree of all networks that belongs to an arm."""
-        n = len(self.run.seeds)
+        n = self.seeds
         return jax.tree.map(lambda leaf: leaf[place * n : (place + 1) * n], tree)
 
     def grow_all(
-        self, places: list[int], state: TrainState, shown: Any, seeds: Key, epoch: Array, now: Array
+        self, places: list[int], state: TrainState, shown: Any, every: Key, epoch: Array, now: Array
     ) -> Any:
         """A growth of the seeds that grow ``now``, in the arms at these places; the others stay."""
 
@@ -205,20 +264,20 @@ class Growth:
         parts = [self.of_arm(state, place) for place in range(len(self.arms))]
         for place in places:
             arm = list(self.arms.values())[place]
-            parts[place] = jax.vmap(partial(one, arm))(parts[place], seeds, now)
+            parts[place] = jax.vmap(partial(one, arm))(parts[place], every, now)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def grow_one(self, arm: Any, net: Net, shown: Any, key: Key) -> Net:
         """One growth of a network; skips go as far as they can be routed, the rest at random."""
-        step, config = self.step, self.run.config
+        step = self.step
         if arm.grow in ("random", "output"):
             more = by_path(step if arm.grow == "random" else (*(0 for _ in step[:-1]), sum(step)))
             return changes.grow_random(net, more, more, key=key)[0]
-        found = jaxnet.signals.find(self.task, net.params, net.structure, shown, config.detector)
+        found = signals.find(self.task, net.params, net.structure, shown, self.rules.detector)
         if arm.grow == "clone":
             return changes.clone_and_prune(net, found, step, key=key)[0]
         key_route, key_fill = jax.random.split(key)
-        total, most = sum(step), config.max_incoming
+        total, most = sum(step), self.rules.max_incoming
         net, added = changes.route_skips(net, found, total, total, max_incoming=most, key=key_route)
         ends = zip(np.cumsum(step), step, strict=True)
         counts = [jnp.clip(total - added - (end - here), 0, here) for end, here in ends]
