@@ -113,6 +113,8 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
 	$(PY) -m experiments.method_comparison $(METHODS_FLAGS) --doc docs/results/methods.md
 	$(PY) -m experiments.structure_report --dataset mnist --epochs 5 --resume --doc docs/results/structure.md
+	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
+	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --doc docs/results/exactness.md
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.

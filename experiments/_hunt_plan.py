@@ -109,6 +109,12 @@ def settings(values: Mapping[str, Any]) -> Any:
     return SimpleNamespace(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def _jobs() -> Any:
+    from jaxnet.sweep import jobs
+
+    return jobs
+
+
 def make_groups(config: Any, dataset: jaxnet.data.Dataset) -> Groups:
     """Architectures of a hunt; InputError where ``--sizes`` does not fit the data."""
     features, classes = dataset.num_features, dataset.num_classes
@@ -120,7 +126,7 @@ def make_groups(config: Any, dataset: jaxnet.data.Dataset) -> Groups:
         )
     groups: Groups = {"sizes": (tuple(sizes),)}
     if config.portfolio:
-        groups = jaxnet.sweep.jobs.portfolio(config.portfolio, features, classes)
+        groups = _jobs().portfolio(config.portfolio, features, classes)
     if config.portfolio and (config.method is not None or not rules_of(config).enforced):
         # what rewires networks must not find units that only pad them to the width of others, and dense
         # networks pay for these
@@ -132,7 +138,7 @@ def make_jobs(
     stage: Stage, groups: Groups, seeds: range, config: Any
 ) -> tuple[list[Job], list[tuple[str, float]]]:
     """The jobs of a stage by the rules of a hunt, and what is left out: see :mod:`jaxnet.sweep.jobs`."""
-    return jaxnet.sweep.jobs.make_jobs(stage, groups, seeds, rules_of(config).mask, config.allocation)
+    return _jobs().make_jobs(stage, groups, seeds, rules_of(config).mask, config.allocation)
 
 
 def seeds_of(config: Any) -> range:
@@ -179,7 +185,7 @@ def first_densities(config: Any) -> tuple[float, ...]:
     """Densities that are trained first, ascending."""
     if config.mode == "range":
         lowest, highest = config.densities
-        return jaxnet.sweep.jobs.spaced(lowest, highest, config.points or 5)
+        return _jobs().spaced(lowest, highest, config.points or 5)
     return tuple(sorted(config.densities or (COARSE if config.mode == "sweep" else (0.02,))))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from experiments import _hunt_plan as plans
 from experiments._hunt_rows import SCHEMA, table_of
@@ -16,8 +13,7 @@ from jaxnet.store.folder import CONFIG
 from jaxnet.sweep.calls import Call
 from jaxnet.sweep.hunt import PLAN
 from jaxnet.sweep.jobs import Stage, find_entries
-from jaxnet.sweep.replayed import TOLERANCE, close, same
-from jaxnet.sweep.table import network_id, values, where
+from jaxnet.sweep.replayed import TOLERANCE, close, find_row, same
 
 
 def replay(config: Any) -> dict[str, Any]:
@@ -33,7 +29,10 @@ def replay(config: Any) -> dict[str, Any]:
     stored, plan = read_json(out / CONFIG), read_json(out / PLAN)["stages"]
     place = {"data_dir": config.data_dir, "dataset": config.dataset or stored["dataset"]}
     hunt = plans.settings({**stored, **place, "memory_budget": None})
-    trainer, row = Trainer(hunt, stored["data_fingerprint"]), find_row(table_of(out).read(), config, out)
+    trainer, row = (
+        Trainer(hunt, stored["data_fingerprint"]),
+        find_row(table_of(out).read(), vars(config), out),
+    )
     rung = next(s for s in plan if (s["name"], s["epochs"]) == (row["stage"], row["epochs"]))
     stage = Stage(rung["name"], 0, rung["epochs"], tuple(rung["densities"]))
     jobs, _ = plans.make_jobs(stage, plans.make_groups(hunt, trainer.dataset), plans.seeds_of(hunt), hunt)
@@ -56,28 +55,3 @@ def replay(config: Any) -> dict[str, Any]:
         "agrees": not differ or close,
         "verdict": f"{verdict if differ else 'equal to the last bit'} {how}",
     }
-
-
-def find_row(rows: pa.Table, config: Any, out: Path) -> dict[str, Any]:
-    """The one row that is meant; of a network that went through several rungs of --halving the last."""
-    names = ("seed", "architecture", "density", "stage")
-    wanted = {name: getattr(config, name) for name in names}
-    asked = ", ".join(f"{k} {v}" for k, v in wanted.items() if v is not None)
-    every = where(rows, **wanted).sort_by("epochs").to_pylist()
-    found = list({network_id(row): row for row in every}.values())
-    if not found:
-        seeds = values(rows, "seed")
-        there = f"seeds {seeds.min()} to {seeds.max()}" if len(seeds) else "no row at all"
-        some = [f"{k} {_some(rows[k].unique().to_pylist())}" for k in names[1:] if len(rows)]
-        raise InputError(f"{out}: no row of {asked}: the table holds {'; '.join([there, *some])}")
-    if len(found) > 1:
-        kinds = {k: {row[k] for row in found} for k in names[1:]}
-        choices = "; ".join(f"--{k} {_some(kind)}" for k, kind in kinds.items() if len(kind) > 1)
-        raise InputError(f"{out}: {len(found)} rows of {asked}: say which by {choices}")
-    return found[0]
-
-
-def _some(values: Any) -> str:
-    """``a|b|c|...``"""
-    shown = sorted(map(str, values))
-    return "|".join(shown[:5]) + ("|..." if len(shown) > 5 else "")

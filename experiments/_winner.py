@@ -48,7 +48,7 @@ def adopt(config: C, dataset: jaxnet.data.Dataset) -> C:
     winner = of(config)
     if winner is None:
         return config
-    _check_data(flags, winner, dataset)
+    jaxnet.sweep.check_trained_on(winner, dataset, flags.protocol, pixels=flags.normalise == "pixels")
     spec, path = winner.spec, winner.path
     if len(spec.sizes) < 3:
         raise InputError(f"{path}: a network without hidden layers has no extrema to patch or to grow at")
@@ -63,32 +63,3 @@ def adopt(config: C, dataset: jaxnet.data.Dataset) -> C:
                 f"leave --{name} out"
             )
     return dataclasses.replace(flags, **theirs, checkpoint_fingerprint=winner.fingerprint())
-
-
-def _check_data(config: Any, winner: jaxnet.sweep.Winner, dataset: jaxnet.data.Dataset) -> None:
-    """The fingerprint tells images, labels and which of them are validation samples."""
-    meta, path, outputs, classes = winner.meta, winner.path, winner.spec.sizes[-1], dataset.num_classes
-    if not meta.get("data_fingerprint"):
-        raise InputError(f"{path} does not say what it was trained on: give a winner of a hunt")
-    if meta["data_fingerprint"] != dataset.fingerprint:
-        split = (meta.get("row") or {}).get("split", "")
-        hunted = {"test": "seed", "validation": "clean"}.get(split, config.protocol)
-        if meta.get("dataset") == dataset.name and hunted != config.protocol:
-            # not even the other way round: training on another part is another experiment
-            raise InputError(
-                f"{path} was trained under --protocol {meta.get('protocol', hunted)}, which splits the "
-                f"samples otherwise: give --protocol {hunted}"
-            )
-        raise InputError(
-            f"{path} was trained on other data ({meta.get('dataset')}, fingerprint "
-            f"{meta['data_fingerprint']}) than --dataset gives ({dataset.name}, {dataset.fingerprint}): "
-            "give the data of the hunt"
-        )
-    if meta.get("pixels", False) != (config.normalise == "pixels"):
-        way_out = "give --normalise pixels" if meta.get("pixels") else "leave --normalise out"
-        raise InputError(f"{path} was trained on pixels that are normalised otherwise: {way_out}")
-    if outputs > classes:
-        raise InputError(
-            f"{path} has {outputs} outputs for the {classes} classes of {dataset.name}: "
-            f"give a winner of an architecture that ends with {classes}"
-        )

@@ -123,29 +123,7 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     return lab.run.resolve_kernel(config, specs[-1], config.num_seeds)
 
 
-def grow(spec: jaxnet.NetworkSpec, params: Any, structure: Any, key: Any) -> tuple[Any, ...]:
-    """All arms of a scale for one seed, in the order of :data:`ARMS`: parameters and structure of each."""
-    keys, changes = jaxnet.keys, jaxnet.changes
-    own: dict[str, Any] = keys.network_keys(key)
-    shuffle = keys.purpose(key, keys.SHUFFLE)
-    other: dict[str, Any] = {
-        "key_mask": keys.purpose(key, keys.OTHER_MASK),
-        "key_init": keys.purpose(key, keys.OTHER_INIT),
-    }
-    grown, connected = changes.bootstrap(spec, params, structure, **own)
-    topologies = [t for t in connected.weights if isinstance(t, jaxnet.Topology)]
-    # as the original compared: without the weights that the features add
-    plain = jaxnet.allocate(spec.sizes, spec.density)
-    return (
-        (grown, connected),
-        changes.random_like(spec, connected, **other),
-        (changes.shuffle_values(grown, connected, key_shuffle=shuffle), connected),
-        (jaxnet.nn.mlp.init_params(spec, topologies, key_init=own["key_init"]), connected),
-        changes.random_like(spec, connected, nonzeros=plain, **other),
-    )
-
-
-def make_stage(run: lab.Run[Config], scale: Scale, number: int, handed: str) -> lab.Stage:
+def make_stage(run: lab.Run[Config], scale: Scale, number: int, handed: str | None = None) -> lab.Stage:
     """The stage of a scale: what it starts from, what is kept of it, and of which the next is built."""
     import jax
     import jax.numpy as jnp
@@ -167,7 +145,9 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int, handed: str) -> 
             return ready(jaxnet.init(spec, **jaxnet.keys.network_keys(key)))
         params, structure, diverged = before
         states = []
-        for arm, network in zip(ARMS, grow(spec, params, structure, key), strict=True):
+        for arm, network in zip(
+            ARMS, jaxnet.changes.bootstrapped_arms(spec, params, structure, key), strict=True
+        ):
             # what is built from a diverged network has diverged: its features are of an earlier epoch
             states.append(ready(network).replace(diverged=diverged & (arm not in UNRELATED)))
         return tuple(states)
@@ -194,7 +174,7 @@ def make_stage(run: lab.Run[Config], scale: Scale, number: int, handed: str) -> 
         task,
         start,
         keep=keep,
-        hand=lambda kept: kept[handed]["small"],
+        hand=lambda kept: kept[handed or scale.name]["small"],
         samples=None if last else run.split("test"),
         arms=scale.arms,
         order=number,
@@ -222,10 +202,10 @@ def run_bootstrap(run: lab.Run[Config]) -> lab.Found:
     search = [scale for scale in scales if scale.name.startswith("search")]
     if run.config.seed_network == "found":
         if (checkpoint.latest(run.folder.checkpoints) or "search").startswith("search"):
-            lab.train_stages(run, [make_stage(run, s, k, s.name) for k, s in enumerate(search)])
+            lab.train_stages(run, [make_stage(run, s, k) for k, s in enumerate(search)])
         scales = make_scales(run.config, run.dataset, found.smallest(run, search))
     handed = {search[-1].name: f"search-{sizes_label(scales[len(search)].sizes)}"}
-    stages = [make_stage(run, s, k, handed.get(s.name, s.name)) for k, s in enumerate(scales)]
+    stages = [make_stage(run, s, k, handed.get(s.name)) for k, s in enumerate(scales)]
     trained = lab.train_stages(run, stages)
     arms: dict[str, list[dict[str, Any]]] = {}
     for scale in scales:

@@ -19,6 +19,12 @@ from jaxnet.files import read_json, user_path, write_bytes, write_json
 from jaxnet.lab import changed, option
 from jaxnet.lab.shown import left_out, number
 
+DESCRIBED: dict[str, Any] = {"described": "applied-once", "described, enforced": "enforced"}
+"""The hunts as the texts on the original describe them: masks once, and masks that hold."""
+
+BATCH = 512
+"""Samples of their steps, the least of those that they choose from: the same on every machine."""
+
 
 @dataclass(frozen=True)
 class Config(lab.DocumentFlags, lab.RunFlags):
@@ -28,6 +34,9 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(1000, "seeds of the hunt of one architecture")
     portfolio_seeds: int = option(20, "seeds of every architecture of the portfolio", least=1)
+    described_seeds: int = option(
+        20, "seeds of every architecture of the portfolio described; 0: none", least=0
+    )
     reference_seeds: int = option(64, "seeds also trained as masked dense networks", least=2)
     epochs: int = option(5, "passes over the training samples", "epochs", least=1)
     out: str = changed(lab.RunFlags, "out", "checkpoints/seed_hunt_results")
@@ -41,19 +50,21 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 
 def hunt_config(config: Config, name: str) -> seed_hunt.Config:
     """One of the hunts."""
-    seeds = config.portfolio_seeds if name == "portfolio" else config.num_seeds
-    more: Any = {
-        "epochs": config.epochs,
-        "num_seeds": seeds,
-        "portfolio": "later" if name == "portfolio" else None,
-    }
-    return seed_hunt.Config(**lab.run.arm_values(config, name), **more)
+    values: Any = {"num_seeds": config.num_seeds}
+    if name == "portfolio":
+        values = {"num_seeds": config.portfolio_seeds, "portfolio": "later"}
+    elif name in DESCRIBED:
+        values = {"num_seeds": config.described_seeds, "portfolio": "described", "protocol": "described"}
+        values |= {"mask_mode": DESCRIBED[name], "batch_size": BATCH}
+    return seed_hunt.Config(**lab.run.arm_values(config, name), epochs=config.epochs, **values)
 
 
 def run(config: Config) -> dict[str, dict[str, Any]]:
     """Runs both hunts and the reference; an arm per architecture."""
     many = hunt_config(config, "many-seeds")
     found = {name: seed_hunt.STUDY.main(hunt_config(config, name)) for name in ("many-seeds", "portfolio")}
+    for name in DESCRIBED if config.described_seeds else ():
+        found[name] = seed_hunt.STUDY.main(hunt_config(config, name))
     stored = user_path(config.out) / "reference.json"
     if config.resume and stored.exists():
         accuracy = read_json(stored)["accuracy"]
@@ -105,10 +116,15 @@ def correlation(seeds: Sequence[Mapping[str, Any]]) -> str:
 
 def values(config: Config, groups: Mapping[str, Any], comparisons: Any) -> dict[str, Any]:
     """What the template has besides."""
-    many, portfolio = groups["hunts"].values()
+    from jaxnet.allocation import dense_counts
+    from jaxnet.sweep.table import sizes_of
+
+    many, portfolio, *rest = groups["hunts"].values()
     ((name, arm),) = many["arms"].items()
     every = [s for a, found in portfolio["arms"].items() if a.count("-") > 1 for s in found["seeds"]]
     told = {"many": many, "portfolio": portfolio, "architecture": name}
+    told["dense"] = lambda architecture: sum(dense_counts(sizes_of(architecture)))
+    told["described"] = dict(zip(DESCRIBED, rest, strict=False))
     return {**told, "correlation": correlation(arm["seeds"]), "correlation_of_all": correlation(every)}
 
 

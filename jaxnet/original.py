@@ -154,6 +154,20 @@ def _faults(rules: PatchRules) -> OriginalRules:
     return rules
 
 
+def untrained_norm(patches: int = 5, draws: int = 4000) -> list[float]:
+    """Median and middle 95 % of the mean, over so many patches, of the sums of their arrays' norms as drawn.
+
+    A patch is 1 → 8 → 4 with PyTorch's first values: weights and biases uniform in ±1/sqrt(inputs).
+    """
+    draw = np.random.default_rng(0)
+    norms = [
+        np.linalg.norm(draw.uniform(-bound, bound, (draws, patches, n)), axis=2)
+        for n, bound in ((8, 1.0), (8, 1.0), (32, 8**-0.5), (4, 8**-0.5))
+    ]
+    ends: list[float] = np.quantile(np.sum(norms, axis=0).mean(axis=1), (0.5, 0.025, 0.975)).tolist()
+    return ends
+
+
 def layer_log(
     task: Task, params: Any, structure: Any, data: Data, *, values: str, detector: str
 ) -> tuple[Scalar, Scalar, Float[Array, "layer"], Float[Array, "layer"]]:
@@ -207,4 +221,4 @@ PLACEMENTS["first"] = lambda score, is_extremum, *_: jnp.where(
     is_extremum, -jnp.arange(score.shape[0], dtype=jnp.float32), -jnp.inf
 )
 
-__all__ = ["Original", "OriginalRules", "draw_ordered", "layer_log"]
+__all__ = ["Original", "OriginalRules", "draw_ordered", "layer_log", "untrained_norm"]

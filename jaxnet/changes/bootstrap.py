@@ -19,6 +19,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxnet import keys
+from jaxnet.allocation import allocate
 from jaxnet.masks import draw_padded_topology, draw_topologies
 from jaxnet.nn.mlp import NetworkSpec, init_params
 from jaxnet.nn.params import Params, Structure
@@ -26,7 +28,7 @@ from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology, densify, topology_from_flat, topology_mask
 from jaxnet.types import Array, Bool, Int, Key, Weight
 
-__all__ = ["BootstrapRules", "bootstrap", "random_like", "shuffle_values"]
+__all__ = ["BootstrapRules", "bootstrap", "bootstrapped_arms", "random_like", "shuffle_values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +172,29 @@ def shuffle_values(params: Params, structure: Structure, *, key_shuffle: Key) ->
         weight = jax.lax.sort((padding, bits, layer.weight), num_keys=2)[2]
         layers.append(layer.replace(weight=weight))
     return params.replace(scaffold=tuple(layers))
+
+
+def bootstrapped_arms(
+    spec: NetworkSpec, params: Params, structure: Structure, key: Key
+) -> tuple[tuple[Params, Structure], ...]:
+    """The larger network and its controls.
+
+    Returns:
+      The bootstrapped network; a random one of as many weights in every layer; the bootstrapped positions
+      with values permuted within layers; these positions with fresh values; a random network without the
+      weights that the features add, as the original compared.
+    """
+    own = keys.network_keys(key)
+    other = {"key_mask": keys.purpose(key, keys.OTHER_MASK), "key_init": keys.purpose(key, keys.OTHER_INIT)}
+    grown, connected = bootstrap(spec, params, structure, **own)
+    plain = allocate(spec.sizes, spec.density)
+    return (
+        (grown, connected),
+        random_like(spec, connected, **other),
+        (shuffle_values(grown, connected, key_shuffle=keys.purpose(key, keys.SHUFFLE)), connected),
+        (init_params(spec, _sparse(connected), key_init=own["key_init"]), connected),
+        random_like(spec, connected, nonzeros=plain, **other),
+    )
 
 
 Inherited = tuple[Weight, Bool[Array, "out in"]]

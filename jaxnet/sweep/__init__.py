@@ -13,6 +13,7 @@ and costs next to nothing where only existing weights are computed.
 
 from __future__ import annotations
 
+from jaxnet.sweep.adopting import check_trained_on
 from jaxnet.sweep.bench import Bench
 from jaxnet.sweep.family import (
     DrawRules,
@@ -60,6 +61,7 @@ __all__ = [
     "Trained",
     "Variant",
     "Winner",
+    "check_trained_on",
     "default_budget",
     "default_chunk",
     "draw_network",
