@@ -78,7 +78,7 @@ def specs_of(config: HuntConfig, dataset: jaxnet.data.Dataset) -> dict[str, jaxn
         dense = sum(allocation.dense_counts(sizes))
         if config.weights > dense:
             raise InputError(f"--hidden {name}: {sizes_label(sizes)} has room for {dense} weights only")
-        fields = {"density": config.weights / dense, "allocation": config.allocation}
+        fields: dict[str, Any] = {"density": config.weights / dense, "allocation": config.allocation}
         found[name] = lab.run.network_spec(dataset, sizes, **fields, init=lab.run.init_rule(config))
     return found
 

@@ -212,7 +212,7 @@ def found_of(
     from jaxnet import prediction
 
     config, test = run.config, run.split("test")
-    gone = np.any([np.asarray(state.diverged) for state in states.values()], axis=0)
+    gone = np.stack([np.asarray(state.diverged) for state in states.values()]).any(axis=0)
     accuracy = {
         name: np.where(gone, np.nan, run.judge(task, s.best_params, s.net.structure, test)[0])
         for name, s in states.items()
@@ -249,7 +249,7 @@ def hunts(
 ) -> dict[str, list[dict[str, Any]]]:
     """By criterion and place the scaffold that every hunt takes, and under ``all`` the mean of every hunt."""
     size = config.hunt_size
-    number = np.arange(config.num_seeds // size)
+    number = range(config.num_seeds // size)
 
     def arm(name: str, chosen: np.ndarray, lost: np.ndarray) -> dict[str, list[dict[str, Any]]]:
         of = {measure: np.nanmean(column[chosen], axis=1) for measure, column in measures.items()}

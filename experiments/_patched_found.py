@@ -64,7 +64,8 @@ def measure(
     lost[np.isnan(gain)] = np.nan
     if together is not None:
         together[np.isnan(gain)] = np.nan
-    weights, told = counts["patch"], {"without_patches": np.where(np.isnan(gain), np.nan, alone)}
+    weights = counts["patch"]
+    told: dict[str, Any] = {"without_patches": np.where(np.isnan(gain), np.nan, alone)}
     told["forgotten"] = first - told["without_patches"]
     if run.config.prune_patches is not None:
         fewer, _ = run.judge(task, params, keeping(patched, pruned["kept"]), test)
@@ -128,10 +129,11 @@ def layers(run: lab.Run[Any], task: Any, params: Any, structure: Any, samples: A
 def keeping(structure: Any, keep: np.ndarray) -> Any:
     """The structures ``(network, ...)`` with those patches in use that ``keep``, ``(network, slot)``, has."""
     import jax
+    import jax.numpy as jnp
 
     if not keep.shape[1]:
         return structure
-    return structure.replace(bank=jax.vmap(jaxnet.patches.keep_patches)(structure.bank, keep))
+    return structure.replace(bank=jax.vmap(jaxnet.patches.keep_patches)(structure.bank, jnp.asarray(keep)))
 
 
 def curves(rows: Sequence[dict[str, Any]], name: str, seeds: int) -> list[list[float]] | None:

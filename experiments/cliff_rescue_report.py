@@ -41,7 +41,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
         for protocol in ("clean", "seed") if self.seed_protocol else ("clean",):
             for data in self.datasets:
                 name = data if protocol == "clean" else f"{data}, protocol seed"
-                how = {
+                how: dict[str, Any] = {
                     "dataset": data,
                     "protocol": protocol,
                     "out": str(user_path(self.out) / Path(name).name),

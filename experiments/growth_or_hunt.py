@@ -97,11 +97,15 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         cost = cost_of(config, dataset.num_features, dataset.num_classes)
     except ValueError as error:
         raise InputError(str(error)) from None
-    hunt = {"hidden": config.hidden, "weights": cost.weights[-1], "budget": cost.epochs_at_the_end}
+    hunt: dict[str, Any] = {
+        "hidden": config.hidden,
+        "weights": cost.weights[-1],
+        "budget": cost.epochs_at_the_end,
+    }
     hunting.HUNT.settle(
         hunting.HuntConfig(**hunt, dataset=config.dataset), dataset
     )  # before anything is written
-    values = {
+    values: dict[str, Any] = {
         name: getattr(config, name) for name in ("num_seeds", "iterations", "epochs", "added", "density")
     }
     values |= {"recipe": "lean", "exchange": "none", "target": 1.0, "sizes": cost.sizes}

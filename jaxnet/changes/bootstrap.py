@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -184,8 +185,11 @@ def bootstrapped_arms(
       with values permuted within layers; these positions with fresh values; a random network without the
       weights that the features add, as the original compared.
     """
-    own = keys.network_keys(key)
-    other = {"key_mask": keys.purpose(key, keys.OTHER_MASK), "key_init": keys.purpose(key, keys.OTHER_INIT)}
+    own: dict[str, Any] = keys.network_keys(key)
+    other: dict[str, Any] = {
+        "key_mask": keys.purpose(key, keys.OTHER_MASK),
+        "key_init": keys.purpose(key, keys.OTHER_INIT),
+    }
     grown, connected = bootstrap(spec, params, structure, **own)
     plain = allocate(spec.sizes, spec.density)
     return (

@@ -88,8 +88,8 @@ def norm_and_drift(now: Params, params: Params, structure: Structure) -> tuple[S
     if now.scaffold[0].weight.ndim > params.scaffold[0].weight.ndim:  # masks are no longer enforced
         params, _ = to_masked_network(params, structure)
     moved = jax.tree.map(jnp.subtract, now.scaffold, params.scaffold)
-    norm = optax.global_norm(now.patches) if jax.tree.leaves(now.patches) else jnp.zeros(())
-    return norm, optax.global_norm(moved) / optax.global_norm(params.scaffold)
+    norm = optax.tree.norm(now.patches) if jax.tree.leaves(now.patches) else jnp.zeros(())
+    return norm, optax.tree.norm(moved) / optax.tree.norm(params.scaffold)
 
 
 def check_rule(rule: str) -> None:

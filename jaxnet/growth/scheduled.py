@@ -57,7 +57,7 @@ class ScheduleRules:
             raise ValueError("going back needs snapshots and the accuracy")
 
 
-_COMPLETE: dict[str, Any] = {"boundary": 0.1, "accuracy": True, "snapshots": 3, "fall": 0.1}
+_COMPLETE: dict[str, Any] = {"boundary": 0.02, "accuracy": True, "snapshots": 3, "fall": 0.1}
 
 PRESETS = {
     "gradients": ScheduleRules(),

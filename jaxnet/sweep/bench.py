@@ -63,7 +63,7 @@ class Bench:
         """
         self.config, self.splits, self.precision, self.rungs = config, splits, precision, rungs
         self.key_data = key_data
-        self._options = {"key_data": key_data, "memory_budget": memory_budget, "rungs": rungs}
+        self._options: dict[str, Any] = {"key_data": key_data, "memory_budget": memory_budget, "rungs": rungs}
         self._programs: dict[Any, Program] = {}
         self._trials: dict[Any, tuple[float, float]] = {}
 

@@ -33,7 +33,9 @@ PLAN = "plan.json"
 class Trainer(Protocol):
     """What trains calls, here or in a worker (:class:`jaxnet.sweep.calls.Calls`)."""
 
-    bench: Bench
+    @property
+    def bench(self) -> Bench:
+        """Compiled programs."""
 
     def plan(self, call: Call) -> Entry:
         """Compiles a job's program."""
@@ -48,7 +50,9 @@ class Trainer(Protocol):
 class Workers(Protocol):
     """Who computes."""
 
-    note: str
+    @property
+    def note(self) -> str:
+        """Who computes, for a progress bar."""
 
     def run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Number and result of every item, as they come."""

@@ -14,13 +14,13 @@ import pytest
 
 import jaxnet
 from experiments import seed_hunt
-from experiments._hunt_plan import PLAN
 from experiments._hunt_rows import table_of
 from experiments.seed_hunt import ReplayConfig, command, replay_main
 from jaxnet import data, files
 from jaxnet.allocation import allocate
 from jaxnet.errors import InputError
 from jaxnet.sweep import load_winner, to_scipy
+from jaxnet.sweep.hunt import PLAN
 from jaxnet.topology import Topology, validate_topology
 from tests.experiments.hunts import SMALL, Hunted, Hunter, as_flags
 from tests.experiments.patched import compiling_once

@@ -15,11 +15,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments._hunt_plan import PLAN
 from experiments.seed_hunt import ReplayConfig, replay_main
 from jaxnet import data, files
 from jaxnet.errors import InputError
 from jaxnet.store import RunFolder
+from jaxnet.sweep.hunt import PLAN
 from tests.experiments.hunts import Hunted, Hunter, as_flags, results
 from tests.experiments.patched import cache_variables, compiling_once, contents
 
