@@ -212,7 +212,7 @@ def found_of(
     from jaxnet import prediction
 
     config, test = run.config, run.split("test")
-    gone = np.stack([np.asarray(state.diverged) for state in states.values()]).any(axis=0)
+    gone: np.ndarray = np.stack([np.asarray(s.diverged) for s in states.values()]).any(axis=0)
     accuracy = {
         name: np.where(gone, np.nan, run.judge(task, s.best_params, s.net.structure, test)[0])
         for name, s in states.items()
@@ -257,7 +257,7 @@ def hunts(
 
     every = np.arange(config.num_seeds).reshape(-1, size)  # (hunt, scaffold)
     with np.errstate(invalid="ignore"):
-        found = arm("all", every, gone[every].all(axis=1))
+        found = arm("all", every, np.all(gone[every], axis=1))
         for name, column in CRITERIA.items():
             # diverged ones are never taken while there are others
             score = np.where(gone, -np.inf, columns[column])[every]

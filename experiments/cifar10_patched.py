@@ -25,7 +25,9 @@ BATCH = 64
 
 MORE = f"{controls.NONE}, as many weights from the start"
 
-ARMS = {name: arm for name, arm in controls.ARMS.items() if "2.6 %" not in name} | {MORE: controls.NO_PATCHES}
+ARMS = {name: arm for name, arm in controls.ARMS.items() if "% from the start" not in name} | {
+    MORE: controls.NO_PATCHES
+}
 """Those on MNIST; as many weights as with patches are counted here."""
 
 

@@ -43,13 +43,14 @@ def test_intervals_importance_and_thirds_of_a_planted_fit():
     x, noise = draw.normal(size=(2, 300))
     y = 2 * x + draw.normal(size=300)
     found = predict(x, y, permutations=5)
-    low, high = found["ci95"]
-    assert low < found["r2"] < high and low < 0.8 < high  # 4 of 5 parts of the variance
+    r2, (low, high) = found["r2"], found["ci95"]  # type: ignore[misc]
+    assert r2 is not None and low < r2 < high and low < 0.8 < high  # 4 of 5 parts of the variance
     lost = importance({"x": x, "noise": noise}, y)
     # shuffled, x is wrong by itself and by its stand-in: twice its share of the variance
     assert lost["x"] == pytest.approx(1.6, abs=0.25) and abs(lost["noise"]) < 0.02
     split = thirds(x, y)
     order = np.argsort(x)
     assert split["difference"] == pytest.approx(y[order[-100:]].mean() - y[order[:100]].mean())
+    assert split["ci95"] and split["p"] is not None
     assert split["ci95"][0] > 0 and split["p"] < 1e-6 and split["least"]["n"] == 100
     assert thirds(np.ones(9), np.arange(9.0))["difference"] is None

@@ -76,7 +76,10 @@ def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) 
         grows = name in ("random", "random-output", "skips")
         for seed in arm["seeds"]:
             times = seed.get("growths")
-            assert (times is not None) == (name == "scheduler")
+            assert (times is not None) == name.startswith("scheduler")
+            assert ("ensemble_accuracy" in seed) == (name in ("scheduler-complete", "scheduler-fixes"))
+            if seed.get("restored"):
+                continue  # back to fewer weights
             added = times * (first + second) if times is not None else more if grows else 0
             total = sum(shared) if name == "static-erdos-renyi" else sum(start)
             assert seed["weights"] == total + added
@@ -91,16 +94,16 @@ def test_every_arm_has_exactly_the_weights_that_it_should(arms: dict[str, Any]) 
 @pytest.mark.slow
 def test_seeds_are_paired_and_compared_with_static(finished: Path, arms: dict[str, Any]) -> None:
     rows = read_rows(finished)
-    assert len(rows) == 5 * 7 * 3 and {row["split"] for row in rows} == {"validation"}
+    assert len(rows) == 5 * len(cliff.ARMS) * 3 and {row["split"] for row in rows} == {"validation"}
     first = {arm: [r["loss"] for r in rows if r["arm"] == arm and r["epoch"] == 1] for arm in arms}
     # before the first growth all arms of one allocation are the same networks
     assert all(first[arm] == first["static"] for arm in arms if arm != "static-erdos-renyi")
     last = {arm: [r["loss"] for r in rows if r["arm"] == arm and r["epoch"] == 5] for arm in arms}
-    assert len({tuple(losses) for losses in last.values()}) == 7
+    assert len({tuple(losses) for losses in last.values()}) >= 7
     static = [s["accuracy"] for s in arms["static"]["seeds"]]
     summary = read_json(finished / "summary.json")
     asked = {(c["first"], c["second"], c["measure"]): c for c in summary["comparisons"]}
-    assert len(asked) == 6 + 6 + 5
+    assert len(asked) == 8 + 8 + 7
     for name, arm in arms.items():
         accuracy = [s["accuracy"] for s in arm["seeds"]]
         assert [s["rescued"] for s in arm["seeds"]] == [a >= 0.356 for a in accuracy]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments._bootstrap_found import MEAN, numbers, summarise
+from experiments._bootstrap_found import MEAN, elected, numbers, summarise
 from experiments.optimal_bootstrap import (
     ARMS,
     PAIRS,
@@ -345,3 +346,12 @@ def test_what_is_built_from_a_diverged_network_has_diverged() -> None:
     inherited = dict(zip(ARMS, np.asarray(grown).reshape(-1, 2).tolist(), strict=True))
     assert inherited.pop("random, unequal") == [False, False], "it takes nothing from the smaller network"
     assert all(found == [False, True] for found in inherited.values())
+
+
+def test_what_is_grown_is_what_most_seeds_find(tmp_path: Path) -> None:
+    found = np.array([[0.5, 0.5, 0.1], [0.4, 0.3, 0.1], [0.1, 0.2, 0.1]])  # (architecture, seed)
+    learns, best, votes = elected(found, np.array([30, 20, 10])[:, None], 0.15)
+    assert best[:2].tolist() == [1, 2] and votes == [0, 1, 1] and not learns[:, 2].any()
+    data: Any = SimpleNamespace(num_features=64, num_classes=10)
+    scales = make_scales(Config(hidden=(8,), widths=(6, 12)), data, (64, 8, 10))
+    assert [s.sizes for s in scales[-3:]] == [(64, 8, 10), (64, 6, 8, 10), (64, 12, 6, 8, 10)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ import jaxnet
 from experiments import seed_hunt
 from experiments._hunt_rows import table_of
 from experiments.seed_hunt import ReplayConfig, command, replay_main
-from jaxnet import data, files
+from jaxnet import data, files, lab
 from jaxnet.allocation import allocate
 from jaxnet.errors import InputError
 from jaxnet.sweep import load_winner, to_scipy
@@ -233,3 +234,25 @@ def test_command_prints_ranking_and_selection(
     assert seed_hunt.Config(**SMALL).num_seeds == 7
     # what the tests chose, which nothing of this changed
     assert jax.default_backend() == ("cpu" if os.environ["JAX_PLATFORMS"] == "cpu" else "gpu")
+
+
+@pytest.mark.parametrize("mask_mode", [None, "enforced"])
+def test_a_hunt_as_described_fills_up_or_does_not(mask_mode: str | None, hunter: Hunter) -> None:
+    flags: dict[str, Any] = {"protocol": "described", "mask_mode": mask_mode, "densities": (0.1,)}
+    found = hunter(f"described {mask_mode}", num_seeds=4, promising=0.0, **flags)
+    for row in found.table:
+        assert (row["mask"], row["split"]) == ("bernoulli", "test")
+        share = row["nonzeros"] / (64 * 24 + 24 * 10)
+        assert share < 0.16 if mask_mode else 0.6 < share <= 1
+        assert 0 <= row["extrema_score"] <= 24 + 10, "outputs of all linear layers, for every sample"
+        assert row["efficiency"] == pytest.approx(1000 * row["accuracy"] / (64 * 24 + 24 * 10 + 34))
+        assert row["patchability"] == pytest.approx(row["extrema_score"] * (1 - row["accuracy"]))
+    assert sum(line.startswith("promising: 64-24-10") for line in found.lines) == 4
+    winner = found.summary["winners"][0]
+    _, params, structure = load_winner(found.folder / winner["path"])
+    assert sum(len(layer.weight) for layer in params.scaffold) == winner["nonzeros"]
+    pixels = data.load("digits", validation_fraction=0.0)
+    split = lab.run.make_split(
+        dataclasses.replace(pixels, mean=0 * pixels.mean, std=0 * pixels.std + 1), "test"
+    )
+    assert jaxnet.sweep.winner_accuracy(params, structure, "relu", split) == pytest.approx(winner["accuracy"])

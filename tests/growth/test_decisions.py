@@ -31,6 +31,9 @@ TWO = [LayerCount(128, 9, 100), LayerCount(256, 9, 144)]
         ([LayerCount(10, 2, 4), LayerCount(20, 4, 8)], {"place": "share"}, "insert", 0, 48),  # a tie
         (TWO, {"place": "last", "size": 16}, "insert", 1, 16),
         (list(reversed(TWO)), {"place": "last"}, "insert", 1, 256),  # the size follows the worst layer
+        # as described: high extrema say where, and how many units: 11 of the first layer, of 153 in all
+        ([LayerCount(128, 11, 2), LayerCount(256, 9, 144)], {"counted": "high"}, "none", None, 0),
+        ([LayerCount(128, 11, 90), LayerCount(256, 9, 144)], {"counted": "high"}, "insert", 0, 44),
         (TWO, {"change": "rewire"}, "rewire", None, 0),
         (TWO, {"change": "none"}, "none", None, 0),
     ],

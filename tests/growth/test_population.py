@@ -11,6 +11,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxnet import trees
@@ -24,6 +25,7 @@ from jaxnet.growth import (
     Member,
     Target,
     grow_until,
+    prune,
 )
 from jaxnet.growth.population import Population
 from jaxnet.growth.steps import fitted, new_weights, start_net
@@ -32,6 +34,7 @@ from jaxnet.keys import key_of
 from jaxnet.methods import SET, RigL
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.nn.params import sparse
+from jaxnet.patches import PatchRules
 from jaxnet.programs import Clock
 from jaxnet.topology import topology_mask
 from tests.networks import samples
@@ -54,15 +57,17 @@ def data() -> GrowthData:
     return GrowthData(samples(20), samples(16), samples(12), jax.random.key(5))
 
 
-def grow_quickly(seeds: Sequence[int], plan: GrowthPlan = PLAN, iterations: int = 2) -> list[Member]:
+def grow_quickly(
+    seeds: Sequence[int], plan: GrowthPlan = PLAN, iterations: int = 2, **more: Any
+) -> list[Member]:
     """Compiled without the optimisations: what runs once compiles in half the time."""
     compiled = Clock.compiled
 
-    def plain(clock: Clock, function: Any, *args: Any, options: Any = None, **more: Any) -> Any:
-        return compiled(clock, function, *args, options={"xla_backend_optimization_level": 0}, **more)
+    def plain(clock: Clock, function: Any, *args: Any, options: Any = None, **given: Any) -> Any:
+        return compiled(clock, function, *args, options={"xla_backend_optimization_level": 0}, **given)
 
     with mock.patch.object(Clock, "compiled", plain):
-        return grow_until(plan, data(), NEVER, Budget(iterations), seeds)
+        return grow_until(plan, data(), NEVER, Budget(iterations), seeds, **more)
 
 
 @functools.cache
@@ -218,3 +223,38 @@ def test_padding_adds_less_than_a_half() -> None:
         size = padded_size(n)
         assert n <= size < 1.5 * n and len(padded(list(range(n)))) == size
     assert len({padded_size(n) for n in range(1, 65)}) <= 12
+
+
+@pytest.mark.slow
+def test_what_layers_and_patches_give_apart_and_what_pruning_leaves() -> None:
+    rules = DecisionRules(rule="always", change="widen", patches=True, size=2)
+    plan = dataclasses.replace(PLAN, decisions=rules, patches=PatchRules("dense", 2), select="best")
+    apart = grow_quickly((1,), plan, apart=True)[0]
+    first, last = apart.history
+    assert set(first["apart"]) == {"neither", "layers", "patches"} and last["apart"] is None
+    assert all(0 <= accuracy <= 1 for accuracy in first["apart"].values())
+    plain = grow_quickly((1,), plan)[0]
+    assert [h["accuracy"] for h in plain.history] == [h["accuracy"] for h in apart.history]
+    for change in ({"patches": False}, {"change": "none"}):  # each alone is what a run without the other does
+        other = grow_quickly((1,), dataclasses.replace(plan, decisions=dataclasses.replace(rules, **change)))[
+            0
+        ]
+        name = "layers" if "patches" in change else "patches"
+        assert other.history[1]["accuracy"] == pytest.approx(first["apart"][name], abs=0.1)
+    (half,) = prune(plan, data(), [apart], 0.5, 1)
+    there = sum(int(t.num_nonzeros) for t in sparse(apart.net.structure))
+    left = sum(int(t.num_nonzeros) for t in sparse(half.net.structure))
+    assert left == there - there // 2 and len(half.history) == len(apart.history)
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        prune(plan, data(), [apart], 1.0, 1)
+
+
+@pytest.mark.slow
+def test_a_given_network_is_what_grows() -> None:
+    member = grown()[0]
+    spec, net = PLAN.spec, start_net(PLAN, optax.identity(), key_of(9))
+    given = net.params, net.structure
+    plan = dataclasses.replace(PLAN, decisions=dataclasses.replace(PLAN.decisions, change="none"))
+    alike = grow_quickly((1, 2), plan, 1, given=given)
+    assert spec.sizes == alike[0].spec.sizes and trees.equal(alike[0].net.params, alike[1].net.params)
+    assert not trees.equal(alike[0].net.params, member.net.params)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import patches, train, trees
+from jaxnet import changes, patches, train, trees
 from jaxnet.nn import mlp as mlp_
 from jaxnet.nn.mlp import MLP
+from jaxnet.nn.params import to_masked_network
 from tests import networks
 
 
@@ -146,3 +147,30 @@ def test_active_slots_keep_a_seed_axis():
     bank, _ = bank_of()
     both = trees.stack([bank, bank])
     assert np.array_equal(patches.active_slots(both), np.stack([patches.active_slots(bank)] * 2))
+
+
+def test_redundant_patches_go_one_after_the_other():
+    bank, _ = bank_of()
+    active = np.asarray(patches.active_slots(bank))
+    first, second, third = np.flatnonzero(active)[:3]
+
+    def accuracy(bank):
+        on = patches.active_slots(bank)
+        # two stand in for one another, one is worth half a point, the others nothing
+        return 0.5 + 0.2 * (on[first] | on[second]) + 0.005 * on[third]
+
+    kept = [
+        np.flatnonzero(patches.needed(accuracy, bank, tolerance)).tolist() for tolerance in (0.0, 0.006, 1)
+    ]
+    assert kept[0] in ([first, third], [second, third]) and len(kept[1]) == 1 and kept[2] == []
+
+
+def test_norm_of_patches_and_drift_of_the_scaffold():
+    _, params, structure = networks.small("dense")
+    moved = jax.tree.map(lambda leaf: 1.25 * leaf, params.scaffold)
+    norm, drift = changes.norm_and_drift(params.replace(scaffold=moved), params, structure)
+    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params.patches)]
+    assert float(norm) == pytest.approx(np.linalg.norm(np.concatenate(leaves)), rel=1e-5)
+    assert float(drift) == pytest.approx(0.25, rel=1e-5)
+    dense, _ = to_masked_network(params, structure)  # masks that no longer hold
+    assert float(changes.norm_and_drift(dense, params, structure)[1]) == 0

@@ -1,0 +1,98 @@
+"""Schedules with everything: boundaries, accuracy and snapshots, on a network that is moved by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import scheduler, trees
+from jaxnet.growth.apart import alternatives
+from jaxnet.growth.decisions import Decision
+from jaxnet.growth.scheduled import PRESETS, ScheduleRules, consult, init_account, members
+from jaxnet.snapshots import ensemble_logits
+from jaxnet.train import Net
+from jaxnet.units import Extrema
+
+RULES = ScheduleRules(
+    scheduler.SchedulerConfig(bootstrap_credits=0.0, growth_credits=80.0),
+    boundary=0.5,
+    accuracy=True,
+    snapshots=2,
+    fall=0.1,
+)
+
+
+def net(value: float) -> Net:
+    """A network of one weight; its optimiser's state moves with it."""
+    made = Net.of({"w": jnp.full((), value)}, {"w": None}, optax.sgd(0.1, momentum=0.9))
+    return made.replace(opt_state=jax.tree.map(lambda leaf: leaf + value, made.opt_state))
+
+
+def extrema(*high: bool) -> list[Extrema]:
+    mask, zero = jnp.asarray(high), jnp.zeros(len(high))
+    return [Extrema(mask, ~mask & False, zero, zero, zero, ~mask & False)]
+
+
+def test_a_boundary_grows_and_a_fall_goes_back() -> None:
+    account, calm = init_account(RULES, net(0.0), 4), jnp.ones(3)
+    seen = [
+        # value, which units are extreme, accuracy: a boundary wants half of the four to change
+        (1.0, (True, True, True, True), 0.5),  # the first epoch has none before it
+        (2.0, (True, True, True, False), 0.55),  # one of four; 5 points more: a snapshot
+        (3.0, (False, False, True, False), 0.4),  # two of four: 80 credits, it grows; no way back then
+        (4.0, (False, False, True, False), 0.3),  # 10 points below the last snapshot (0.4), and not more
+        (5.0, (False, False, True, False), 0.2),  # below: back to the snapshot at growth, of value 3
+    ]
+    told = []
+    for epoch, (value, high, accuracy) in enumerate(seen):
+        account, now, grow = consult(
+            RULES, account, net(value), extrema(*high), calm, jnp.int32(epoch), jnp.float32(accuracy), 1
+        )
+        told.append((float(now.params["w"]), bool(grow)))
+    assert told == [(1.0, False), (2.0, False), (3.0, True), (4.0, False), (3.0, False)]
+    assert (int(account.boundaries), int(account.restored)) == (1, 1)
+    assert trees.equal(now.opt_state, net(3.0).opt_state), "the optimiser goes back too"
+    assert account.ring is not None and account.ring.epoch.tolist() == [1, 2]
+    asked = members(account.ring, net(9.0), 5)
+    mean = ensemble_logits(asked, lambda kept: kept[0]["w"][None])
+    assert float(mean[0]) == pytest.approx((3 + 9) / 2), "the oldest of two makes room"
+
+
+def test_limits_per_scale_hold_back_growth() -> None:
+    config = dataclasses.replace(RULES.config, structures=(3, 50, 200))
+    rules = dataclasses.replace(RULES, config=config, fall=None)
+    account, calm = init_account(rules, net(0.0), 2), jnp.ones(2)
+    grew = []
+    for epoch in range(40):
+        high = epoch % 2 == 0
+        account, _, grow = consult(
+            rules, account, net(0.0), extrema(high, high), calm, jnp.int32(epoch), jnp.float32(0.5), 2
+        )
+        grew.append(bool(grow))
+    assert np.flatnonzero(grew).tolist() == [1], "a second growth of two structures would be the fourth"
+
+
+def test_presets_and_wrong_rules() -> None:
+    assert PRESETS["gradients"].boundary is None and PRESETS["fixes"].config is scheduler.FIXES
+    for wrong in ({"boundary": 0.0}, {"snapshots": -1}, {"fall": 0.1}):
+        given: Any = wrong
+        with pytest.raises(ValueError):
+            ScheduleRules(**given)
+
+
+def test_what_is_left_of_a_decision() -> None:
+    both = Decision("insert", 1, 8, True, "why")
+    found = alternatives(both)
+    nothing = Decision("none", None, 0, False, "")
+    assert found == {
+        "neither": nothing,
+        "layers": Decision("insert", 1, 8, False, ""),
+        "patches": Decision("none", None, 0, True, ""),
+    }
+    assert alternatives(Decision("none", None, 0, True, "why")) == {"neither": nothing}
