@@ -44,14 +44,14 @@ def replay(config: Any) -> dict[str, Any]:
     compared = {name: (row[name], again[name]) for name in SCHEMA.names}
     differ = ", ".join(name for name, both in compared.items() if not same(*both))
     diverged = row["diverged"] and again["diverged"]
-    close = alone and all(close(name, *both, diverged) for name, both in compared.items())
+    alike = alone and all(close(name, *both, diverged) for name, both in compared.items())
     how = f"({entries[-1]['kernel']} kernel, {'alone' if alone else 'the program of the hunt'})"
     shown = ", ".join(f"{name} {value:g}" for name, value in TOLERANCE.items())
-    verdict = f"equal within {shown}, last bits differ in {differ}" if close else f"different in {differ}"
+    verdict = f"equal within {shown}, last bits differ in {differ}" if alike else f"different in {differ}"
     return {
         "title": f"{row['architecture']}, density {row['density']:g}, seed {row['seed']}, {row['stage']}",
         "compared": compared,
         "equal": not differ,
-        "agrees": not differ or close,
+        "agrees": not differ or alike,
         "verdict": f"{verdict if differ else 'equal to the last bit'} {how}",
     }

@@ -191,7 +191,7 @@ def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Compari
             where.append([name, layers, *ends])
     places = [c.sign for c in comparisons if c.question.shown.startswith("Place")]
     told: dict[str, Any] = {"architectures": architectures, "where": where, "places": places}
-    if described := groups["described"]:
+    if described := groups.get("described"):
         predicted = described[AS]["growth"]["predicted"]
         told["patterns"] = {name: pattern_rows(described[name]["growth"]) for name in (AS, APART)}
         told["pruned"] = pruned_rows(sound(described[AS]["seeds"]))

@@ -14,9 +14,11 @@ import matplotlib.image
 import pytest
 
 from experiments import indefinite_growth_controls as controls
-from experiments.indefinite_growth import STUDY, Config
+from experiments.indefinite_growth import STUDY, Config, settle
+from jaxnet import lab
 from jaxnet.kernels import PRODUCTS
 from jaxnet.lab import run_main
+from tests.experiments.hunts import Hunted
 from tests.experiments.patched import (
     arrays,
     cache_variables,
@@ -176,6 +178,9 @@ WRONG = [
     (["--operator", "preserve", "--activation", "tanh"], "--operator redraw"),
     (["--place", "middle"], "'middle' is not one of worst, share, least, random, last"),
     (["--resume", "--overwrite"], "exclude each other"),
+    (["--prune", "0.5,1"], "--prune must be fractions below 1, at least one: [0.5, 1.0]"),
+    (["--min-gain", "-0.1"], "--min-gain must be at least 0: -0.1"),
+    (["--from-checkpoint", "nowhere"], "nowhere: there is no such folder: give one listed under winners"),
     (["--grow"], "Unknown option: --grow"),
 ]
 
@@ -188,6 +193,25 @@ def test_wrong_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and len(err.splitlines()) == 1 and words in err, err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hunts_winner_grows(hunted: Hunted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    winner = hunted.folder / hunted.summary["winners"][0]["path"]
+    given = ["--from-checkpoint", str(winner), "--out", str(tmp_path / "out")]
+    for more, words in (
+        (["--protocol", "seed"], "was trained under --protocol clean, which splits the samples otherwise"),
+        (["--normalise", "pixels"], "was trained on pixels that are normalised otherwise: leave --normalise"),
+        (["--dataset", "cliff"], "was trained on other data (digits,"),
+        (["--sizes", "64,9,10"], "--sizes 64,9,10 contradicts the checkpoint"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            run_main(STUDY.main, Config, [*given, *more])
+        err = capsys.readouterr().err
+        assert caught.value.code == 2 and len(err.splitlines()) == 1 and words in err, err
+    assert list(tmp_path.iterdir()) == []
+    config = Config(from_checkpoint=str(winner), num_seeds=2, iterations=1, epochs=1)
+    settled = settle(config, lab.run.load(config))
+    assert settled.sizes == (64, 24, 10) and settled.density in (0.1, 0.3) and settled.checkpoint_fingerprint
 
 
 @pytest.mark.parametrize("changes", [{"sizes": (64, 13, 10)}, {"target": 0.5}, {"num_seeds": 3}])
@@ -213,6 +237,7 @@ def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> N
         "added": 40,
         "iterations": 3,
         "epochs": 2,
+        "described_seeds": 0,
     }
     with compiling_once(xla_cache):
         controls.CONTROLS.main(controls.Config(**small, doc=str(doc), out=str(tmp_path / "out")))
@@ -226,7 +251,7 @@ def test_controls_end_with_equal_non_zeros(tmp_path: Path, xla_cache: Path) -> N
     assert "| last layer | layer 2: 4 |" in text, "two seeds, two changes"
     assert doc.with_suffix(".png").exists()
     numbers = read_json(doc.with_suffix(".json"))
-    assert list(numbers["arms"]) == list(controls.ARMS) and len(numbers["comparisons"]) == 11
+    assert list(numbers["arms"]) == list(controls.ARMS) and len(numbers["comparisons"]) == 13
     assert all(c["verdict"] == "no verdict" and c["p_holm"] >= c["p"] for c in numbers["comparisons"])
 
 

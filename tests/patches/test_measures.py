@@ -157,7 +157,8 @@ def test_redundant_patches_go_one_after_the_other():
     def accuracy(bank):
         on = patches.active_slots(bank)
         # two stand in for one another, one is worth half a point, the others nothing
-        return 0.5 + 0.2 * (on[first] | on[second]) + 0.005 * on[third]
+        worth = jnp.where(on[first] | on[second], 0.2, 0.0) + jnp.where(on[third], 0.005, 0.0)
+        return 0.5 + worth
 
     kept = [
         np.flatnonzero(patches.needed(accuracy, bank, tolerance)).tolist() for tolerance in (0.0, 0.006, 1)
