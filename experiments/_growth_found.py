@@ -11,7 +11,6 @@ import numpy as np
 
 import jaxnet
 from jaxnet import lab
-from jaxnet.growth.patterns import weights_of
 from jaxnet.lab.shown import left_out, percent, sizes_label, sound
 from jaxnet.lab.summary import numbers as plain
 from jaxnet.statistics import exact_fraction
@@ -64,6 +63,7 @@ def seed_entry(member: jaxnet.growth.Member, accuracy: float, halves: list[float
         "accuracy": np.nan if diverged else accuracy,
         **({} if halves is None else {"accuracy_halves": halves}),
         "nonzeros": counts,
+        "weights": last["weights"],
         # of the scaffold alone: a patch may lie where a weight of the scaffold could
         "density": counts["scaffold"] / member.spec.dense_weights,
         "patch_weights": counts["patch"],
@@ -76,7 +76,7 @@ def seed_entry(member: jaxnet.growth.Member, accuracy: float, halves: list[float
 def numbers(entry: dict[str, Any]) -> dict[str, float | None]:
     """What is aggregated: also hidden layers, their units, and all weights."""
     hidden = entry["architecture"][1:-1]
-    return {**plain(entry), "depth": len(hidden), "hidden_units": sum(hidden), "weights": weights_of(entry)}
+    return {**plain(entry), "depth": len(hidden), "hidden_units": sum(hidden)}
 
 
 def iteration_line(member: jaxnet.growth.Member) -> str:
@@ -89,7 +89,7 @@ def iteration_line(member: jaxnet.growth.Member) -> str:
     accuracy = "diverged" if entry["diverged"] else f"{percent(entry['accuracy'])} %"
     high, low = sum(entry["extrema_high"]), sum(entry["extrema_low"])
     where = f"seed {member.seed}, iteration {entry['iteration']}: {sizes_label(entry['architecture'])}"
-    counts = f"extrema {high} high {low} low, {entry['patches']} patches, {weights_of(entry)} weights"
+    counts = f"extrema {high} high {low} low, {entry['patches']} patches, {entry['weights']} weights"
     return f"{where}, {accuracy}, {counts}; {what}"
 
 
@@ -98,7 +98,7 @@ def tables(summary: dict[str, Any]) -> list[Any]:
     names = ["seed", "accuracy %", "iterations", "weights", "density %", "patches", "stop", "architecture"]
     rows: list[list[object]] = []
     for s in summary["seeds"]:
-        found = [s["seed"], percent(s["accuracy"]), s["iterations"], weights_of(s), percent(s["density"])]
+        found = [s["seed"], percent(s["accuracy"]), s["iterations"], s["weights"], percent(s["density"])]
         rows.append([*found, s["history"][-1]["patches"], s["stop_reason"], sizes_label(s["architecture"])])
     config, reached = summary["config"], sum(s["stop_reason"] == "target" for s in summary["seeds"])
     what = f"{config['dataset']}, recipe {config['recipe']}, protocol {config['protocol']}"
@@ -111,7 +111,7 @@ def draw_growth(path: Path, summary: dict[str, Any], rows: Sequence[dict[str, An
     plots, seeds, config = lab.plots, sound(summary["seeds"]), summary["config"]
     with plots.picture(path) as axes:
         for s in seeds:
-            weights = [weights_of(h) for h in s["history"]]
+            weights = [h["weights"] for h in s["history"]]
             accuracy = [100 * h["accuracy"] for h in s["history"]]
             axes.plot(weights, accuracy, ".-", color=plots.SCAFFOLD, lw=1, ms=5, alpha=0.6)
             mark = "o" if s["stop_reason"] == "target" else "x"

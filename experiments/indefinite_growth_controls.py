@@ -18,9 +18,7 @@ import numpy as np
 
 from experiments import indefinite_growth as growth
 from jaxnet import allocation, lab
-from jaxnet.growth.patterns import weights_of
 from jaxnet.lab import changed, option
-from jaxnet.lab.report import mean_and_interval
 from jaxnet.lab.shown import NOTHING, number, percent, sizes_label, sound, span
 from jaxnet.statistics import aggregate
 
@@ -136,9 +134,6 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
         described = {name: one(name, {**given, **arm}) for name, arm in DESCRIBED.items()}
         few = {**given, "apart": True, "iterations": config.apart_iterations, "target": 1.0}
         described[APART] = one(APART, few)
-        for arm in described.values():
-            for seed in (s for part in arm["arms"].values() for s in part["seeds"]):
-                seed["weights"] = None if seed["diverged"] else weights_of(seed)
     return {"arms": arms, "headline": headline, "described": described}
 
 
@@ -151,27 +146,28 @@ def pattern_rows(growth: dict[str, Any]) -> list[list[str]]:
     """A row for every iteration: what networks are then, and gains over training on alone, in points."""
     rows = []
     for one in growth["iterations"]:
-        shown = [str(one["iteration"]), str(one["networks"]), mean_and_interval(one["accuracy"])]
+        shown = [str(one["iteration"]), str(one["networks"]), lab.report.mean_and_interval(one["accuracy"])]
         shown += [number(one["weights"]["mean"], ".0f")]
-        shown += [mean_and_interval(one[kind]) for kind in ("high", "low")]
+        shown += [lab.report.mean_and_interval(one[kind]) for kind in ("high", "low")]
         gains = (one.get(f"gain_{name}") for name in ("layers", "patches", "both"))
-        rows.append([*shown, *(NOTHING if gain is None else mean_and_interval(gain) for gain in gains)])
+        rows.append(
+            [*shown, *(NOTHING if gain is None else lab.report.mean_and_interval(gain) for gain in gains)]
+        )
     return rows
 
 
 def pruned_rows(seeds: list[dict[str, Any]]) -> list[list[str]]:
     """What is left of grown networks that lose their smallest weights and are trained on."""
-    rows = [["grown", *ends_of([(s["accuracy"], s["nonzeros"]["scaffold"]) for s in seeds])]]
+    pairs = {"grown": [(s["accuracy"], s["nonzeros"]["scaffold"]) for s in seeds]}
     for fraction in seeds[0]["pruned"] if seeds else ():
-        found = [s["pruned"][fraction] for s in seeds]
-        rows.append([fraction, *ends_of([(f["accuracy"], f["scaffold"]) for f in found])])
-    return rows
-
-
-def ends_of(pairs: list[tuple[float, int]]) -> list[str]:
-    """Accuracy and weights as they are shown."""
-    accuracy, weights = (aggregate(column) for column in zip(*pairs, strict=True))
-    return [mean_and_interval(accuracy), number(weights["mean"], ".0f")]
+        pairs[fraction] = [
+            (s["pruned"][fraction]["accuracy"], s["pruned"][fraction]["scaffold"]) for s in seeds
+        ]
+    ends = {name: list(map(aggregate, zip(*both, strict=True))) for name, both in pairs.items() if both}
+    interval = lab.report.mean_and_interval
+    return [
+        [name, interval(right), number(weights["mean"], ".0f")] for name, (right, weights) in ends.items()
+    ]
 
 
 def values(config: Config, groups: dict[str, Any], comparisons: list[lab.Comparison]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import numpy as np
 from experiments.patched_density import STUDY
 from jaxnet import lab
 from jaxnet.lab import changed, option
-from jaxnet.lab.report import mean_and_interval
 from jaxnet.lab.shown import NOTHING, percent, sound
 
 NONE, NO_PATCHES = "no patches", {"max_patches": 0}
@@ -148,7 +147,7 @@ def _along(name: str, arm: dict[str, Any]) -> list[str] | None:
     first, last = (np.mean([s["patch_norm"][at] for s in seeds]) for at in (0, -1))
     drift = float(np.mean([s["scaffold_drift"][-1] for s in seeds]))
     norms = [NOTHING, NOTHING] if not first else [f"{first:.3f}", f"{last:.3f}"]
-    ends = [mean_and_interval(arm["aggregate"][m]) for m in ("without_patches", "forgotten")]
+    ends = [lab.report.mean_and_interval(arm["aggregate"][m]) for m in ("without_patches", "forgotten")]
     return [name, *norms, percent(drift, ".1f"), *ends]
 
 

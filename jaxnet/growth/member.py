@@ -63,7 +63,8 @@ class Member:
 
 
 def history_entry(member: Member, judged: Judged, measured: Measured) -> dict[str, Any]:
-    """What is told of an iteration; the decision comes later."""
+    """What is told of an iteration; ``weights`` are all, patches included; the decision comes later."""
+    nonzeros = {name: int(value) for name, value in measured.nonzeros.items()}
     return {
         "iteration": len(member.history) + 1,
         "architecture": list(member.spec.sizes),
@@ -74,7 +75,8 @@ def history_entry(member: Member, judged: Judged, measured: Measured) -> dict[st
         "extrema_high": [int(e.high.sum()) for e in measured.found],
         "extrema_low": [int(e.low.sum()) for e in measured.found],
         "patches": int(measured.patches),
-        "nonzeros": {name: int(value) for name, value in measured.nonzeros.items()},
+        "nonzeros": nonzeros,
+        "weights": nonzeros["scaffold"] + nonzeros["patch"],
         "decision": None,
     }
 

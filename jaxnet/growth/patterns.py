@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.prediction import spearman
 from jaxnet.statistics import aggregate
-
-
-def weights_of(entry: Mapping[str, Any]) -> int:
-    """All weights that exist, patches included."""
-    return int(entry["nonzeros"]["scaffold"] + entry["nonzeros"]["patch"])
 
 
 def patterns(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -33,7 +28,7 @@ def patterns(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         units = [sum(h["architecture"][1:-1]) for h in here]
         one: dict[str, Any] = {"iteration": number + 1, "networks": len(here)}
         one["accuracy"] = aggregate([h["accuracy"] for h in here])
-        one["weights"] = aggregate([weights_of(h) for h in here])
+        one["weights"] = aggregate([h["weights"] for h in here])
         for kind in ("high", "low"):
             one[kind] = aggregate([sum(h[f"extrema_{kind}"]) / n for h, n in zip(here, units, strict=True)])
         for name in ("both", "layers", "patches") if pairs else ():
@@ -46,7 +41,10 @@ def patterns(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "high extrema": [sum(h["extrema_high"]) for h in first],
         "low extrema": [sum(h["extrema_low"]) for h in first],
     }
-    ends = {"accuracy": [s["accuracy"] for s in seeds], "weights": [weights_of(s) for s in seeds]}
+    ends = {
+        "accuracy": [s["accuracy"] for s in seeds],
+        "weights": [s["history"][-1]["weights"] for s in seeds],
+    }
     return {
         "stops": dict(Counter(s["stop_reason"] for s in seeds)),
         "architectures": dict(Counter("-".join(map(str, s["architecture"])) for s in seeds).most_common()),
