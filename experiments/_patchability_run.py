@@ -212,7 +212,7 @@ def found_of(
     from jaxnet import prediction
 
     config, test = run.config, run.split("test")
-    gone: np.ndarray = np.stack([np.asarray(s.diverged) for s in states.values()]).any(axis=0)
+    gone = np.logical_or.reduce([np.asarray(state.diverged) for state in states.values()])
     accuracy = {
         name: np.where(gone, np.nan, run.judge(task, s.best_params, s.net.structure, test)[0])
         for name, s in states.items()
