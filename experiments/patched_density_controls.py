@@ -18,7 +18,7 @@ import numpy as np
 from experiments.patched_density import STUDY
 from jaxnet import lab
 from jaxnet.lab import changed, option
-from jaxnet.lab.shown import NOTHING, percent, sound
+from jaxnet.lab.shown import NOTHING, number, percent, sound
 
 NONE, NO_PATCHES = "no patches", {"max_patches": 0}
 
@@ -59,6 +59,9 @@ OLDER: dict[str, dict[str, Any]] = {
     "sparse fan-in": {**RUN_A, "init": "sparse-fan-in"},
 }
 """Settings of the older code that may stand behind run A (55.09 %, 13 high and 3 low extrema)."""
+
+PRUNED = 0.5
+"""Points of validation accuracy that redundant patches may cost when they are dropped, all together."""
 
 PRINTED_NORM = 4.9208
 """The constant "average patch norm" that run A prints."""
@@ -103,7 +106,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 def run(config: Config) -> dict[str, Any]:
     """Runs every arm; arms of equal scaffolds train them once."""
     epochs = {"scaffold_epochs": config.scaffold_epochs, "patch_epochs": config.patch_epochs}
-    common: dict[str, Any] = {"shared": SCAFFOLD, **epochs}
+    common: dict[str, Any] = {"shared": SCAFFOLD, "prune_patches": PRUNED, **epochs}
     groups = {"controls": lab.run_arms(STUDY, ARMS, config, **common, num_seeds=config.num_seeds)}
     if config.headline_seeds and config.dataset == "mnist":
         common |= {"protocol": "seed", "num_seeds": config.headline_seeds}
@@ -148,7 +151,11 @@ def _along(name: str, arm: dict[str, Any]) -> list[str] | None:
     drift = float(np.mean([s["scaffold_drift"][-1] for s in seeds]))
     norms = [NOTHING, NOTHING] if not first else [f"{first:.3f}", f"{last:.3f}"]
     ends = [lab.report.mean_and_interval(arm["aggregate"][m]) for m in ("without_patches", "forgotten")]
-    return [name, *norms, percent(drift, ".1f"), *ends]
+    left = [NOTHING] * 3
+    if first and "pruned" in seeds[0]:
+        accuracy, *sizes = (arm["aggregate"][f"pruned.{n}"] for n in seeds[0]["pruned"])
+        left = [lab.report.mean_and_interval(accuracy), *(number(size["mean"], ".1f") for size in sizes)]
+    return [name, *norms, percent(drift, ".1f"), *ends, *left]
 
 
 def _first_epoch(arm: dict[str, Any]) -> float | None:
