@@ -98,7 +98,9 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     data_dir: str | None = changed(lab.DataFlags, "data_dir")
     num_seeds: int = option(16, "networks in each arm of the controls", least=2)
     described_seeds: int = option(16, "networks in each arm of the recipe described; 0: none", least=0)
-    apart_iterations: int = option(4, "iterations in which layers and patches are measured apart", least=2)
+    described_iterations: int = option(
+        10, "of that recipe, at most; layers and patches apart in four", least=2
+    )
     headline_seeds: int = option(10, "networks in each run to a target; 0 leaves these out", least=0)
     sizes: tuple[int, ...] | None = option(None, "units per layer at the start", none="auto")
     density: float = option(LEAN["density"], "at the start", "in (0, 1]", fraction=True)
@@ -131,8 +133,9 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     described: dict[str, Any] = {}
     if config.described_seeds:
         given: dict[str, Any] = {"recipe": "described", "num_seeds": config.described_seeds}
+        given["iterations"] = config.described_iterations
         described = {name: one(name, {**given, **arm}) for name, arm in DESCRIBED.items()}
-        few = {**given, "apart": True, "iterations": config.apart_iterations, "target": 1.0}
+        few = {**given, "apart": True, "iterations": min(4, config.described_iterations), "target": 1.0}
         described[APART] = one(APART, few)
     return {"arms": arms, "headline": headline, "described": described}
 
