@@ -139,7 +139,7 @@ def test_every_output_is_there(base: Finished) -> None:
     for name, value in asked.items():
         value = list(value) if isinstance(value, tuple) else value
         value = SETTLED.get(name) if value is None else value
-        if name in ("checkpoint_fingerprint", "total_patches", "watch_output", *UNSAID):
+        if name in ("checkpoint_fingerprint", "total_patches", "watch_output", "prune_patches", *UNSAID):
             assert name not in stored and not value  # stored only where they say something
         elif name not in ("out", "resume", "overwrite", "data_dir", "from_checkpoint"):
             assert stored[name] == value
@@ -170,6 +170,12 @@ def test_a_row_per_seed_and_epoch(base: Finished) -> None:
         assert 0 <= row["accuracy"] <= 1 and 0 <= row["train_accuracy"] <= 1
         assert row["loss"] > 0 and row["train_loss"] > 0
         assert row["accuracy"] * 240 == pytest.approx(round(row["accuracy"] * 240), abs=1e-4)
+        assert ("patch_norm" in row) == ("scaffold_drift" in row) == (row["phase"] == "patch")
+    for seed in base.seeds:
+        own = [r for r in base.rows if r["seed"] == seed["seed"] and r["phase"] == "patch"]
+        assert seed["patch_norm"] == [r["patch_norm"] for r in own] and own[0]["patch_norm"] > 0
+        assert 0 < own[0]["scaffold_drift"] < own[2]["scaffold_drift"] < 0.2
+        assert seed["forgotten"] == pytest.approx(seed["scaffold_accuracy"] - seed["without_patches"])
 
 
 def test_counts_are_what_the_topology_says(base: Finished) -> None:
