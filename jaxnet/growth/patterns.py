@@ -24,16 +24,19 @@ def patterns(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         here = [s["history"][number] for s in seeds if len(s["history"]) > number]
         on = [s["history"] for s in seeds if len(s["history"]) > number + 1]
         pairs = [(h[number]["apart"], h[number + 1]["accuracy"]) for h in on if h[number].get("apart")]
-        pairs = [(apart, accuracy) for apart, accuracy in pairs if "layers" in apart]
         units = [sum(h["architecture"][1:-1]) for h in here]
         one: dict[str, Any] = {"iteration": number + 1, "networks": len(here)}
         one["accuracy"] = aggregate([h["accuracy"] for h in here])
         one["weights"] = aggregate([h["weights"] for h in here])
         for kind in ("high", "low"):
             one[kind] = aggregate([sum(h[f"extrema_{kind}"]) / n for h, n in zip(here, units, strict=True)])
-        for name in ("both", "layers", "patches") if pairs else ():
-            gains = [(both if name == "both" else apart[name]) - apart["neither"] for apart, both in pairs]
-            one[f"gain_{name}"] = aggregate(gains)
+        # where nothing but patches was decided, what was done is what patches give
+        gains = {
+            "both": [done - apart["neither"] for apart, done in pairs],
+            "layers": [apart["layers"] - apart["neither"] for apart, _ in pairs if "layers" in apart],
+            "patches": [apart.get("patches", done) - apart["neither"] for apart, done in pairs],
+        }
+        one |= {f"gain_{name}": aggregate(found) for name, found in gains.items() if found}
         told.append(one)
     first = [s["history"][0] for s in seeds]
     known = {

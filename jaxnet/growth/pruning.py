@@ -57,8 +57,8 @@ def prune(
     )
 
     def cut(net: Net) -> Net:
-        there = sum(jnp.asarray(entry.num_nonzeros) for entry in entries(net.structure).values())
-        keep = there - jnp.floor(fraction * there).astype(jnp.int32)
+        there = jnp.sum(jnp.stack([entry.num_nonzeros for entry in entries(net.structure).values()]))
+        keep = there - jnp.floor(fraction * there.astype(jnp.float32)).astype(jnp.int32)
         return keep_best(net, scores_of(net, "global"), keep)[0]
 
     found = dict[int, Member]()

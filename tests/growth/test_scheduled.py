@@ -14,6 +14,7 @@ import pytest
 from jaxnet import scheduler, trees
 from jaxnet.growth.apart import alternatives
 from jaxnet.growth.decisions import Decision
+from jaxnet.growth.patterns import patterns
 from jaxnet.growth.scheduled import PRESETS, ScheduleRules, consult, init_account, members
 from jaxnet.snapshots import ensemble_logits
 from jaxnet.train import Net
@@ -96,3 +97,24 @@ def test_what_is_left_of_a_decision() -> None:
         "patches": Decision("none", None, 0, True, ""),
     }
     assert alternatives(Decision("none", None, 0, True, "why")) == {"neither": nothing}
+
+
+def test_patterns_of_histories() -> None:
+    def entry(accuracy: float, weights: int, apart: Any = None) -> dict[str, Any]:
+        found = {"extrema_high": [2], "extrema_low": [3], "architecture": [8, 10, 4], "apart": apart}
+        return {"accuracy": accuracy, "weights": weights, **found}
+
+    some = {"neither": 0.5, "layers": 0.6, "patches": 0.55}
+    seeds = [
+        {"history": [entry(0.4, 10, some), entry(0.7, 20)], "stop_reason": "target"},
+        {"history": [entry(0.5, 10, {"neither": 0.5}), entry(0.6, 30)], "stop_reason": "target"},
+    ]
+    told = patterns([{**s, "accuracy": 0.7, "architecture": [8, 10, 4]} for s in seeds])
+    first, last = told["iterations"]
+    assert first["gain_both"]["mean"] == pytest.approx((0.2 + 0.1) / 2)
+    assert first["gain_layers"]["mean"] == pytest.approx(0.1) and first["gain_layers"]["n"] == 1
+    assert first["gain_patches"]["mean"] == pytest.approx((0.05 + 0.1) / 2), (
+        "alone they are all that was done"
+    )
+    assert "gain_both" not in last and last["weights"]["mean"] == 25 and last["high"]["mean"] == 0.2
+    assert told["stops"] == {"target": 2} and told["architectures"] == {"8-10-4": 2}
