@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._hunt_plan import Stage, make_jobs
+from experiments._hunt_plan import make_jobs
 from experiments.seed_hunt import Config, ReplayConfig, replay_main
 from jaxnet import files
 from jaxnet.store import States
 from jaxnet.sweep.halving import place_of_best, rank_correlation, rung, rung_epochs, surviving
+from jaxnet.sweep.jobs import Stage
 from jaxnet.sweep.table import numbers_in
 from tests.experiments.hunts import Hunted, Hunter, as_flags, as_table, results, row, table
 from tests.experiments.patched import cache_variables, compiling_once, contents
