@@ -140,6 +140,7 @@ def looked_at(
     import jax.numpy as jnp
 
     from jaxnet import reach, signals, train
+    from jaxnet.linalg import singular_values
 
     structure, hidden = state.net.structure, sum(task.model.spec.sizes[1:-1])
 
@@ -167,16 +168,15 @@ def looked_at(
         for kind in ("high", "low")
         for k, layer in enumerate(found, 1)
     }
-    spectra = jax.jit(
-        lambda net: jnp.stack(
-            [
-                reach.effective_rank(jnp.linalg.svd(matrix, compute_uv=False), "participation")
-                for matrix in reach.layer_matrices(*net)
-            ]
-        )
-    )
-    # one network after the other: decompositions side by side would wait for one another
-    ranks = np.stack([spectra(jaxnet.trees.take((params, structure), k)) for k in range(len(accuracy))])
+
+    @jax.jit
+    @jax.vmap
+    def spectra(params: Any, structure: Any) -> Any:
+        matrices = reach.layer_matrices(params, structure)
+        values = [reach.effective_rank(singular_values(matrix), "participation") for matrix in matrices]
+        return jnp.stack(values)
+
+    ranks = np.asarray(spectra(params, structure))
     columns = {BASE: accuracy, **counts, **{name: np.asarray(c, float) for name, c in seen.items()}}
     columns |= {f"effective rank {k}": rank for k, rank in enumerate(ranks.T, 1)}
     columns[CRITERIA["patchability"]] = columns["score"] * (1 - accuracy)

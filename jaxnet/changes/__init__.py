@@ -9,8 +9,8 @@ layer, more units, patches. Whatever a net keeps for every weight follows both
 
 from __future__ import annotations
 
-from jaxnet.changes.channels import grow_around
 from jaxnet.changes.bootstrap import BootstrapRules, bootstrap, bootstrapped_arms, random_like, shuffle_values
+from jaxnet.changes.channels import grow_around
 from jaxnet.changes.moving import (
     EditInfo,
     carry_tree,

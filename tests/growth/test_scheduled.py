@@ -58,8 +58,8 @@ def test_a_boundary_grows_and_a_fall_goes_back() -> None:
     ]
     told = []
     for epoch, (value, high, accuracy) in enumerate(seen):
-        now = (net(value), extrema(*high), calm, np.int32(epoch), np.float32(accuracy))
-        account, now, grow = see(account, *now, structures=1)
+        seen_now = (net(value), extrema(*high), calm, np.int32(epoch), np.float32(accuracy))
+        account, now, grow = see(account, *seen_now, structures=1)
         told.append((float(now.params["w"]), bool(grow)))
     assert told == [(1.0, False), (2.0, False), (3.0, True), (4.0, False), (3.0, False)]
     assert (int(account.boundaries), int(account.restored)) == (1, 1)
