@@ -29,6 +29,7 @@ Arguments = tuple[tuple[str, Any], ...]
 class Linen:
     """A linen module as a model for training (static); see :class:`jaxnet.train.Model`.
 
+    >>> import jax
     >>> model = Linen(flax.linen.Dense(3))
     >>> params, structure = model.init(jnp.zeros((1, 2)), key=jax.random.key(0))
     >>> model(params, structure, jnp.zeros((5, 2)), key_forward=None)[0].shape

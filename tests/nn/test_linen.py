@@ -69,6 +69,7 @@ def test_density_one_changes_nothing_and_parameters_are_plain_orbax(key, tmp_pat
     assert jnp.array_equal(module.apply({**variables, "params": restored}, x), module.apply(variables, x))
 
 
+@pytest.mark.slow
 def test_a_masked_base_with_running_statistics_and_a_sparse_head_is_rewired_alone_and_among_others(key):
     method = jaxnet.methods.make("rigl", every=2)
     model = Head(MODEL, jaxnet.MLP(SPEC))
