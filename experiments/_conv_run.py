@@ -52,7 +52,7 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     epochs: int = option(16, "of the first phase", "epochs", least=1)
     more_epochs: int = option(8, "of the second phase", "epochs", least=1)
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
-    lr: float | None = changed(lab.TrainFlags, "lr", 4e-3)
+    lr: float | None = changed(lab.TrainFlags, "lr", 6e-3)
     lr_patch: float = option(1e-3, "of patches", above=0)
     num_seeds: int = changed(lab.SeedFlags, "num_seeds", 3)
 
