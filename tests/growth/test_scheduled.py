@@ -58,8 +58,8 @@ def test_a_boundary_grows_and_a_fall_goes_back() -> None:
     ]
     told = []
     for epoch, (value, high, accuracy) in enumerate(seen):
-        seen_now = (net(value), extrema(*high), calm, np.int32(epoch), np.float32(accuracy))
-        account, now, grow = see(account, *seen_now, structures=1)
+        given = (net(value), extrema(*high), calm, np.int32(epoch), np.float32(accuracy))
+        account, now, grow = see(account, *given, structures=1)
         told.append((float(now.params["w"]), bool(grow)))
     assert told == [(1.0, False), (2.0, False), (3.0, True), (4.0, False), (3.0, False)]
     assert (int(account.boundaries), int(account.restored)) == (1, 1)
@@ -78,8 +78,8 @@ def test_limits_per_scale_hold_back_growth() -> None:
     grew = []
     for epoch in range(40):
         high = epoch % 2 == 0
-        now = (still, extrema(high, high), calm, np.int32(epoch), np.float32(0.5))
-        account, _, grow = see(account, *now, structures=2)
+        given = (still, extrema(high, high), calm, np.int32(epoch), np.float32(0.5))
+        account, _, grow = see(account, *given, structures=2)
         grew.append(bool(grow))
     assert np.flatnonzero(grew).tolist() == [1], "a second growth of two structures would be the fourth"
 
