@@ -74,7 +74,7 @@ DESCRIBED: dict[str, dict[str, Any]] = {
 """The recipe ``described``, and what each arm leaves out or changes."""
 
 APART = "gains apart"
-"""The recipe ``described`` once more, layers and patches measured apart."""
+"""The recipe ``described`` from 512 units, enough for 10 high extrema; layers and patches measured apart."""
 
 QUESTIONS_DESCRIBED = [
     lab.Question(AS, f"{AS}, {other}", measure, f"As described against {other}: {what}", primary=primary)
@@ -136,7 +136,7 @@ def run_all(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
         given["iterations"] = config.described_iterations
         described = {name: one(name, {**given, **arm}) for name, arm in DESCRIBED.items()}
         few = {**given, "apart": True, "iterations": min(4, config.described_iterations), "target": 1.0}
-        described[APART] = one(APART, few)
+        described[APART] = one(APART, {**few, "sizes": (dataset.num_features, 512, dataset.num_classes)})
     return {"arms": arms, "headline": headline, "described": described}
 
 
