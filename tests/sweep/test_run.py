@@ -268,7 +268,7 @@ def test_training_learns():
 def test_scores_of_a_row_by_hand():
     zero, nothing = jnp.zeros(()), jnp.zeros(0, jnp.int32)
     layers: Any = {"high_by_layer": nothing, "low_by_layer": nothing, "diverged": jnp.zeros((), bool)}
-    layers["live"] = LiveCounts(*[jnp.asarray(1)] * 4)
+    layers |= {"live": LiveCounts(*[jnp.asarray(1)] * 4), "outside": zero}
     row: Any = functools.partial(Row, loss=zero, dead=zero, saturated=zero, biases=jnp.asarray(7), **layers)
     some = row(
         accuracy=jnp.asarray(0.75),
