@@ -1,0 +1,144 @@
+"""Row projection as a transformation of updates: last in a chain, whatever the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.errors import InputError
+from jaxnet.optim import replaced
+from jaxnet.protect.rows import RowBasis, outside_twice, supports
+from jaxnet.protect.rows import inside as inside_of
+from jaxnet.structure import entries
+from jaxnet.topology import Topology
+from jaxnet.types import Array, PyTree
+
+
+class RowsState(NamedTuple):
+    """State of :func:`project_rows`: a basis by the path of every projected weight."""
+
+    bases: dict[str, RowBasis]
+
+
+def project_rows(
+    bases: Mapping[str, RowBasis],
+    structure: PyTree = None,
+    *,
+    inside: bool = False,
+    inputs_first: bool = False,
+) -> optax.GradientTransformation:
+    """Takes the directions of the bases out of updates: last in a chain, whatever the optimiser.
+
+    What the layers make of the inputs that the bases span stays, bias included. The bases are in the
+    state (:func:`with_bases` sets others of the same shapes); an optimiser with it cannot follow a method
+    that changes the structure, and is refused by name.
+
+    Args:
+      bases: by path of the weight as ``jax.tree_util.keystr`` writes it; the bias is found beside it.
+      structure: if given, the bases are checked to belong to its topologies.
+      inside: keep these directions and nothing else: an update of low rank.
+      inputs_first: dense arrays are ``(in, out)``, as Flax has them.
+
+    Raises:
+      InputError: a basis belongs to another topology.
+    """
+    if structure is not None:
+        check_bases(bases, structure)
+
+    def init(params: PyTree) -> RowsState:
+        there = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)}
+        for path in bases:
+            if path not in there:
+                raise InputError(f"there is no weight at {path}: the weights are {', '.join(sorted(there))}")
+        return RowsState(dict(bases))
+
+    def update(updates: PyTree, state: RowsState, params: PyTree = None) -> tuple[PyTree, RowsState]:
+        del params
+        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(updates)}
+        changed: dict[str, Array] = {}
+        for path, basis in state.bases.items():
+            bias = bias_path(path)
+            beside = leaves.get(bias)
+            weight, added = _projected(leaves[path], beside, basis, inside, inputs_first)
+            changed[path] = weight
+            if beside is not None:
+                changed[bias] = added
+        named = lambda path, leaf: changed.get(jax.tree_util.keystr(path), leaf)  # noqa: E731
+        return jax.tree.map_with_path(named, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_bases(state: PyTree, bases: Mapping[str, RowBasis]) -> PyTree:
+    """An optimiser's state with other bases in its :func:`project_rows`."""
+    return replaced(state, RowsState, lambda old: RowsState(dict(bases)))
+
+
+def check_bases(bases: Mapping[str, RowBasis], structure: PyTree) -> None:
+    """Raises InputError unless every basis belongs to the topology at its path; on the host."""
+    there = entries(structure)
+    for path, basis in bases.items():
+        entry, places = there.get(path), basis.cols.shape[1] - 1
+        if entry is None or (basis.cols.shape[0] == 1 and basis.shape[0] != 1):
+            continue
+        fits = basis.shape == entry.shape and basis.cols.shape[0] == entry.shape[0]
+        if fits:
+            fan_in = entry.fan_in if isinstance(entry, Topology) else jnp.sum(entry.mask, 1)
+            fits = int(np.max(np.asarray(fan_in))) <= places
+        if fits:
+            here = np.asarray(supports(entry, basis.shape, fan_in=places))
+            fits = np.array_equal(here[:, :-1], np.asarray(basis.cols)[:, :-1])
+        if not fits:
+            raise InputError(f"the basis at {path} belongs to another topology: make it anew by row_basis")
+
+
+def bias_path(path: str) -> str:
+    """Where the bias of the weight at a path is, in jaxnet's and in Flax's trees."""
+    for weight in ("weight", "kernel"):
+        path = path.removesuffix(f".{weight}") + ".bias" if path.endswith(f".{weight}") else path
+        path = path.removesuffix(f"['{weight}']") + "['bias']" if path.endswith(f"['{weight}']") else path
+    return path
+
+
+def _projected(
+    weight: Array, bias: Array | None, basis: RowBasis, inside: bool, inputs_first: bool
+) -> tuple[Array, Array]:
+    """The update of a weight and of its bias, projected."""
+    num_out, num_in = basis.shape
+    beside = jnp.zeros(num_out, weight.dtype) if bias is None else bias
+    shared = basis.cols.shape[0] == 1 and num_out != 1
+    if weight.ndim == 1:  # slots in row order
+        filled = jnp.sum(basis.cols[:, :-1] < num_in, 1)
+        start = jnp.cumsum(filled) - filled
+        place = jnp.arange(basis.cols.shape[1] - 1)
+        slots = jnp.where(place < filled[:, None], start[:, None] + place, weight.size)
+        rows = weight.at[slots].get(mode="fill", fill_value=0)
+    else:
+        matrix = weight.T if inputs_first else weight
+        if matrix.shape != basis.shape:
+            raise InputError(f"the basis is of weights of shape {basis.shape}, these are {matrix.shape}")
+        if shared:
+            rows = matrix
+        else:
+            slots = jnp.where(basis.cols[:, :-1] < num_in, basis.cols[:, :-1], num_in)
+            rows = jnp.take_along_axis(jnp.pad(matrix, ((0, 0), (0, 1))), slots, 1)
+    rows = jnp.concatenate([rows, beside[:, None]], 1)
+    if shared:
+        found = inside_of(basis.vectors[0], rows.T).T if inside else outside_twice(basis.vectors[0], rows.T).T
+    else:
+        act = inside_of if inside else outside_twice
+        found = jax.vmap(lambda v, r: act(v, r[:, None])[:, 0])(basis.vectors, rows)
+    if not inside:
+        found = jnp.where((basis.free <= 0)[:, None], 0, found)  # else rounding errors would be left
+    values, added = found[:, :-1], found[:, -1]
+    if weight.ndim == 1:
+        return jnp.zeros_like(weight).at[slots].set(values, mode="drop"), added
+    if not shared:
+        row = jnp.arange(num_out)[:, None]
+        values = jnp.zeros_like(matrix).at[row, slots].set(values, mode="drop")
+    return (values.T if inputs_first else values), added
