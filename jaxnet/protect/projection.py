@@ -10,19 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnet import linalg
 from jaxnet.errors import InputError
 from jaxnet.optim import replaced
-from jaxnet.protect.rows import RowBasis, outside_twice, supports
-from jaxnet.protect.rows import inside as inside_of
+from jaxnet.protect.rows import RowBasis, spanned, supports
 from jaxnet.structure import entries
 from jaxnet.topology import Topology
 from jaxnet.types import Array, PyTree
 
 
 class RowsState(NamedTuple):
-    """State of :func:`project_rows`: a basis by the path of every projected weight."""
+    """State of :func:`project_rows`, by the path of every projected weight.
+
+    Attributes:
+      bases: of the rows.
+      spans: projectors onto what a basis spans that all rows share; ``(place, place)``.
+    """
 
     bases: dict[str, RowBasis]
+    spans: dict[str, Array]
+
+    @classmethod
+    def of(cls, bases: Mapping[str, RowBasis]) -> RowsState:
+        """With projectors where they are cheaper."""
+        shared = {path: basis.vectors[0] for path, basis in bases.items() if _shared(basis)}
+        return cls(dict(bases), {path: linalg.times(v, v.T) for path, v in shared.items()})
 
 
 def project_rows(
@@ -31,6 +43,7 @@ def project_rows(
     *,
     inside: bool = False,
     inputs_first: bool = False,
+    passes: int = 2,
 ) -> optax.GradientTransformation:
     """Takes the directions of the bases out of updates: last in a chain, whatever the optimiser.
 
@@ -43,6 +56,7 @@ def project_rows(
       structure: if given, the bases are checked to belong to its topologies.
       inside: keep these directions and nothing else: an update of low rank.
       inputs_first: dense arrays are ``(in, out)``, as Flax has them.
+      passes: the first leaves rounding errors of the size of what is taken out, the second of what is left.
 
     Raises:
       InputError: a basis belongs to another topology.
@@ -55,7 +69,7 @@ def project_rows(
         for path in bases:
             if path not in there:
                 raise InputError(f"there is no weight at {path}: the weights are {', '.join(sorted(there))}")
-        return RowsState(dict(bases))
+        return RowsState.of(bases)
 
     def update(updates: PyTree, state: RowsState, params: PyTree = None) -> tuple[PyTree, RowsState]:
         del params
@@ -64,7 +78,8 @@ def project_rows(
         for path, basis in state.bases.items():
             bias = bias_path(path)
             beside = leaves.get(bias)
-            weight, added = _projected(leaves[path], beside, basis, inside, inputs_first)
+            span = state.spans.get(path)
+            weight, added = _projected(leaves[path], beside, basis, span, inside, inputs_first, passes)
             changed[path] = weight
             if beside is not None:
                 changed[bias] = added
@@ -76,7 +91,7 @@ def project_rows(
 
 def with_bases(state: PyTree, bases: Mapping[str, RowBasis]) -> PyTree:
     """An optimiser's state with other bases in its :func:`project_rows`."""
-    return replaced(state, RowsState, lambda old: RowsState(dict(bases)))
+    return replaced(state, RowsState, lambda old: RowsState.of(bases))
 
 
 def check_bases(bases: Mapping[str, RowBasis], structure: PyTree) -> None:
@@ -84,7 +99,7 @@ def check_bases(bases: Mapping[str, RowBasis], structure: PyTree) -> None:
     there = entries(structure)
     for path, basis in bases.items():
         entry, places = there.get(path), basis.cols.shape[1] - 1
-        if entry is None or (basis.cols.shape[0] == 1 and basis.shape[0] != 1):
+        if entry is None or _shared(basis):
             continue
         fits = basis.shape == entry.shape and basis.cols.shape[0] == entry.shape[0]
         if fits:
@@ -105,13 +120,24 @@ def bias_path(path: str) -> str:
     return path
 
 
+def _shared(basis: RowBasis) -> bool:
+    """Whether one row of a basis stands for all."""
+    return basis.cols.shape[0] == 1 and basis.shape[0] != 1
+
+
 def _projected(
-    weight: Array, bias: Array | None, basis: RowBasis, inside: bool, inputs_first: bool
+    weight: Array,
+    bias: Array | None,
+    basis: RowBasis,
+    span: Array | None,
+    inside: bool,
+    inputs_first: bool,
+    passes: int,
 ) -> tuple[Array, Array]:
     """The update of a weight and of its bias, projected."""
     num_out, num_in = basis.shape
     beside = jnp.zeros(num_out, weight.dtype) if bias is None else bias
-    shared = basis.cols.shape[0] == 1 and num_out != 1
+    shared = span is not None
     if weight.ndim == 1:  # slots in row order
         filled = jnp.sum(basis.cols[:, :-1] < num_in, 1)
         start = jnp.cumsum(filled) - filled
@@ -128,11 +154,13 @@ def _projected(
             slots = jnp.where(basis.cols[:, :-1] < num_in, basis.cols[:, :-1], num_in)
             rows = jnp.take_along_axis(jnp.pad(matrix, ((0, 0), (0, 1))), slots, 1)
     rows = jnp.concatenate([rows, beside[:, None]], 1)
-    if shared:
-        found = inside_of(basis.vectors[0], rows.T).T if inside else outside_twice(basis.vectors[0], rows.T).T
-    else:
-        act = inside_of if inside else outside_twice
-        found = jax.vmap(lambda v, r: act(v, r[:, None])[:, 0])(basis.vectors, rows)
+    for _ in range(1 if inside else passes):
+        if span is not None:
+            part = linalg.times(rows, span)
+        else:
+            part = jax.vmap(lambda v, r: spanned(v, r[:, None])[:, 0])(basis.vectors, rows)
+        rows = part if inside else rows - part
+    found = rows
     if not inside:
         found = jnp.where((basis.free <= 0)[:, None], 0, found)  # else rounding errors would be left
     values, added = found[:, :-1], found[:, -1]

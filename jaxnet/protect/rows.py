@@ -161,8 +161,10 @@ def no_rows(
     return RowBasis(vectors, jnp.zeros(cols.shape[0], jnp.int32), cols, shape)
 
 
-def merge(a: RowBasis, b: RowBasis, *, room: int | None = None) -> RowBasis:
+def merge(a: RowBasis, b: RowBasis, *, room: int | None = None, apart: bool = False) -> RowBasis:
     """A basis of what both span, with ``room`` for so many directions (static; None: for all of both).
+
+    ``apart``: no direction of ``b`` lies in ``a``, as :func:`row_basis` gives it with ``known=a``.
 
     Raises:
       InputError: they are of different weights.
@@ -173,32 +175,29 @@ def merge(a: RowBasis, b: RowBasis, *, room: int | None = None) -> RowBasis:
 
     def one(args: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         first, second, rank = args
-        left, values, _ = linalg.svd(outside(first, outside(first, second)))
-        more = jnp.where(values > _CUT, left, 0)
+        if apart:
+            more = second
+        else:
+            left, values, _ = linalg.svd(outside(first, outside(first, second)))
+            more = jnp.where(values > _CUT, left, 0)
         both = jnp.concatenate([first, more], 1)
         # zero columns go to the end
         order = jnp.argsort(~jnp.any(both != 0, 0), stable=True)
         both = jnp.pad(both[:, order], ((0, 0), (0, max(0, size - both.shape[1]))))[:, :size]
-        return both, jnp.minimum(rank + jnp.sum(values > _CUT), size)
+        return both, jnp.minimum(rank + jnp.sum(jnp.any(more != 0, 0)), size)
 
     vectors, rank = jax.lax.map(one, (a.vectors, b.vectors, a.rank))
     return RowBasis(vectors, rank.astype(jnp.int32), a.cols, a.shape)
 
 
-def inside(vectors: Array, x: Array) -> Array:
+def spanned(vectors: Array, x: Array) -> Array:
     """The part of the columns of ``x`` that orthonormal ``vectors`` span."""
     return linalg.times(vectors, linalg.times(vectors.T, x))
 
 
 def outside(vectors: Array, x: Array) -> Array:
     """The other part."""
-    return x - inside(vectors, x)
-
-
-def outside_twice(vectors: Array, x: Array) -> Array:
-    """The same, to rounding errors of itself."""
-    # once more: the first time leaves rounding errors of the size of what was taken out
-    return outside(vectors, outside(vectors, x))
+    return x - spanned(vectors, x)
 
 
 def _padded(left: Array, places: int) -> Array:

@@ -83,7 +83,7 @@ def test_a_row_without_a_free_direction_does_not_move(key, standard_promotion):
     basis = protect.row_basis(structure["weight"], old)
     assert basis.rank.tolist() == [3, 3] and basis.free.tolist() == [0, 1]
     project = protect.project_rows({PATH: basis})
-    updates, _ = project.update({"weight": jnp.arange(5.0), "bias": jnp.ones(2)}, project.init(params))
+    updates, _ = project.update({"weight": jnp.arange(5.0), "bias": jnp.full(2, 5.0)}, project.init(params))
     assert updates["weight"][:2].tolist() == [0, 0] and float(updates["bias"][0]) == 0
     assert float(jnp.abs(updates["weight"][2:]).sum()) > 0.1
 

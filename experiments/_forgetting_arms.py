@@ -1,0 +1,240 @@
+"""One learner of ``experiments.forgetting`` at one density, all dials side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+import jaxnet
+from jaxnet import lab
+from jaxnet.errors import InputError
+from jaxnet.lab import changed, option
+
+if TYPE_CHECKING:
+    from jaxnet.data import Dataset
+    from jaxnet.nn.mlp import NetworkSpec
+
+Streams = Literal["permuted", "rotated", "split"]
+METHODS = (
+    *("naive", "lower-rate", "freeze", "low-rank", "ewc", "si", "lwf", "replay", "row-projection", "zones"),
+    *("free-weights", "patches", "joint"),
+)
+"""Names of :data:`jaxnet.continual.LEARNERS`, known before JAX is loaded."""
+
+
+@dataclass(frozen=True)
+class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, lab.DataFlags):
+    """One method at one density."""
+
+    arm: str = option("naive", "one of the methods")
+    dials: tuple[float, ...] = option((1.0,), "values of its dial, side by side")
+    stream: Streams = option("permuted", "how tasks are made")
+    tasks: int = option(10, "in a stream", least=1)
+    epochs: int = option(1, "of every task", "epochs", least=1)
+    optimizer: Literal["adam", "sgd"] = option("adam", "of the naive learner")
+    bias: bool = option(True, "layers have biases")
+    look: int = option(500, "samples looked at after a task", "samples", least=1)
+    buffer: int = option(200, "most samples of a task that a replay keeps", "samples", least=1)
+    judged: bool = option(True, "read the test set")
+
+
+def make_spec(config: Any, dataset: Dataset, density: float) -> NetworkSpec:
+    """The network."""
+    return lab.run.network_spec(dataset, config.sizes, (100, 100), density=density)
+
+
+def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
+    """Settles the kernel; checks what can be checked."""
+    density = float(config.density or 0)
+    spec = make_spec(config, dataset, density)
+    lab.run.check_samples(config, dataset)
+    if config.tasks < 2:
+        raise InputError(f"--tasks must be at least 2: {config.tasks}")
+    if config.stream == "split" and config.tasks > dataset.num_classes:
+        raise InputError(f"--tasks {config.tasks}: {dataset.name} has {dataset.num_classes} classes to split")
+    if config.stream == "rotated" and len(dataset.image_shape) < 2:
+        raise InputError(f"--stream rotated needs images, and {dataset.name} has flat features")
+    if config.arm == "row-projection" and not all(0 < dial <= 1 for dial in config.dials):
+        raise InputError(f"the energy of row-projection must be above 0 and at most 1: {config.dials}")
+    if config.arm == "patches" and min(spec.sizes[1:-1]) < 20:
+        raise InputError("patches need hidden layers of 20 units or more")
+    if density == 1 and config.arm != "patches":
+        return dataclasses.replace(config, kernel="dense")
+    return lab.run.resolve_kernel(config, spec, config.num_seeds * len(config.dials))
+
+
+def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
+    """All tasks, one after the other; judged after each."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxnet import continual
+    from jaxnet.keys import LOOK, ORDER, network_keys, purpose
+    from jaxnet.lab.rounds import Together, run_rounds
+    from jaxnet.nn.params import release_masks, to_masked_network
+    from jaxnet.programs import ONCE
+
+    config, learner = run.config, continual.LEARNERS[run.config.arm]
+    spec = make_spec(config, run.dataset, float(config.density or 0))
+    dense = config.density == 1
+    rate = float(config.lr or 1e-3)
+    base = optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate)
+    seeds, count = list(run.seeds), len(config.dials) * len(run.seeds)
+    keys = jnp.concatenate([run.keys] * len(config.dials))
+    dials = jnp.repeat(jnp.asarray(config.dials, jnp.float32), len(seeds))
+    together = Together(run, count)
+
+    def drawn(key: Any) -> Any:
+        params, structure = jaxnet.init(spec, **network_keys(key))
+        if dense and not learner.sparse_only:
+            params, structure = to_masked_network(params, structure)
+            structure = release_masks(structure)
+        return params, structure
+
+    fan_in = fan_ins(jax.vmap(lambda key: drawn(key)[1])(run.keys), dense)
+    setting = continual.Setting(
+        run.task(spec), base, config.tasks, config.look, config.buffer, fan_in, config.bias
+    )
+    split = run.split("train"), run.split("test" if config.judged else "val")
+
+    def stream(key: Any, part: Any) -> Any:
+        if config.stream == "permuted":
+            return continual.permuted(part, config.tasks, key=purpose(key, LOOK))
+        if config.stream == "rotated":
+            angles = [180 * t / config.tasks for t in range(config.tasks)]
+            return continual.rotated(part, angles, run.dataset.image_shape)
+        return fixed[part is split[1]]
+
+    fixed = [
+        continual.split_classes(part, config.tasks, run.dataset.num_classes)
+        if config.stream == "split"
+        else None
+        for part in split
+    ]
+
+    def begin(key: Any, dial: Any) -> Any:
+        progress = continual.begin(setting, learner, *drawn(key), dial, purpose(key, ORDER))
+        return progress if config.bias else without_bias(progress)
+
+    def learn(progress: Any, key: Any, t: Any, train: Any) -> Any:
+        return continual.learn(setting, learner, progress, stream(key, train), t, run.key_data, config.epochs)
+
+    def judge(params: Any, memory: Any, structure: Any, key: Any, t: Any, part: Any) -> Any:
+        return continual.judge(setting, learner, params, memory, structure, stream(key, part), t)
+
+    def grow(progress: Any, key: Any, train: Any) -> Any:
+        return continual.grown(setting, learner, progress, stream(key, train))
+
+    grows, number = hasattr(learner, "grow"), partial(jnp.asarray, dtype=jnp.int32)
+    if config.stream == "split":  # not an argument: its rows are found on the host
+        learn, judge = (  # type: ignore[assignment]
+            lambda p, k, t, part, f=learn: f(p, k, t, split[0]),  # type: ignore[misc]
+            lambda *args, f=judge: f(*args[:-1], split[1]),  # type: ignore[misc]
+        )
+        grow = lambda p, k, part, f=grow: f(p, k, split[0])  # type: ignore[misc]  # noqa: E731
+
+    def judged(progress: Any, t: int, form: str = "") -> Any:
+        # of the learner only what it answers from: the program is the same for most
+        memory = progress.memory if learner.knows_task else ()
+        args = progress.net.params, memory, progress.net.structure, keys, number(t), split[1]
+        return together(f"judging{form}", judge, (True, True, True, True, False, False), *args)
+
+    def start() -> Any:
+        progress = together("the start", begin, (True, True), keys, dials, options=ONCE)
+        return progress.replace(before=judged(progress, -1))
+
+    def step(t: int, progress: Any) -> Any:
+        form = "with parts" if grows and t else ""
+        each = (True, True, False, False)
+        progress = together(f"a task{form}", learn, each, progress, keys, number(t), split[0])
+        row = judged(progress, t, form)
+        progress = progress.replace(accuracies=progress.accuracies.at[:, t].set(row))
+        rows = [
+            {"seed": seed, "dial": dial, "phase": config.arm, "epoch": t + 1, "accuracies": row[i].tolist()}
+            | {"accuracy": float(np.mean(row[i][: t + 1]))}
+            for row in [np.asarray(row, float)]
+            for i, (dial, seed) in enumerate((d, s) for d in config.dials for s in seeds)
+        ]
+        if grows and t == 0:
+            progress = together("the parts", grow, (True, True, False), progress, keys, split[0])
+        return progress, rows
+
+    def shapes(done: int) -> Any:
+        found = jax.eval_shape(jax.vmap(begin), keys, dials)
+        if grows and done:
+            found = jax.eval_shape(jax.vmap(grow, (0, 0, None)), found, keys, split[0])
+        return found
+
+    end = run_rounds(run, config.arm, config.tasks, start, step, shapes)
+
+    def at_last(progress: Any, key: Any, part: Any) -> Any:
+        a, tasks, net = progress.accuracies, stream(key, part), progress.net
+        cosines = continual.interference(
+            setting.task,
+            learner.answers(net.params, progress.memory, net.structure, jnp.asarray(config.tasks - 1)),
+            net.structure,
+            [tasks.task(j) for j in range(config.tasks)],
+            jnp.arange(min(config.look, tasks.per_task)),
+        )
+        apart = ~jnp.eye(config.tasks, dtype=bool)
+        measures = {
+            "accuracy": continual.average(a),
+            "learning": continual.learning(a),
+            "forgetting": continual.forgetting(a),
+            "interference": jnp.sum(jnp.where(apart, cosines, 0)) / jnp.sum(apart),
+        }
+        weights = jaxnet.structure.count(net.params, net.structure)["total"]
+        return measures, weights, continual.transfer(a, progress.before)
+
+    if config.stream == "split":
+        at_last = lambda p, k, part, f=at_last: f(p, k, split[0])  # type: ignore[misc]  # noqa: E731
+    measures, weights, moved = together(
+        "measures", at_last, (True, True, False), end, keys, split[0], options=ONCE
+    )
+    accuracies = np.asarray(end.accuracies, float)
+    gone = ~np.isfinite(accuracies).all((1, 2))
+    names = [f"{dial:g}" for dial in config.dials]
+    arms = lab.entries(seeds, names, diverged=gone, **{k: np.asarray(v, float) for k, v in measures.items()})
+    nonzero, image = float(np.mean(np.asarray(weights))), run.dataset.x_train[0].nbytes
+    extra = {
+        "kernel": config.kernel,
+        "sizes": list(spec.sizes),
+        "matrix": np.nanmean(accuracies, 0).tolist(),
+        "transfer": np.nanmean(np.asarray(moved, float), 0).tolist(),
+        "weights": nonzero,
+        "stored": [learner.stored(setting, int(nonzero), dial, image) for dial in config.dials],
+        "seconds_per_network": run.clock.run_seconds / count,
+    }
+    return lab.Found(arms, extra=extra)
+
+
+def fan_ins(structure: Any, dense: bool) -> tuple[int | None, ...]:
+    """Most inputs of a row over all networks, layer by layer; None where all are there."""
+    if dense:
+        return tuple(None for _ in structure.weights)
+    return tuple(int(np.max(np.asarray(entry.fan_in))) for entry in structure.weights)
+
+
+def without_bias(progress: Any) -> Any:
+    """Biases, which begin at zero, never move."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnet import protect
+    from jaxnet.optim import with_scales
+
+    def one(path: Any, leaf: Any) -> Any:
+        return jnp.zeros_like(leaf) if jax.tree_util.keystr(path).endswith(".bias") else leaf
+
+    scales = jax.tree.map_with_path(one, protect.scales_of(progress.net))
+    return progress.replace(net=progress.net.replace(opt_state=with_scales(progress.net.opt_state, scales)))
+
+
+ARM: lab.Study[ArmConfig] = lab.Study("forgetting", ArmConfig, run_arm, settle=settle_arm)
+
+__all__ = ["ARM", "METHODS", "ArmConfig", "changed", "settle_arm"]

@@ -1,0 +1,106 @@
+"""Rounds: networks of all seeds that go through the same compiled programs again and again.
+
+After every round its rows are on disk, and a checkpoint as often as it costs little; a run that is killed
+goes on after its last checkpoint, to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnet.errors import InputError
+from jaxnet.lab.run import Run
+from jaxnet.lab.terminal import progress
+from jaxnet.store.checkpoint import Pace, latest, restore, save
+from jaxnet.types import PyTree
+
+Rows = list[dict[str, Any]]
+
+
+def run_rounds(
+    run: Run[Any],
+    name: str,
+    count: int,
+    start: Callable[[], PyTree],
+    step: Callable[[int, PyTree], tuple[PyTree, Rows]],
+    shapes: Callable[[int], PyTree],
+) -> PyTree:
+    """Goes through the rounds that are still to do.
+
+    Args:
+      run: of the study.
+      name: of the checkpoints.
+      count: rounds.
+      start: the state before the first.
+      step: a round, by its number and the state before it: the state after it, and rows.
+      shapes: of the state after so many rounds.
+
+    Returns:
+      The state after the last round.
+    """
+    folder, pace = run.folder.checkpoints, Pace()
+    found = latest(folder)
+    if found is None:
+        run.folder.truncate_rows(0)
+        first, state = 0, start()
+    else:
+        what, _, number = found.rpartition("-")
+        if what != name or not number.isdigit():
+            raise InputError(f"{folder} holds a checkpoint {found!r} that this run did not write: remove it")
+        first = int(number)
+        state, meta = restore(folder, found, shapes(first))
+        run.folder.truncate_rows(int(meta["metrics_bytes"]))
+        run.clock.add(meta)
+    with progress(count, name) as show:
+        show(completed=first)
+        for number in range(first, count):
+            state, rows = step(number, state)
+            length = run.folder.append_rows(rows)
+            if number + 1 == count or pace.due():
+                with pace.writing():
+                    meta = {"metrics_bytes": length, **run.clock.as_dict()}
+                    save(folder, f"{name}-{number + 1}", state, meta)
+            show(completed=number + 1)
+    return state
+
+
+class Together:
+    """Functions of one network as programs of all, laid over the devices there are."""
+
+    def __init__(self, run: Run[Any], networks: int) -> None:
+        """For so many networks; they share one device where their number does not divide."""
+        devices = jax.local_devices()
+        used = next(n for n in range(min(len(devices), networks), 0, -1) if networks % n == 0)
+        self._run, self._many = run, used > 1
+        self._mesh = Mesh(np.asarray(devices[:used]), ("network",))
+        self._known: dict[str, Any] = {}
+
+    def place(self, tree: PyTree, each: bool = True) -> PyTree:
+        """A tree on the devices: leaves ``(network, ...)``, or the same for all."""
+        return jax.device_put(
+            tree, NamedSharding(self._mesh, PartitionSpec("network") if each else PartitionSpec())
+        )
+
+    def __call__(
+        self, what: str, function: Callable[..., Any], each: Sequence[bool], *args: Any, **options: Any
+    ) -> Any:
+        """``function`` of every network, once compiled; arguments ``(network, ...)`` where ``each``."""
+        placed = [self.place(arg, one) for arg, one in zip(args, each, strict=True)]
+        if what not in self._known:
+            together = jax.vmap(function, in_axes=tuple(0 if one else None for one in each))
+            if self._many:  # left to the partitioner, a kernel's operands would be gathered on every device
+                specs = tuple(PartitionSpec("network") if one else PartitionSpec() for one in each)
+                together = jax.shard_map(
+                    together,
+                    mesh=self._mesh,
+                    in_specs=specs,
+                    out_specs=PartitionSpec("network"),
+                    check_vma=False,
+                )
+            self._known[what] = self._run.compiled(what, together, *placed, **options)
+        return self._known[what](*placed)
