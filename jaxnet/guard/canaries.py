@@ -66,20 +66,20 @@ def check_canaries(values: Float[Array, "capability"]) -> None:
     failed = np.flatnonzero(~(np.asarray(values) > 0))
     if failed.size:
         raise InputError(
-            f"canaries fail before anything is done: {failed.size} of {np.size(values)} margins are not above "
-            f"0 (the first is {int(failed[0])}): watch what the network can do"
+            f"canaries fail already: {failed.size} of {np.size(values)} margins are not above 0 (the first: "
+            f"number {int(failed[0])}): watch what the network can do"
         )
 
 
 def spread(history: Float[Array, "check capability"]) -> Float[Array, "capability"]:
-    """Standard deviation of a check about its trend, from what two checks in a row differ by (von Neumann)."""
-    return jnp.sqrt(jnp.mean(jnp.diff(history, axis=0) ** 2, 0) / 2)
+    """Standard deviation of a check about its trend, from second differences (zero for a trend)."""
+    return jnp.sqrt(jnp.mean(jnp.diff(history, 2, axis=0) ** 2, 0) / 6)
 
 
 def quantile(false_alarm: float, checks: int, number: int, seen: int) -> float:
     """How many deviations a drop must have: no alarm in ``checks`` checks but with that probability.
 
-    Student's, as the deviation is known from ``seen`` checks only, of which differences leave about half;
+    Student's, as the deviation is known from ``seen`` checks only, of which differences leave about a half;
     Bonferroni over checks and capabilities. A drop is from a reference that has noise of its own.
 
     Raises:
@@ -162,20 +162,22 @@ class Watch(flax.struct.PyTreeNode):
       squares: ``(K,)``, variance of a check about its trend, over about the last ``noise_checks`` sound ones.
       checks: so far.
       below: ``(K,)``, checks in a row below the threshold.
-      last: ``(K,)``, the margins of the last check.
+      last: ``(2, K)``, the margins of the last checks.
     """
 
     reference: Float[Array, "capability"]
     squares: Float[Array, "capability"]
     checks: Int[Array, ""]
     below: Int[Array, "capability"]
-    last: Float[Array, "capability"]
+    last: Float[Array, "two capability"]
 
 
 def watch(first: Float[Array, "capability"]) -> Watch:
     """Before the first check, from margins."""
     zero = jnp.zeros((), jnp.int32)
-    return Watch(first, jnp.zeros_like(first), zero, jnp.zeros(first.shape, jnp.int32), jnp.copy(first))
+    return Watch(
+        first, jnp.zeros_like(first), zero, jnp.zeros(first.shape, jnp.int32), jnp.stack([first, first])
+    )
 
 
 def observe(
@@ -199,10 +201,11 @@ def observe(
     below = jnp.where(bad, seen.below + 1, 0)
     sound = ~bad & finite
     moved = jnp.where(sound, seen.reference - REFERENCE * drop, seen.reference)
-    share = jnp.maximum(1 / noise_checks, 1 / (seen.checks + 1).astype(jnp.float32))
-    apart = (now - seen.last) ** 2 / 2
+    number = jnp.maximum(seen.checks - 1, 1).astype(jnp.float32)  # of differences, this one included
+    share = jnp.maximum(1 / noise_checks, 1 / number)
+    apart = (now - 2 * seen.last[1] + seen.last[0]) ** 2 / 6
     # a drop that is no alarm yet says nothing of the noise, and neither does the way back
-    known = sound & (seen.below == 0)
+    known = sound & (seen.below == 0) & (seen.checks >= 2)
     squares = jnp.where(known, seen.squares + share * (apart - seen.squares), seen.squares)
-    new = Watch(moved, squares, seen.checks + 1, below, now)
+    new = Watch(moved, squares, seen.checks + 1, below, jnp.stack([seen.last[1], now]))
     return new, ~jnp.any(bad), jnp.any(below >= window)

@@ -140,7 +140,9 @@ def train_guarded(
             made = revert(rules, task, net.replace(params=params), old, canaries, fresh, labels)
             after = of(made)
             # the level is what it is now: what could not be brought back is no alarm again
-            again = Watch(after, seen.squares, seen.checks, jnp.zeros_like(seen.below), after)
+            again = Watch(
+                after, seen.squares, seen.checks, jnp.zeros_like(seen.below), jnp.stack([after, after])
+            )
             return made, again, old
 
         params, seen, _ = rarely(alarm, act, (net.params, seen, restore_snapshot(ring)))
