@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("tutorial", "own_model")]
+PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("tutorial", "own_model", "protect")]
 BLOCK = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.S)
 NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?")
 

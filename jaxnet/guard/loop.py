@@ -136,16 +136,18 @@ def train_guarded(
     ring = take_snapshot(state.ring, net.params, seen.checks, when=sound)
     if rules.action != "none":
 
-        def act(params: Any, seen: Watch, old: Any) -> tuple[Any, Watch, Any]:
-            made = revert(rules, task, net.replace(params=params), old, canaries, fresh, labels)
-            after = of(made)
+        def act(params: Any, seen: Watch, old: Any, structure: Any, *held: Any) -> tuple[Any, Watch]:
+            here = Net(params, structure, None, optimizer=net.optimizer)
+            made = revert(rules, task, here, old, *held)
+            after = margins_of(task, here, held[0])(made)
             # the level is what it is now: what could not be brought back is no alarm again
             again = Watch(
                 after, seen.squares, seen.checks, jnp.zeros_like(seen.below), jnp.stack([after, after])
             )
-            return made, again, old
+            return made, again
 
-        params, seen, _ = rarely(alarm, act, (net.params, seen, restore_snapshot(ring)))
+        given = restore_snapshot(ring), net.structure, canaries, fresh, labels
+        params, seen = rarely(alarm, act, (net.params, seen), given)
         net = net.replace(params=params)
     alarms = state.alarms + alarm.astype(jnp.int32)
     first = jnp.where((state.first_alarm == 0) & alarm, seen.checks, state.first_alarm)
@@ -189,35 +191,37 @@ def revert(
     return revert_worst(old, new, blame, loss, labels)
 
 
-def rarely(when: Bool[Array, ""], function: Callable[..., T], args: T) -> T:
-    """``function(*args)`` where ``when`` holds, else ``args``; nothing is computed where it holds nowhere.
+def rarely(when: Bool[Array, ""], function: Callable[..., T], args: T, given: tuple[Any, ...] = ()) -> T:
+    """``function(*args, *given)`` where ``when`` holds, else ``args``, computed only where it holds anywhere.
 
-    Under ``vmap`` a plain ``cond`` would become a choice between two computed sides.
+    Under ``vmap`` a plain ``cond`` would become a choice between two computed sides. The function must not
+    close over arrays: they are ``given``.
     """
-
-    def one(when: Array, args: Any) -> Any:
-        return jax.lax.cond(when, lambda a: function(*a), lambda a: a, args)
-
     leaves, tree = jax.tree.flatten(args)
+    beside, given_tree = jax.tree.flatten(given)
+    number = len(leaves)
+
+    def made(*flat: Array) -> list[Array]:
+        found = function(*tree.unflatten(flat[:number]), *given_tree.unflatten(flat[number:]))
+        return list(jax.tree.leaves(found))
 
     @jax.custom_batching.custom_vmap
-    def apply(when: Array, *leaves: Array) -> list[Array]:
-        return jax.tree.leaves(one(when, tree.unflatten(leaves)))
+    def apply(when: Array, *flat: Array) -> list[Array]:
+        return jax.lax.cond(when, made, lambda *same: list(same[:number]), *flat)
 
     @apply.def_vmap
-    def _(size: int, batched: Any, when: Array, *leaves: Array) -> Any:
-        flags = [batched[0], *batched[1:]]
+    def _(size: int, batched: Any, when: Array, *flat: Array) -> Any:
         spread = [
             a if b else jnp.broadcast_to(a, (size, *jnp.shape(a)))
-            for a, b in zip((when, *leaves), flags, strict=True)
+            for a, b in zip((when, *flat), batched, strict=True)
         ]
         chosen, *values = spread
 
-        def some(values: list[Array]) -> list[Array]:
-            made = jax.vmap(lambda *v: jax.tree.leaves(function(*tree.unflatten(v))))(*values)
-            return [where(chosen, new, old) for new, old in zip(made, values, strict=True)]
+        def some(*values: Array) -> list[Array]:
+            new = jax.vmap(made)(*values)
+            return [where(chosen, a, b) for a, b in zip(new, values, strict=False)]
 
-        made = jax.lax.cond(jnp.any(chosen), some, lambda v: v, values)
-        return made, [True] * len(values)
+        found = jax.lax.cond(jnp.any(chosen), some, lambda *same: list(same[:number]), *values)
+        return found, [True] * number
 
-    return tree.unflatten(apply(when, *leaves))
+    return tree.unflatten(apply(when, *leaves, *beside))

@@ -18,7 +18,7 @@ from jaxnet.protect.importance import (
     remember,
     track_path,
 )
-from jaxnet.protect.projection import RowsState, check_bases, project_rows, with_bases
+from jaxnet.protect.projection import RowsState, check_bases, layer_inputs, project_rows, with_bases
 from jaxnet.protect.rows import RowBasis, merge, no_rows, row_basis
 from jaxnet.protect.skipping import SkipState, skip_outlying
 from jaxnet.protect.zones import NAMES, ZONES, Keep, Refresh, by_importance, scales_of, zone_scales, zoned
@@ -36,6 +36,7 @@ __all__ = [
     "by_importance",
     "check_bases",
     "fisher",
+    "layer_inputs",
     "merge",
     "no_memory",
     "no_rows",

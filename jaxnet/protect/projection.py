@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,32 @@ def project_rows(
 def with_bases(state: PyTree, bases: Mapping[str, RowBasis]) -> PyTree:
     """An optimiser's state with other bases in its :func:`project_rows`."""
     return replaced(state, RowsState, lambda old: RowsState.of(bases))
+
+
+def layer_inputs(model: Any, params: PyTree, x: Array) -> dict[str, tuple[Array, int]]:
+    """What comes into every ``Dense`` layer of a Flax linen model, and the layer's width, by path of its kernel.
+
+    Args:
+      model: a module whose ``Dense`` layers are applied once each.
+      params: the collection ``params``.
+      x: samples, as the model takes them.
+
+    Returns:
+      ``(sample, in)`` and ``out`` for every kernel; axes before the last are laid end to end.
+    """
+    import flax.linen as nn
+
+    found: dict[str, tuple[Array, int]] = {}
+
+    def look(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+            path = "".join(f"['{name}']" for name in (*context.module.path, "kernel"))
+            found[path] = args[0].reshape(-1, args[0].shape[-1]), context.module.features
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        model.apply({"params": params}, x)
+    return found
 
 
 def check_bases(bases: Mapping[str, RowBasis], structure: PyTree) -> None:
