@@ -102,47 +102,47 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     )
     split = run.split("train"), run.split("test" if config.judged else "val")
 
-    def stream(key: Any, part: Any) -> Any:
-        if config.stream == "permuted":
-            return continual.permuted(part, config.tasks, key=purpose(key, LOOK))
-        if config.stream == "rotated":
-            angles = [180 * t / config.tasks for t in range(config.tasks)]
-            return continual.rotated(part, angles, run.dataset.image_shape)
-        return fixed[part is split[1]]
+    shared = [stream_parts(config, run.dataset, part) for part in split]
 
-    fixed = [
-        continual.split_classes(part, config.tasks, run.dataset.num_classes)
-        if config.stream == "split"
-        else None
-        for part in split
-    ]
+    def own(key: Any) -> Any:
+        """The taps of a network's stream."""
+        if config.stream != "permuted":
+            return ()
+        return continual.permuted(split[0], config.tasks, key=purpose(key, LOOK)).taps
+
+    def stream(own: Any, shared: Any, part: Any) -> Any:
+        return (
+            continual.Stream(part, own, **shared)
+            if config.stream == "permuted"
+            else shared["whole"].replace(split=part)
+        )
 
     def begin(key: Any, dial: Any) -> Any:
-        progress = continual.begin(setting, learner, *drawn(key), dial, purpose(key, ORDER))
+        params, structure = drawn(key)
+        progress = continual.begin(setting, learner, params, structure, dial, purpose(key, ORDER))
         return progress if config.bias else without_bias(progress)
 
-    def learn(progress: Any, key: Any, t: Any, train: Any) -> Any:
-        return continual.learn(setting, learner, progress, stream(key, train), t, run.key_data, config.epochs)
+    def learn(progress: Any, own: Any, t: Any, batches: Any, *given: Any) -> Any:
+        return continual.learn(setting, learner, progress, stream(own, *given), t, batches)
 
-    def judge(params: Any, memory: Any, structure: Any, key: Any, t: Any, part: Any) -> Any:
-        return continual.judge(setting, learner, params, memory, structure, stream(key, part), t)
+    def judge(params: Any, memory: Any, structure: Any, own: Any, t: Any, *given: Any) -> Any:
+        return continual.judge(setting, learner, params, memory, structure, stream(own, *given), t)
 
-    def grow(progress: Any, key: Any, train: Any) -> Any:
-        return continual.grown(setting, learner, progress, stream(key, train))
+    def grow(progress: Any, own: Any, *given: Any) -> Any:
+        return continual.grown(setting, learner, progress, stream(own, *given))
 
     grows, number = hasattr(learner, "grow"), partial(jnp.asarray, dtype=jnp.int32)
-    if config.stream == "split":  # not an argument: its rows are found on the host
-        learn, judge = (  # type: ignore[assignment]
-            lambda p, k, t, part, f=learn: f(p, k, t, split[0]),  # type: ignore[misc]
-            lambda *args, f=judge: f(*args[:-1], split[1]),  # type: ignore[misc]
-        )
-        grow = lambda p, k, part, f=grow: f(p, k, split[0])  # type: ignore[misc]  # noqa: E731
+    taps = together("the streams", own, (True,), keys, options=ONCE)
+    train, seen = (shared[0], split[0]), (shared[1], split[1])
+    per_task = jax.eval_shape(lambda own: stream(jax.tree.map(lambda a: a[0], own), *train), taps).per_task
+    ordered = partial(continual.order, per_task, config.batch_size, config.epochs)
+    order = run.compiled("the order", ordered, run.key_data, number(0), options=ONCE)
 
     def judged(progress: Any, t: int, form: str = "") -> Any:
         # of the learner only what it answers from: the program is the same for most
         memory = progress.memory if learner.knows_task else ()
-        args = progress.net.params, memory, progress.net.structure, keys, number(t), split[1]
-        return together(f"judging{form}", judge, (True, True, True, True, False, False), *args)
+        args = progress.net.params, memory, progress.net.structure, taps, number(t), *seen
+        return together(f"judging{form}", judge, (True, True, True, True, False, False, False), *args)
 
     def start() -> Any:
         progress = together("the start", begin, (True, True), keys, dials, options=ONCE)
@@ -150,8 +150,9 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
 
     def step(t: int, progress: Any) -> Any:
         form = "with parts" if grows and t else ""
-        each = (True, True, False, False)
-        progress = together(f"a task{form}", learn, each, progress, keys, number(t), split[0])
+        each = (True, True, False, False, False, False)
+        batches = order(run.key_data, number(t))
+        progress = together(f"a task{form}", learn, each, progress, taps, number(t), batches, *train)
         row = judged(progress, t, form)
         progress = progress.replace(accuracies=progress.accuracies.at[:, t].set(row))
         rows = [
@@ -161,19 +162,19 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             for i, (dial, seed) in enumerate((d, s) for d in config.dials for s in seeds)
         ]
         if grows and t == 0:
-            progress = together("the parts", grow, (True, True, False), progress, keys, split[0])
+            progress = together("the parts", grow, (True, True, False, False), progress, taps, *train)
         return progress, rows
 
     def shapes(done: int) -> Any:
         found = jax.eval_shape(jax.vmap(begin), keys, dials)
         if grows and done:
-            found = jax.eval_shape(jax.vmap(grow, (0, 0, None)), found, keys, split[0])
+            found = jax.eval_shape(jax.vmap(grow, (0, 0, None, None)), found, taps, *train)
         return found
 
     end = run_rounds(run, config.arm, config.tasks, start, step, shapes)
 
-    def at_last(progress: Any, key: Any, part: Any) -> Any:
-        a, tasks, net = progress.accuracies, stream(key, part), progress.net
+    def at_last(progress: Any, own: Any, *given: Any) -> Any:
+        a, tasks, net = progress.accuracies, stream(own, *given), progress.net
         cosines = continual.interference(
             setting.task,
             learner.answers(net.params, progress.memory, net.structure, jnp.asarray(config.tasks - 1)),
@@ -191,11 +192,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         weights = jaxnet.structure.count(net.params, net.structure)["total"]
         return measures, weights, continual.transfer(a, progress.before)
 
-    if config.stream == "split":
-        at_last = lambda p, k, part, f=at_last: f(p, k, split[0])  # type: ignore[misc]  # noqa: E731
-    measures, weights, moved = together(
-        "measures", at_last, (True, True, False), end, keys, split[0], options=ONCE
-    )
+    each = (True, True, False, False)
+    measures, weights, moved = together("measures", at_last, each, end, taps, *train, options=ONCE)
     accuracies = np.asarray(end.accuracies, float)
     gone = ~np.isfinite(accuracies).all((1, 2))
     names = [f"{dial:g}" for dial in config.dials]
@@ -211,6 +209,18 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         "seconds_per_network": run.clock.run_seconds / count,
     }
     return lab.Found(arms, extra=extra)
+
+
+def stream_parts(config: ArmConfig, dataset: Dataset, part: Any) -> dict[str, Any]:
+    """What of a stream is the same for all networks."""
+    from jaxnet import continual
+
+    if config.stream == "permuted":
+        return {}
+    if config.stream == "split":
+        return {"whole": continual.split_classes(part, config.tasks, dataset.num_classes)}
+    angles = [180 * t / config.tasks for t in range(config.tasks)]
+    return {"whole": continual.rotated(part, angles, dataset.image_shape)}
 
 
 def fan_ins(structure: Any, dense: bool) -> tuple[int | None, ...]:

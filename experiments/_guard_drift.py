@@ -119,16 +119,17 @@ def train_drift(
     old: Canaries,
     fresh: Canaries,
     labels: Any,
+    value: Array,
     *,
     key: Key,
 ) -> tuple[Any, Array, Array]:
-    """Parameters after the drift, the margins at the checks, and alarms."""
+    """Parameters after the drift, the margins at the checks, and alarms; ``value`` is the rival's number."""
     checks, steps, size = batches.indices.shape
     optimizer: Any = optax.adam(rate)
     net = start = run.net
     if rival.kind == "rate":
         optimizer = optax.chain(optimizer, scale_updates())
-        net = continual.learner.everywhere(Net.of(net.params, net.structure, optimizer), rival.value)
+        net = continual.learner.everywhere(Net.of(net.params, net.structure, optimizer), value)
         net = net.replace(opt_state=(start.opt_state, net.opt_state[1]))
     if rival.kind == "skip":
         optimizer = protect.skip_outlying(optimizer)
@@ -138,7 +139,7 @@ def train_drift(
         held = jnp.arange(old.y.size)
         seen = Split(old.x.reshape(held.size, -1), old.y.ravel(), jnp.zeros(()), jnp.ones(()))
         found = protect.fisher(task, net.params, net.structure, seen, held, labels="drawn", key=key)
-        memory = protect.remember(protect.no_memory(net.params, rival.value), net.params, found)
+        memory = protect.remember(protect.no_memory(net.params, value), net.params, found)
         task = dataclasses.replace(task, penalty=protect.penalty)
         net = net.replace(carried=memory)
     if rival.kind == "replay":
@@ -148,8 +149,8 @@ def train_drift(
         batches = Batches(index, jnp.ones(index.shape))
     if rival.kind.startswith("guard"):
         how = dataclasses.replace(rules, action=rival.kind.removeprefix("guard-"))
-        state, (seen, alarms) = train_checked(how, task, run, data, batches, old, fresh, labels)
-        return state.net.params, seen, alarms
+        state, (margins, alarms) = train_checked(how, task, run, data, batches, old, fresh, labels)
+        return state.net.params, margins, alarms
     flat = Batches(*(part.reshape(checks * steps, -1) for part in batches))
     net, _, _ = train_batches(task, net, data, flat)
     return net.params, jnp.zeros((checks, old.number)), jnp.zeros(checks, bool)

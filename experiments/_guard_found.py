@@ -14,7 +14,7 @@ import optax
 import jaxnet
 from experiments import _guard_drift as drift
 from experiments import _guard_runs as runs
-from experiments.guarded_training import drift_of
+from experiments._guard_kinds import drift_of
 from jaxnet import guard, keys, lab
 from jaxnet.data.batches import Split
 from jaxnet.guard import Canaries, Rules
@@ -47,22 +47,18 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
     def watched(key: Any) -> Any:
         return guard.guard(rules, task, drawn(key), held[0])
 
-    def learn(state: Any, number: Any, train: Split) -> Any:
-        key = keys.purpose(run.key_data, number)
-        order = drift.order("healthy", train.size, config.batch_size, 1, config.every, key=key)
+    def learn(state: Any, train: Split, order: Any) -> Any:
         labels = guard.groups(state.net.params, state.net.structure)
         quiet = dataclasses.replace(rules, action="none")
         return drift.train_checked(quiet, task, state, train, order, held[0], held[0], labels)[0]
 
-    def through(state: Any, key: Any, train: Split, name: str) -> Any:
+    def through(state: Any, key: Any, train: Split, order: Any, value: Any, kind: str) -> Any:
         data = changed(train, key=keys.purpose(key, keys.LOOK))
-        order = drift.order(
-            kind, train.size, config.batch_size, config.drift_epochs, config.every, key=run.key_data
-        )
         old, fresh = held[0], held[1]
         how = rules, task, float(config.lr or 1e-3), state, data, order, old, fresh
         labels = guard.groups(state.net.params, state.net.structure)
-        return drift.train_drift(named[name], *how, labels, key=keys.purpose(key, keys.DRAW))
+        rival = drift.Rival("", kind)
+        return drift.train_drift(rival, *how, labels, value, key=keys.purpose(key, keys.DRAW))
 
     def start() -> Any:
         return room(together("the start", watched, (True,), run.keys, options=ONCE))
@@ -71,18 +67,26 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
         ends = jax.tree.map(lambda a: jnp.zeros((count, len(named), *a.shape[1:])), state.net.params)
         return {"run": state, "ends": ends, "alarms": jnp.zeros((count, len(named)), jnp.int32)}
 
+    many = train.size, config.batch_size
+    ordered = lambda key: drift.order("healthy", *many, 1, config.every, key=key)  # noqa: E731
+    healthy = run.compiled("the order", ordered, run.key_data, options=ONCE)
+    later = partial(drift.order, kind, *many, config.drift_epochs, config.every)
+    drifting = jax.jit(lambda key: later(key=key))(keys.purpose(run.key_data, config.epochs))
     seconds: dict[str, float] = {}
 
     def step(number: int, state: Any) -> Any:
         if number < config.epochs:
-            args = state["run"], jnp.asarray(number, jnp.int32), train
-            trained = together("an epoch", learn, (True, False, False), *args)
+            order = healthy(keys.purpose(run.key_data, number))
+            trained = together("an epoch", learn, (True, False, False), state["run"], train, order)
             return {**state, "run": trained}, []
         place = number - config.epochs
         name = list(named)[place]
         before = run.clock.run_seconds
-        how = f"the drift, {name}", partial(through, name=name), (True, True, False)
-        end, margins, alarms = together(*how, state["run"], run.keys, train)
+        rival = named[name]
+        how = f"the drift, {rival.kind}", partial(through, kind=rival.kind)
+        each = (True, True, False, False, False)
+        args = state["run"], run.keys, train, drifting, jnp.asarray(rival.value, jnp.float32)
+        end, margins, alarms = together(*how, each, *args)
         seconds[name] = run.clock.run_seconds - before
         ends = jax.tree.map(lambda all_of, new: all_of.at[:, place].set(new), state["ends"], end)
         total = jnp.sum(alarms, 1, dtype=jnp.int32)
@@ -198,7 +202,7 @@ def judge(run: Any, together: Together, task: Any, net: Any, arms: Any, changed:
         parts = test, Now(data, test)
         return jnp.stack([evaluate(task, params, net.structure, part).accuracy for part in parts])
 
-    entries = {}
+    entries: dict[str, Any] = {}
     for name, params in arms.items():
         both = np.asarray(together("test samples", one, (True, True, False), net, params, test), float)
         gone = ~np.isfinite(both).all(1)

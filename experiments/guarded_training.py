@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._guard_kinds import drift_of
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -25,8 +26,6 @@ from jaxnet.lab.shown import number, percent, span
 
 if TYPE_CHECKING:
     from jaxnet.data import Dataset
-
-DRIFTS = ("rotate", "label-noise", "spike")
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,6 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
             if not values or min(values) <= 0:
                 raise InputError(f"--{flag} must be one or more numbers above 0: {list(values)}")
         super().check()
-
-
-def drift_of(text: str) -> tuple[str, float]:
-    """Kind and angle of a drift; InputError for another word."""
-    kind, _, angle = text.partition(":")
-    try:
-        degrees = float(angle) if angle else 60.0
-    except ValueError:
-        degrees = math.nan
-    if kind not in DRIFTS or not math.isfinite(degrees) or (angle and kind != "rotate"):
-        raise InputError(f"--drift must be rotate:DEGREES, label-noise or spike: {text!r}")
-    return kind, degrees
 
 
 def settle(config: Config, dataset: Dataset) -> Config:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jaxnet.continual.holding import EWC, SI, Freeze, LowerRate, Zones
 from jaxnet.continual.learner import Learner, Setting, Turn
-from jaxnet.continual.learning import Progress, begin, grown, judge, learn, turn
+from jaxnet.continual.learning import Progress, begin, grown, judge, learn, order, turn
 from jaxnet.continual.measures import average, forgetting, interference, learning, transfer
 from jaxnet.continual.parts import FreeWeights, PatchPerTask
 from jaxnet.continual.projecting import LowRank, RowProjection
@@ -60,6 +60,7 @@ __all__ = [
     "judge",
     "learn",
     "learning",
+    "order",
     "permuted",
     "rotated",
     "split_classes",

@@ -58,25 +58,24 @@ def learn(
     progress: Progress,
     stream: Stream,
     t: Int[Array, ""],
-    key_data: Key,
-    epochs: int = 1,
+    batches: Batches,
 ) -> Progress:
-    """Learns task ``t``; the order of the samples depends on ``key_data``, the task and the epoch alone."""
+    """Learns task ``t``; ``batches`` are of its samples (:func:`order`)."""
     now = turn(setting, stream, progress, t)
     net, memory = learner.before(now, progress.net, progress.memory)
     data = learner.data(now, net, memory)
-    orders = [
-        Batches(
-            *epoch_batches(
-                stream.per_task, setting.task.batch_size, jax.random.fold_in(key_data, t * epochs + e)
-            )
-        )
-        for e in range(epochs)
-    ]
-    batches = Batches(*(jnp.concatenate(parts) for parts in zip(*orders, strict=True)))
     net, memory = learner.train(now, net, memory, data, learner.batches(now, memory, batches))
     net, memory = learner.after(now, net, memory)
     return progress.replace(net=net, memory=memory)
+
+
+def order(per_task: int, batch_size: int, epochs: int, key_data: Key, t: Int[Array, ""]) -> Batches:
+    """The batches of task ``t``, an epoch after the other: a program of its own, for all learners."""
+    parts = [
+        epoch_batches(per_task, batch_size, jax.random.fold_in(key_data, t * epochs + e))
+        for e in range(epochs)
+    ]
+    return Batches(*(jnp.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def grown(setting: Setting, learner: Any, progress: Progress, stream: Stream) -> Progress:

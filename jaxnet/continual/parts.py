@@ -127,6 +127,7 @@ class PatchPerTask(Learner):
             params, structure = with_patches(
                 params, net.structure, found, rules, key_patch=now.key, silent=True
             )
+            assert structure.bank is not None
             bank = keep_patches(structure.bank, _first_of(structure.bank, now.dial))
             return params, structure.replace(bank=bank)
 

@@ -126,7 +126,7 @@ class LowRank(RowProjection):
         for layer, x in enumerate(inputs(setting, net, now.stream.task(now.t))):
             all_of_it = whole[path(layer)]
             entry = entry_of(setting, net.structure, layer)
-            how = {"out": all_of_it.shape[0], "fan_in": setting.fan_in[layer], "bias": setting.bias}
+            how: Any = {"out": all_of_it.shape[0], "fan_in": setting.fan_in[layer], "bias": setting.bias}
             lead = protect.row_basis(entry, x, 0.99999, **how)
             counts = jnp.arange(lead.vectors.shape[2]) < now.dial
             vectors = jnp.where(now.t == 0, all_of_it.vectors, lead.vectors * counts)

@@ -37,7 +37,7 @@ class WithOld(flax.struct.PyTreeNode):
         """Number of samples (static)."""
         return self.part.size
 
-    def batch(self, index: Int[Array, "batch"]) -> tuple[Array, Reminded]:
+    def batch(self, index: Int[Array, "batch"]) -> tuple[Array, Any]:
         """Samples; labels and logits."""
         x, y = self.part.batch(index)
         logits, _ = self.task.model(self.params, self.structure, x, key_forward=None)

@@ -197,6 +197,8 @@ def rarely(when: Bool[Array, ""], function: Callable[..., T], args: T, given: tu
     Under ``vmap`` a plain ``cond`` would become a choice between two computed sides. The function must not
     close over arrays: they are ``given``.
     """
+    tree: Any
+    given_tree: Any
     leaves, tree = jax.tree.flatten(args)
     beside, given_tree = jax.tree.flatten(given)
     number = len(leaves)

@@ -49,10 +49,10 @@ def run_rounds(
         run.folder.truncate_rows(0)
         first, state = 0, start()
     else:
-        what, _, number = found.rpartition("-")
-        if what != name or not number.isdigit():
+        what, _, done = found.rpartition("-")
+        if what != name or not done.isdigit():
             raise InputError(f"{folder} holds a checkpoint {found!r} that this run did not write: remove it")
-        first = int(number)
+        first = int(done)
         state, meta = restore(folder, found, shapes(first))
         run.folder.truncate_rows(int(meta["metrics_bytes"]))
         run.clock.add(meta)

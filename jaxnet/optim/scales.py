@@ -52,6 +52,7 @@ def with_scales(state: PyTree, scales: PyTree) -> PyTree:
 
 def replaced(state: PyTree, kind: type, change: Callable[[Any], Any]) -> PyTree:
     """An optimiser's state with every state of a kind changed; ValueError where there is none."""
+    structure: Any
     nodes, structure = jax.tree.flatten(state, is_leaf=lambda node: isinstance(node, kind))
     if not any(isinstance(node, kind) for node in nodes):
         raise ValueError(f"the optimiser has no {kind.__name__}: put its transformation into the chain")

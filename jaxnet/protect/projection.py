@@ -95,7 +95,7 @@ def with_bases(state: PyTree, bases: Mapping[str, RowBasis]) -> PyTree:
 
 
 def layer_inputs(model: Any, params: PyTree, x: Array) -> dict[str, tuple[Array, int]]:
-    """What comes into every ``Dense`` layer of a Flax linen model, and the layer's width, by path of its kernel.
+    """What comes into every ``Dense`` layer of a Flax linen model, and the layer's width, by path.
 
     Args:
       model: a module whose ``Dense`` layers are applied once each.

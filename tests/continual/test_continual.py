@@ -107,7 +107,9 @@ def start(name: str, key: jax.Array, dial: float, dense: bool) -> tuple[Any, Any
 def test_every_learner_learns_two_tasks_and_leaves_missing_weights_alone(name, key, standard_promotion):
     setting, learner, progress = start(name, key, learner_dial(name), False)
     stream = continual.permuted(images(), 2, key=key)
-    learn = jax.jit(lambda p, t: continual.learn(setting, learner, p, stream, t, key, 4))
+    learn = jax.jit(
+        lambda p, t: continual.learn(setting, learner, p, stream, t, continual.order(12, 6, 4, key, t))
+    )
     first = learn(progress, jnp.asarray(0))
     before = jaxnet.structure.to_dense(first.net.params, first.net.structure)
     if hasattr(learner, "grow"):
