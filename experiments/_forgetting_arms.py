@@ -206,9 +206,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         "transfer": np.nanmean(np.asarray(moved, float), 0).tolist(),
         "weights": nonzero,
         "stored": [learner.stored(setting, int(nonzero), dial, image) for dial in config.dials],
-        "seconds_per_network": run.clock.run_seconds / count,
     }
-    return lab.Found(arms, extra=extra)
+    return lab.Found(arms, extra=extra, timing={"seconds_per_network": run.clock.run_seconds / count})
 
 
 def stream_parts(config: ArmConfig, dataset: Dataset, part: Any) -> dict[str, Any]:

@@ -129,15 +129,16 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
         else 0.0,
         "alarms where nothing is done": float(np.mean(np.asarray(state["alarms"])[:, 1])),
     }
+    timing = {}
     if {"plain", "watched"} <= set(seconds):
-        noticed["overhead of checks"] = seconds["watched"] / seconds["plain"] - 1
+        timing["overhead_of_checks"] = seconds["watched"] / seconds["plain"] - 1
     if config.runs:
         noticed |= without_drift(run, task, changed, drawn, val)
     rivals_asked = [n for n in arms if n not in ("blend", "nothing", "rollback")]
     asked = [lab.Question("blend", name, "accuracy") for name in rivals_asked]
     asked += [lab.Question(name, "nothing", "accuracy") for name in ("blend", "guard", "skip")]
     facts = {"noticed": noticed, "chosen": chosen, "kernel": config.kernel, "sizes": list(spec.sizes)}
-    return lab.Found(found, asked, {**facts, "what": {name: rival.what for name, rival in named.items()}})
+    return lab.Found(found, asked, {**facts, "what": {n: one.what for n, one in named.items()}}, timing)
 
 
 def make_rules(config: Any, spec: Any, noise: int, every: int, action: str) -> Rules:

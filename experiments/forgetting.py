@@ -192,7 +192,10 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             row = [short, f"{run['dial']:g}", *cells, "yes" if run["matched"] else "no"]
             row += [asked.shown() if asked else NOTHING, number(asked.p_holm, ".2g") if asked else NOTHING]
             row += [asked.said() if asked else NOTHING, number(a["interference"]["mean"])]
-            row += [number(run["stored"][0] / 1e3, ".0f"), number(run["seconds_per_network"], ".1f")]
+            row += [
+                number(run["stored"][0] / 1e3, ".0f"),
+                number(run["timing"]["seconds_per_network"], ".1f"),
+            ]
             kind = "known" if LEARNERS[short].knows_task else "unknown"
             tables.setdefault(density, {"unknown": [], "known": []})[kind].append(row)
     first = next(iter(next(iter(groups.values())).values()))

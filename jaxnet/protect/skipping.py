@@ -60,9 +60,8 @@ def skip_outlying(
 
     def init(params: PyTree) -> SkipState:
         # one array each: a state may be given away whole
-        return SkipState(
-            jnp.zeros(()), jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)), wrapped.init(params)
-        )
+        a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return SkipState(jnp.zeros(()), jnp.zeros(()), a, b, c, wrapped.init(params))
 
     def update(
         grads: PyTree, state: SkipState, params: PyTree = None, **extra: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -137,3 +138,17 @@ def test_every_learner_learns_two_tasks_and_leaves_missing_weights_alone(name, k
 def learner_dial(name: str) -> float:
     """A middling value of a learner's dial."""
     return float(continual.LEARNERS[name].values[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["row-projection", "free-weights", "ewc"])
+def test_a_task_can_be_lowered_for_cuda_without_a_gpu(name, key, standard_promotion):
+    setting, learner, progress = start(name, key, learner_dial(name), False)
+    stream, batches = continual.permuted(images(), 2, key=key), continual.order(12, 6, 1, key, jnp.asarray(0))
+
+    def learn(progress: Any, raw: jax.Array) -> Any:  # an exported program takes no typed key
+        here = progress.replace(key=jax.random.wrap_key_data(raw))
+        return continual.learn(setting, learner, here, stream, jnp.asarray(1), batches).net.params
+
+    args = progress.replace(key=None), jax.random.key_data(key)
+    assert jax.export.export(jax.jit(learn), platforms=["cuda"])(*args).platforms == ("cuda",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -213,6 +214,10 @@ def test_the_loop_sees_damage_and_takes_it_back_on_any_model(action, key, standa
 
         return jax.lax.scan(step, state, jax.random.split(key, 16))
 
+    if action == "blend":  # a program for CUDA can be made without a GPU; it takes no typed key
+        raw = jax.jit(lambda s, d, k: run(s, d, jax.random.wrap_key_data(k))[1])
+        exported = jax.export.export(raw, platforms=["cuda"])(start, data, jax.random.key_data(key))
+        assert exported.platforms == ("cuda",)
     healthy, (margins, alarm) = run(start, data, key)
     assert not bool(alarm.any()) and float(margins[-1].min()) > 0
     damaged, (_, alarm) = run(healthy, wrong, key)
