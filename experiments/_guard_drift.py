@@ -71,7 +71,7 @@ def order(kind: str, number: int, batch: int, epochs: int, every: int, *, key: K
     steps = index.shape[0]
     place = jnp.arange(steps)[:, None]
     bad = (place >= steps // 2) & (place < steps // 2 + SPIKE)
-    index = index + number * (bad if kind == "spike" else int(kind != "healthy"))
+    index = index + number * (bad.astype(jnp.int32) if kind == "spike" else int(kind != "healthy"))
     checks = max(1, steps // every)
     size = min(every, steps)
     index, weight = (a[: checks * size].reshape(checks, size, batch) for a in (index, weight))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.export
@@ -52,7 +52,7 @@ def test_few_false_alarms_and_damage_is_seen_in_two_checks_unless_it_heals():
     level = 5 * (1 - np.exp(-np.arange(80) / 15))[:, None, None]
     history = level + rng.normal(size=(80, runs, number)) * rng.uniform(0.05, 0.3, (1, 1, number))
     factor = guard.quantile(0.05, 60, number, noise)
-    how = {"noise_checks": noise, "factor": factor, "window": 2}
+    how: Any = {"noise_checks": noise, "factor": factor, "window": 2}
 
     def alarms(history: np.ndarray) -> np.ndarray:
         def one(margins: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ def network(key: jax.Array, masked: bool) -> tuple[Any, Any, Any, Any, Any]:
 
         return jax.vmap(one)(x, y)
 
-    noise = jax.tree.map(lambda p: 0.3 * jnp.cos(77 * p + jnp.arange(p.size).reshape(p.shape)), params)
+    noise = jax.tree.map(lambda p: 0.3 * jnp.cos(77 * p + jnp.arange(float(p.size)).reshape(p.shape)), params)
     new = jaxnet.structure.clear(jax.tree.map(jnp.add, params, noise), structure)
     return params, new, structure, losses, spec
 
@@ -174,7 +174,7 @@ def test_rarely_is_a_choice_under_vmap_too():
 class Linear:
     """A model of a user's: one matrix."""
 
-    class_axis = -1
+    class_axis: ClassVar[int] = -1
 
     def __call__(self, params: Any, structure: Any, x: jax.Array, *, key_forward: Any) -> Any:
         return x @ params["kernel"] + params["bias"], None
