@@ -73,9 +73,9 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     import jax.numpy as jnp
     import optax
 
+    from experiments._rounds import Together, run_rounds
     from jaxnet import continual
     from jaxnet.keys import LOOK, ORDER, network_keys, purpose
-    from jaxnet.lab.rounds import Together, run_rounds
     from jaxnet.nn.params import release_masks, to_masked_network
     from jaxnet.programs import ONCE
 

@@ -15,10 +15,10 @@ import jaxnet
 from experiments import _guard_drift as drift
 from experiments import _guard_runs as runs
 from experiments._guard_kinds import drift_of
+from experiments._rounds import Together, run_rounds
 from jaxnet import guard, keys, lab
 from jaxnet.data.batches import Split
 from jaxnet.guard import Canaries, Rules
-from jaxnet.lab.rounds import Together, run_rounds
 from jaxnet.nn.params import release_masks, to_masked_network
 from jaxnet.programs import ONCE
 from jaxnet.train import Batches, Net, evaluate, train_batches
