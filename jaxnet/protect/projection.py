@@ -13,7 +13,7 @@ import optax
 from jaxnet import linalg
 from jaxnet.errors import InputError
 from jaxnet.optim import replaced
-from jaxnet.protect.rows import RowBasis, spanned, supports
+from jaxnet.protect.rows import RowBasis, supports
 from jaxnet.structure import entries
 from jaxnet.topology import Topology
 from jaxnet.types import Array, PyTree
@@ -24,7 +24,7 @@ class RowsState(NamedTuple):
 
     Attributes:
       bases: of the rows.
-      spans: projectors onto what a basis spans that all rows share; ``(place, place)``.
+      spans: projectors onto what they span, ``(row, place, place)``: one product a step instead of two.
     """
 
     bases: dict[str, RowBasis]
@@ -32,9 +32,9 @@ class RowsState(NamedTuple):
 
     @classmethod
     def of(cls, bases: Mapping[str, RowBasis]) -> RowsState:
-        """With projectors where they are cheaper."""
-        shared = {path: basis.vectors[0] for path, basis in bases.items() if _shared(basis)}
-        return cls(dict(bases), {path: linalg.times(v, v.T) for path, v in shared.items()})
+        """With their projectors."""
+        spans = {path: linalg.times(b.vectors, b.vectors.mT) for path, b in bases.items()}
+        return cls(dict(bases), spans)
 
 
 def project_rows(
@@ -78,7 +78,7 @@ def project_rows(
         for path, basis in state.bases.items():
             bias = bias_path(path)
             beside = leaves.get(bias)
-            span = state.spans.get(path)
+            span = state.spans[path]
             weight, added = _projected(leaves[path], beside, basis, span, inside, inputs_first, passes)
             changed[path] = weight
             if beside is not None:
@@ -155,7 +155,7 @@ def _projected(
     weight: Array,
     bias: Array | None,
     basis: RowBasis,
-    span: Array | None,
+    span: Array,
     inside: bool,
     inputs_first: bool,
     passes: int,
@@ -163,7 +163,7 @@ def _projected(
     """The update of a weight and of its bias, projected."""
     num_out, num_in = basis.shape
     beside = jnp.zeros(num_out, weight.dtype) if bias is None else bias
-    shared = span is not None
+    shared = _shared(basis)
     if weight.ndim == 1:  # slots in row order
         filled = jnp.sum(basis.cols[:, :-1] < num_in, 1)
         start = jnp.cumsum(filled) - filled
@@ -181,10 +181,8 @@ def _projected(
             rows = jnp.take_along_axis(jnp.pad(matrix, ((0, 0), (0, 1))), slots, 1)
     rows = jnp.concatenate([rows, beside[:, None]], 1)
     for _ in range(1 if inside else passes):
-        if span is not None:
-            part = linalg.times(rows, span)
-        else:
-            part = jax.vmap(lambda v, r: spanned(v, r[:, None])[:, 0])(basis.vectors, rows)
+        # of many small matrices a sum of products is several times as fast on a CPU as a batch of matmuls
+        part = linalg.times(rows, span[0]) if shared else jnp.sum(span * rows[:, None], -1)
         rows = part if inside else rows - part
     found = rows
     if not inside:
