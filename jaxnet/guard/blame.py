@@ -157,7 +157,7 @@ def ddmin(test: Callable[[list[int]], bool], number: int) -> tuple[list[int], in
     """A set of groups whose change alone fails, of which none can be left out (delta debugging).
 
     >>> ddmin(lambda changed: {1, 4} <= set(changed), 6)
-    ([1, 4], 12, True)
+    ([1, 4], 17, True)
 
     Args:
       test: whether it fails with the change of these groups alone; it must with all.
