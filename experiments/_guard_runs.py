@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,12 @@ from jaxnet.types import Array, Key
 PLANTED = 32
 """Groups, one of which is damaged."""
 
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Of the damage: noise of so many times the root mean square of the weights, the first that is felt."""
+
+FELT = 0.3
+"""By how much the loss on held samples rises where damage is felt, nats."""
+
 
 def random_batches(number: int, steps: int, size: int, *, key: Key) -> Batches:
     """Samples at random."""
@@ -27,15 +34,15 @@ def watched(
     rules: Rules,
     task: Task,
     net: Net,
-    data: Drifted,
+    data: tuple[Drifted, ...],
     canaries: Canaries,
     labels: Any,
     checks: int,
     *,
     key: Key,
 ) -> dict[str, Array]:
-    """One healthy run, then the same run damaged in two ways for two more checks; everything is watched."""
-    number = data.stream.per_task
+    """One healthy run, then the same run under every drift for two more checks; everything is watched."""
+    number = data[0].stream.per_task
     state = guard.guard(rules, task, net, canaries)
     flat = canaries.x.reshape(canaries.y.size, -1)
 
@@ -43,7 +50,7 @@ def watched(
         logits, _ = task.model(params, net.structure, flat, key_forward=None)
         return jnp.argmax(jnp.moveaxis(logits, task.model.class_axis, -1), -1) == canaries.y.ravel()
 
-    def check(carry: Any, step: tuple[Array, Array]) -> Any:
+    def check(data: Drifted, carry: Any, step: tuple[Array, Array]) -> Any:
         state, first = carry
         shift, key = step
         batches = random_batches(number, rules.every, task.batch_size, key=key)
@@ -56,17 +63,15 @@ def watched(
 
     keys = jax.random.split(key, checks)
     start = (state, jnp.zeros(canaries.y.size, bool))
-    (state, first), (alarms, wrong, margins) = jax.lax.scan(
-        check, start, (jnp.zeros(checks, jnp.int32), keys)
-    )
+    steps = jnp.zeros(checks, jnp.int32), keys
+    end, (alarms, wrong, margins) = jax.lax.scan(partial(check, data[0]), start, steps)
     more = jnp.ones(2, jnp.int32), jax.random.split(jax.random.fold_in(key, 1), 2)
-    damaged = jax.lax.scan(check, (state, first), more)[1][0]
-    spread = jnp.any(damaged)
+    damaged = [jnp.any(jax.lax.scan(partial(check, part), end, more)[1][0]) for part in data]
     healthy = slice(rules.noise_checks, None)
     return {
         "false_alarm": jnp.any(alarms[healthy]),
         "one_wrong": jnp.mean(wrong[healthy].astype(jnp.float32)),
-        "detected": spread,
+        "detected": jnp.stack(damaged),
         "margin": jnp.mean(margins[-1]),
     }
 
@@ -83,10 +88,19 @@ def planted(
 
     def damage(p: Array, g: Array) -> Array:
         noise = jax.random.normal(next(keys), p.shape) * jnp.sqrt(jnp.mean(p**2))
-        return jnp.where(g == group, p + noise, p)
+        return jnp.where(g == group, noise, 0)
 
-    new = jax.tree.map(damage, trained.params, labels)
-    losses = lambda p: guard.held_loss(task, net, (canaries,))(p)  # noqa: E731
+    losses = guard.held_loss(task, net, (canaries,))
+    noise = jax.tree.map(damage, trained.params, labels)
+
+    def damaged(size: Array) -> Any:
+        return jax.tree.map(lambda p, n: p + size * n, trained.params, noise)
+
+    sizes = jnp.asarray(SIZES)
+    rises = jax.lax.map(lambda size: losses(damaged(size))[0], sizes) - losses(trained.params)[0]
+    felt = rises >= FELT
+    size = jnp.where(jnp.any(felt), sizes[jnp.argmax(felt)], sizes[-1])
+    new = damaged(size)
     shares = guard.attribute_change(net.params, new, losses, labels, PLANTED)[:, 0]
     alone = guard.leave_one_out(net.params, new, losses, labels, PLANTED)[:, 0]
     norms = guard.update_norms(net.params, new, labels, PLANTED)
@@ -97,6 +111,8 @@ def planted(
         "norm": jnp.argmax(norms) == group,
         "error": jnp.abs(jnp.sum(shares) - change) / jnp.maximum(jnp.abs(change), 1e-9),
         "change": change,
+        "size": size,
+        "felt": jnp.any(felt),
     }
 
 

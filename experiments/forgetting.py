@@ -100,10 +100,13 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         settle_arm(arm_config(config, name, density, config.dials or LEARNERS[name].values), dataset)
     found: dict[str, dict[str, Any]] = {}
     aims: dict[float, float | None] = {}
+    rates: dict[float, float] = {}  # what the naive method learns best with, all others have
     for density, name in runs:
         dials = config.dials or LEARNERS[name].values
 
         def one(dials: Sequence[float], **more: Any) -> dict[str, Any]:
+            if density in rates:  # noqa: B023
+                more["lr"] = rates[density]  # noqa: B023
             arm = arm_config(config, name, density, dials, **more)  # noqa: B023
             return ARM.compute(arm, report=lambda line: None, dataset=dataset)[0]
 
@@ -111,10 +114,10 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         if len(dials) > 1:
             tried = trials_of(one(dials, **other))
             dial, matched = choose(name, tried, aims.get(density), config.match)
-        if name == BASELINE:
-            matched = True
-            aims[density] = next((t["learning"] for t in tried if t["dial"] == dial), None)
-        done = {**one([dial]), "dial": dial, "matched": matched, "tried": tried}
+        done = {**one([dial]), "dial": dial, "matched": matched or name == BASELINE, "tried": tried}
+        if name == BASELINE and tried:
+            aims[density] = next(t["learning"] for t in tried if t["dial"] == dial)
+            rates[density] = float(config.lr or 1e-3) * dial
         found.setdefault(f"{density:g}", {})[f"{density:g}: {name}"] = done
         (arm,) = done["arms"].values()
         mean, learned = (percent(arm["aggregate"][m]["mean"]) for m in ("accuracy", "learning"))

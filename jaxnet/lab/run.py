@@ -76,7 +76,8 @@ class Run(Generic[C]):
     @cached_property
     def keys(self) -> Key:
         """A key per seed."""
-        return keys_of(self.seeds)
+        with jax.ensure_compile_time_eval():  # also where shapes alone are asked for first
+            return keys_of(self.seeds)
 
     @property
     def key_data(self) -> Key:

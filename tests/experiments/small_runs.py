@@ -39,8 +39,8 @@ RUNS = {
     "sweep": f"{_HUNT} --mode sweep --num-seeds 8 --coarse-epochs 1 --fine-epochs 1 --points 2",
     "forgetting": "forgetting --dataset digits --sizes 64,24,10 --tasks 3 --num-seeds 2 --trial-seeds 1 "
     "--methods naive,ewc --densities 0.5 --look 20",
-    "guard": "guarded_training --dataset digits --sizes 64,16,10 --num-seeds 2 --every 5 --run-every 3 "
-    "--held 100 --noise-checks 8 --checks 10 --runs 2 --rates 0.1 --strengths 100 --lr 3e-3",
+    "guard": "guarded_training --dataset digits --sizes 64,16,10 --num-seeds 2 --epochs 8 --every 5 "
+    "--run-every 3 --held 100 --noise-checks 8 --checks 10 --runs 2 --rates 0.1 --strengths 100 --lr 3e-3",
     "controls": "patched_density_controls --dataset digits --num-seeds 2 --scaffold-epochs 2 "
     "--patch-epochs 2",
 }

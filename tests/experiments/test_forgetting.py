@@ -67,6 +67,8 @@ def test_a_small_run_is_compared_and_written(tmp_path: Path) -> None:
     runs = found["groups"]["0.5"]
     assert list(runs) == ["0.5: naive", "0.5: ewc", "0.5: free-weights"]
     assert all(len(run["tried"]) == 4 for run in runs.values())
+    tuned = 1e-3 * runs["0.5: naive"]["dial"]
+    assert [run["config"]["lr"] for run in runs.values()] == [1e-3, tuned, tuned]
     for comparison in found["comparisons"]:
         assert comparison.question.primary == runs[comparison.question.first]["matched"]
     text = doc.read_text()

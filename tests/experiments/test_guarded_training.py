@@ -12,7 +12,8 @@ import pytest
 from experiments import _guard_drift as drift
 from experiments import guarded_training as study
 from jaxnet import data
-from jaxnet.lab import run_main
+from jaxnet.keys import keys_of
+from jaxnet.lab import Run, run_main
 from jaxnet.lab.run import make_split
 
 
@@ -61,7 +62,7 @@ def test_drifted_samples_are_as_they_were_or_as_they_are_now(key):
 def test_a_small_run_is_judged_and_written(tmp_path: Path) -> None:
     doc = tmp_path / "guard.md"
     config = study.Config(
-        sizes=(64, 16, 10), num_seeds=2, epochs=3, every=5, run_every=3, held=100, noise_checks=8, checks=10,
+        sizes=(64, 16, 10), num_seeds=2, epochs=8, every=5, run_every=3, held=100, noise_checks=8, checks=10,
         runs=2, rates=(0.1,), strengths=(100.0,), lr=3e-3, out=str(tmp_path / "run"), doc=str(doc),
     )  # fmt: skip
     summary = study.STUDY.main(config)
@@ -72,3 +73,10 @@ def test_a_small_run_is_judged_and_written(tmp_path: Path) -> None:
     assert by["nothing"]["new"]["mean"] > by["rollback"]["new"]["mean"]
     assert summary["noticed"]["largest error of the sum of shares"] < 0.05
     assert doc.read_text().startswith("# A guard over a run")
+
+
+def test_keys_first_asked_for_among_shapes_are_keys() -> None:
+    config = study.Config(num_seeds=2)
+    run = Run(config, data.load("digits"), None)  # type: ignore[arg-type]
+    assert jax.eval_shape(lambda: run.keys).shape == (2,)
+    assert jax.random.key_data(run.keys).tolist() == jax.random.key_data(keys_of((0, 1))).tolist()
