@@ -45,7 +45,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     iterations: int = option(4, "of training, with a growth between two of them", least=2)
     epochs: int = option(10, "of an iteration", "epochs", least=1)
     hidden: tuple[str, ...] = option(
-        ("64-32", "32", "64", "128", "256", "128-64", "256-128", "128-64-32"),
+        ("64-32", "32", "64", "128", "256", "512", "64-64", "128-64", "256-128", "128-64-32"),
         "hidden layers of the architectures that are hunted; growth starts with the first",
     )
     out: str = changed(lab.RunFlags, "out", "checkpoints/growth_or_hunt")
