@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 ) -> None:
     def run(out: Path) -> Any:
         module, flags = command(name, out)
-        return run_python("-m", module, *flags, env=quick_variables(xla_cache))
+        return run_python("-m", module, *flags, env=quick_variables(xla_cache), timeout=900)
 
     whole = run(tmp_path / "whole")
     assert (whole.returncode, whole.stderr) == (0, "")
