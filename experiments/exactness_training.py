@@ -168,7 +168,12 @@ def values(config: Any, groups: Any, comparisons: Any) -> dict[str, Any]:
     gram = [t for t in summary["tried"] if t["kind"] == "gram"]
     plain = next(t for t in summary["tried"] if t["kind"] == "none")
     shrunk = [{**t, "shares": [t[k] / plain[k] for k in ("first", "second")]} for t in gram]
-    return {"kinds": KINDS, "none": none, "shrunk": shrunk, "np": np}
+    ends = {
+        k: v
+        for k, v in summary["chosen"].items()
+        if k in STRONG and v in (getattr(config, k)[0], getattr(config, k)[-1])
+    }
+    return {"kinds": KINDS, "none": none, "shrunk": shrunk, "ends": ends, "np": np}
 
 
 REPORT = Path(__file__).parent / "reports" / "exactness.md"
