@@ -187,7 +187,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             "accuracy": continual.average(a),
             "learning": continual.learning(a),
             "forgetting": continual.forgetting(a),
-            "interference": jnp.sum(jnp.where(apart, cosines, 0)) / jnp.sum(apart),
+            "interference": jnp.sum(jnp.where(apart, cosines, 0)) / (config.tasks * (config.tasks - 1)),
         }
         weights = jaxnet.structure.count(net.params, net.structure)["total"]
         return measures, weights, continual.transfer(a, progress.before)
