@@ -174,7 +174,7 @@ def cliff_beside(n: Numbers) -> str:
 
 
 def ends_of(c: Mapping[str, Any]) -> tuple[str, ...]:
-    """Both arms of a comparison of accuracies, without the data set they are on; nothing of other measures."""
+    """Both arms of a comparison of accuracies, without the data set; nothing of other measures."""
     ends = (c[key].split(": ")[-1] for key in ("first", "second"))
     return tuple(ends) if c["measure"] == "accuracy" else ()
 
