@@ -46,7 +46,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     every: int = option(100, "steps between two changes", "steps", least=1)
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     teachers: int = option(2, "dense networks that teach together; 0: none, and no line is taught", least=0)
-    teacher_hidden: tuple[int, ...] = option((1024, 512), "hidden layers of the teachers")
+    teacher_hidden: tuple[int, ...] = option((512, 512), "hidden layers of the teachers")
     teacher_epochs: int = option(60, "of the teachers", "epochs", least=1)
     ablation_seeds: int = option(3, "networks of every ablation, on validation samples; 0: none", least=0)
     ablation_epochs: int | None = option(60, "of the ablations; auto: as the recipe", none="auto", least=1)
