@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def test_teachers_together_are_the_mean_of_their_logits() -> None:
     x, y = jax.random.normal(jax.random.key(9), (5, 4)), jnp.arange(5) % 2
     alone = np.stack([np.asarray(jaxnet.MLP(SPEC)(*one, x, key_forward=None)[0]) for one in drawn])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    model = train.Together(jaxnet.MLP(SPEC))
+    model: Any = train.Together(jaxnet.MLP(SPEC))
     logits, _ = model(*stacked, x, key_forward=None)
     np.testing.assert_allclose(logits, alone.mean(axis=0), rtol=1e-5, atol=1e-6)
     assert model.class_axis == jaxnet.MLP(SPEC).class_axis
@@ -77,7 +78,8 @@ def test_jitter_is_smaller_than_crops_and_affine_maps_which_go_before_it() -> No
 def test_a_taught_epoch_with_a_running_mean_lowers_for_cuda() -> None:
     params, structure = jaxnet.init(SPEC, **jaxnet.keys.network_keys(jax.random.key(0)))
     teacher = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (params, structure))
-    transform = train.taught_by(train.Together(jaxnet.MLP(SPEC)), *teacher)
+    model: Any = train.Together(jaxnet.MLP(SPEC))
+    transform = train.taught_by(model, *teacher)
     task = train.Task(jaxnet.MLP(SPEC), 4, loss=losses.Distillation(), transform=transform)
     net = Net.of(params, structure, optax.chain(optax.adam(1e-3), optim.averaged(0.9)))
     split = jaxnet.Split(jnp.ones((8, 4)), jnp.zeros(8, jnp.int32), jnp.zeros(()), jnp.ones(()))
