@@ -116,6 +116,8 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
 	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --doc docs/results/exactness.md
+	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
+	$(PY) -m experiments.claims
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.
 ONE_CORE := taskset -c 0 $(PY)

@@ -32,7 +32,7 @@ class Arm:
         dense network of as many weights), ``chosen`` (among all weights, before the first step),
         ``rewound`` (several trainings, each but the first of the largest weights of the one before).
       correlated: the first layer is wired by the correlation of the pixels.
-      taught: by the best dense network.
+      taught: by a dense network.
       gradients: dense gradients that a change asks for.
     """
 
@@ -91,7 +91,7 @@ WIRED = {
     f"{name}-correlated": dataclasses.replace(
         SPARSE[name], what=f"{SPARSE[name].what}; first layer wired by correlation", correlated=True
     )
-    for name in ("set", "rigl", "chts")
+    for name in ("set", "rigl", "chts", "sparse-momentum")
 }
 """Exchange in networks whose first layer is wired by the correlation of the pixels; by name only."""
 

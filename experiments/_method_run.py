@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,43 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.NetworkFlags, l
     allocation: Allocation = changed(lab.NetworkFlags, "allocation", "erdos-renyi")
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
+    taught: int = option(0, "dense networks that teach, together", least=0)
+    average: float = option(0.0, "also keep a running mean of the weights, with this decay per step", least=0)
+
+    def check(self) -> None:
+        """Raises InputError for a decay that keeps the start for ever."""
+        if self.average >= 1:
+            raise InputError(f"--average must be at least 0 and below 1: {self.average}")
+        super().check()
+
+
+class Networks(NamedTuple):
+    """Trained networks: how they are applied, parameters and structures with a leading axis.
+
+    ``watched`` are accuracies on validation samples, -1 of those that diverged.
+    """
+
+    model: Any
+    params: Any
+    structure: Any
+    watched: np.ndarray
+
+    def best(self) -> tuple[Any, Any]:
+        """Parameters and structure of the best on validation samples."""
+        import jax
+
+        number = int(np.argmax(self.watched))
+        return jax.tree.map(lambda leaf: leaf[number], (self.params, self.structure))
+
+    def teacher(self) -> tuple[Any, Any, Any]:
+        """All that did not diverge as one model, with its parameters and structure."""
+        import jax
+
+        sound = np.flatnonzero(self.watched >= 0)
+        if not sound.size:
+            raise InputError("every teacher diverged: lower --rates")
+        chosen = jax.tree.map(lambda leaf: leaf[sound], (self.params, self.structure))
+        return jaxnet.train.Together(self.model), *chosen
 
 
 def make_spec(config: ArmConfig, dataset: Dataset) -> NetworkSpec:
@@ -81,11 +118,8 @@ def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
     return lab.run.resolve_kernel(config, spec, config.num_seeds * len(config.rates))
 
 
-def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
-    """Trains the networks of one method, those of every rate side by side.
-
-    ``teacher`` is a model with its parameters and structure, for an arm that is taught.
-    """
+def run_arm(run: lab.Run[ArmConfig], teachers: Networks | None = None) -> lab.Found:
+    """Trains the networks of one method, those of every rate side by side; ``teachers`` teach all of them."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -96,8 +130,8 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
     arm, spec, steps = methods.ARMS[config.arm], make_spec(config, dataset), steps_of(config, dataset)
     method = methods.make_method(arm, float(config.density or 0), steps, config.every)
     task = run.task(spec)
-    if arm.taught:
-        transform = jaxnet.train.taught_by(*teacher, then=task.transform)
+    if teachers is not None:
+        transform = jaxnet.train.taught_by(*teachers.teacher(), then=task.transform)
         task = dataclasses.replace(task, loss=jaxnet.losses.Distillation(0.3, 4.0), transform=transform)
     optimizer = optax.chain(
         optax.scale_by_adam(),
@@ -105,6 +139,7 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, steps)),
         # the rate is data, so that all trials are one program
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=1e-3),
+        *([jaxnet.optim.averaged(config.average)] if config.average else []),
     )
     seen = run.split("train", slice(config.batch_size))
     watched = run.split("train", slice(1000)) if arm.correlated else None
@@ -168,6 +203,8 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         stages = rewinding.make_stages(task, start, ready, sizes=spec.sizes, **rules)
     trained = lab.train_stages(run, stages)[stages[-1].name]
     state = trained.kept
+    if config.average:
+        state = averaged_where_better(run, task, state)
     params, structure = state.best
     counted = run.over_seeds("the count", jaxnet.count_nonzeros, params, structure)
     counts, gone, best = jax.device_get((counted, state.diverged, state.best_accuracy))
@@ -201,10 +238,26 @@ def run_arm(run: lab.Run[ArmConfig], teacher: Any = None) -> lab.Found:
         "flops": flops,
         "seconds_per_network": run.clock.run_seconds / (len(run.seeds) * len(names)),
     }
-    best_seed = int(np.argmax(np.where(gone, -1.0, best)))
-    shared = jax.tree.map(lambda leaf: leaf[best_seed], (params, structure))
-    return lab.Found(found, extra=extra, shared=(task.model, *shared))
+    shared = Networks(task.model, params, structure, np.where(gone, -1.0, best))
+    return lab.Found(found, extra=extra, shared=shared)
 
 
-UNSAID = ("weight_decay", "peers")  # stored only where they say something
+def averaged_where_better(run: lab.Run[ArmConfig], task: Any, state: Any) -> Any:
+    """The state whose best is the running mean of the weights, where validation samples like it better."""
+    import jax
+    import jax.numpy as jnp
+
+    def better(state: Any, split: Any) -> Any:
+        mean, structure = jaxnet.optim.average_of(state.net.opt_state), state.net.structure
+        accuracy = jaxnet.evaluate(task, mean, structure, split).accuracy
+        wins = ~state.diverged & (accuracy > state.best_accuracy)
+        new = state.replace(best_params=mean, best_accuracy=accuracy, best_epoch=state.epoch)
+        new = new.replace(best_structure=None if state.best_structure is None else structure)
+        return jax.tree.map(lambda a, b: jnp.where(wins, a, b), new, state)
+
+    plain = state.replace(key=None)  # keys know no where, and nothing is drawn any more
+    return run.over_seeds("the averages", better, plain, run.split(run.watched)).replace(key=state.key)
+
+
+UNSAID = ("weight_decay", "peers", "taught", "average")  # stored only where they say something
 ARM = lab.Study("method_comparison", ArmConfig, run_arm, settle=settle_arm, unsaid=UNSAID)

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments import method_comparison as comparison
 from jaxnet import lab
@@ -37,6 +37,8 @@ PUBLISHED = (
 @dataclass(frozen=True)
 class Config(comparison.Config):
     """Methods on CIFAR-10 with crops and flips, compared on the same seeds."""
+
+    PRESETS: ClassVar = {}
 
     dataset: str = changed(lab.DataFlags, "dataset", "cifar10")
     normalise: Literal["channels"] | None = changed(lab.DataFlags, "normalise", "channels")

@@ -5,6 +5,7 @@ epochs, after an equal number of tuning trials on other seeds.
 
     python -m experiments.method_comparison --methods sparse-start
     python -m experiments.method_comparison --methods static,dense-start --densities 0.02,0.05 --num-seeds 12
+    python -m experiments.method_comparison --preset headline --num-seeds 12
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from experiments import _method_arms as methods
+from experiments import _presets as presets
 from experiments._method_run import ARM, ArmConfig, settle_arm
 from jaxnet import lab
 from jaxnet.errors import InputError
@@ -36,8 +38,12 @@ OURS = (("extrema", "set"), ("extrema-gradient", "rigl"))
 
 
 @dataclass(frozen=True)
-class Config(lab.DocumentFlags, lab.RunFlags, lab.BatchFlags, lab.SeedFlags, lab.DataFlags):
+class Config(
+    presets.PresetFlags, lab.DocumentFlags, lab.RunFlags, lab.BatchFlags, lab.SeedFlags, lab.DataFlags
+):
     """Every method at every density, compared on the same seeds."""
+
+    PRESETS: ClassVar = presets.METHODS
 
     sizes: tuple[int, ...] | None = changed(lab.NetworkFlags, "sizes")
     allocation: Allocation = changed(
@@ -66,6 +72,8 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.BatchFlags, lab.SeedFlags, lab
         (3e-3, 1e-2, 3e-2), "Adam's learning rates to choose from, on validation; one rate: no trials"
     )
     weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
+    average: float = changed(ArmConfig, "average")
+    taught: int = option(0, "dense networks of the same sizes that together teach every method", least=0)
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
     peers: bool = option(False, "also show the best epoch on the test samples, as peers select")
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
@@ -98,16 +106,17 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     runs = [(density, name) for density in config.densities for name in names]
     for density, name in runs:  # wrong input leaves nothing behind
         settle_arm(arm_config(config, name, density, config.rates), dataset)
-    teacher = None
-    if any(methods.ARMS[name].taught for name in names):
-        teaching = arm_config(config, "dense", 1.0, config.rates[:1], num_seeds=1, seed=trial_seed(config))
-        teacher = ARM.compute(teaching, report=print, dataset=dataset)[1].shared
+    teachers = None
+    if config.taught or any(methods.ARMS[name].taught for name in names):
+        alone: Any = {"num_seeds": max(1, config.taught), "taught": 0, "average": 0.0}
+        teaching = arm_config(config, "dense", 1.0, config.rates[:1], seed=trial_seed(config), **alone)
+        teachers = ARM.compute(teaching, report=print, dataset=dataset)[1].shared
     unpruned: dict[str, Any] = {}  # the same at every density
     for density, name in runs:
         if name in unpruned:
             found[f"{density:g}"][f"{density:g}: {name}"] = unpruned[name]
             continue
-        given = teacher if methods.ARMS[name].taught else None
+        given = teachers if config.taught or methods.ARMS[name].taught else None
 
         def one(rates: Sequence[float], **more: Any) -> dict[str, Any]:
             arm = arm_config(config, name, density, rates, **more)  # noqa: B023

@@ -14,10 +14,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jaxnet
 from experiments import _hunt_plan as plans
+from experiments import _presets as presets
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
@@ -33,8 +34,18 @@ def auto(help: str, unit: str | None = None, least: int | None = 1, **more: Any)
 
 
 @dataclass(frozen=True)
-class Config(lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
+class Config(
+    presets.PresetFlags,
+    lab.RunFlags,
+    lab.WorkerFlags,
+    lab.ExtremaFlags,
+    lab.TrainFlags,
+    lab.SeedFlags,
+    lab.DataFlags,
+):
     """Hundreds of sparse networks, trained together, ranked, the best kept."""
+
+    PRESETS: ClassVar = presets.HUNT
 
     sizes: tuple[int, ...] | None = auto("units per layer; auto: features of data,128,classes", least=None)
     portfolio: Literal["later", "described"] | None = option(
@@ -239,7 +250,7 @@ STUDY = HuntStudy(
     plots=dict.fromkeys(("accuracy.png", "extrema.png", "pareto.png"), draw),
     owned=owned,
     may_differ=("budget", "memory_budget", "promising"),
-    unsaid=("mask_mode", "promising"),
+    unsaid=("mask_mode", "promising", "preset"),
 )
 
 

@@ -205,14 +205,18 @@ def by_channel(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, mean=mean, std=std)
 
 
-PARTS = ("crop", "flip", "affine")
+PARTS = ("crop", "flip", "affine", "jitter")
 """What :func:`augmentation` knows by name."""
+
+JITTER = Affine(degrees=6.0, scale=0.06, shear=0.0)
+"""Maps of ``jitter``: for networks too small for what ``affine`` does."""
 
 
 def augmentation(dataset: Dataset, names: Sequence[str]) -> Augmentation:
-    """The augmentation of a data set by names: ``crop`` (an eighth of the image), ``flip``, ``affine``.
+    """The augmentation of a data set by names: ``crop`` (an eighth of it), ``flip``, ``affine``, ``jitter``.
 
-    Outside of an image lies the value 0 as it is stored: black.
+    ``jitter`` is a crop by a pixel (a twenty-eighth of the image) and :data:`JITTER`; ``crop`` and ``affine``
+    go before their parts of it. Outside of an image lies the value 0 as it is stored: black.
 
     Raises:
       InputError: there is no such augmentation, or the data are no images.
@@ -226,7 +230,8 @@ def augmentation(dataset: Dataset, names: Sequence[str]) -> Augmentation:
             f"{dataset.name} has flat features, {shape[0]} values a sample, that cannot be cropped, flipped "
             "or turned: leave --augment out, or give images as (sample, height, width[, channel])"
         )
-    padding = max(1, min(shape[:2]) // 8) if "crop" in names else 0
+    padding = max(1, min(shape[:2]) // 28) if "jitter" in names else 0
+    padding = max(1, min(shape[:2]) // 8) if "crop" in names else padding
     if padding >= min(shape[:2]):
         raise InputError(f"{dataset.name}: images of {shape[0]} x {shape[1]} pixels are too small for a crop")
     black = -dataset.mean[: shape[2]] / dataset.std[: shape[2]]
@@ -234,6 +239,6 @@ def augmentation(dataset: Dataset, names: Sequence[str]) -> Augmentation:
         (shape[0], shape[1], shape[2]),
         padding,
         "flip" in names,
-        Affine() if "affine" in names else None,
+        Affine() if "affine" in names else JITTER if "jitter" in names else None,
         tuple(float(value) for value in black),
     )

@@ -124,7 +124,7 @@ def _parse(config_class: type[C], argv: Sequence[str] | None, description: str |
     if given is None:  # help was printed
         raise SystemExit(0)
     try:
-        return config_class(**given)
+        return getattr(config_class, "of_flags", config_class)(**given)
     except ValueError as error:  # a check of the library that the configuration calls
         raise InputError(str(error)) from error
 

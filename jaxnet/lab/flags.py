@@ -26,7 +26,7 @@ C = TypeVar("C")
 Allocation = Literal["uniform", "erdos-renyi", "dense-output", "constant-fan-in"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 
-AUGMENT = ("crop", "flip", "affine")
+AUGMENT = ("crop", "flip", "affine", "jitter")
 """What ``--augment`` knows: :data:`jaxnet.data.augment.PARTS`, which loads JAX."""
 
 MAY_DIFFER = ("out", "resume", "overwrite", "data_dir", "doc", "workers")  # where and how, not what
@@ -173,7 +173,7 @@ class BatchFlags(Flags):
 
     batch_size: int = option(64, "samples per step", "samples", least=1)
     augment: tuple[str, ...] | None = option(
-        None, "change training images at random: crop (by an eighth), flip (left and right), affine (small)"
+        None, "change training images at random: crop (by an eighth), flip, affine (small), jitter (smaller)"
     )
     own_draws: bool = option(False, "every network has its own random changes of images (slower)")
 

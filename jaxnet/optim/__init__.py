@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxnet.optim.averages import AverageState, average_of, averaged
 from jaxnet.optim.following import (
     assemble,
     check_follows,
@@ -15,8 +16,11 @@ from jaxnet.optim.scales import ScaleState, replaced, scale_updates, with_scales
 
 __all__ = [
     "GROUPS",
+    "AverageState",
     "ScaleState",
     "assemble",
+    "average_of",
+    "averaged",
     "check_follows",
     "cleared_state",
     "dual_rate_adam",

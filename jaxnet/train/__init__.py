@@ -28,7 +28,7 @@ from jaxnet.train.net import (
     TrainState,
     init_state,
 )
-from jaxnet.train.teacher import taught_by
+from jaxnet.train.teacher import Together, taught_by
 
 __all__ = [
     "BatchView",
@@ -40,6 +40,7 @@ __all__ = [
     "Model",
     "Net",
     "Task",
+    "Together",
     "TrainState",
     "all_finite",
     "answers",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet.losses import Taught
 from jaxnet.train.net import Model, Transform
@@ -38,3 +40,34 @@ def taught_by(model: Model, params: Any, structure: Any, *, then: Transform | No
         return x, Taught(y, jax.lax.stop_gradient(logits))
 
     return transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Several networks of one model as one: the mean of their logits (static).
+
+    Its parameters and structure are those of the networks, stacked: leaves ``(network, ...)``. As a
+    teacher (:func:`taught_by`) it is an ensemble.
+
+    Source: Hinton, Vinyals and Dean 2015 (distillation of an ensemble).
+
+    Attributes:
+      model: of every network.
+    """
+
+    model: Model
+
+    @property
+    def class_axis(self) -> int:
+        """The axis of the logits that the classes lie along."""
+        return self.model.class_axis
+
+    def __call__(
+        self, params: Any, structure: Any, x: Array, *, key_forward: Key | None
+    ) -> tuple[Array, Any]:
+        """Logits of samples ``(batch, ...)``; there is nothing else to be seen."""
+
+        def one(params: Any, structure: Any) -> Array:
+            return self.model(params, structure, x, key_forward=key_forward)[0]
+
+        return jnp.mean(jax.vmap(one)(params, structure), axis=0), None

@@ -41,6 +41,8 @@ RUNS = {
     "--methods naive,ewc --densities 0.5 --look 20",
     "guard": "guarded_training --dataset digits --sizes 64,16,10 --num-seeds 2 --epochs 8 --every 5 "
     "--run-every 3 --held 100 --noise-checks 8 --checks 10 --runs 2 --rates 0.1 --strengths 100 --lr 3e-3",
+    "headline": "headline --dataset digits --lines b,c-plain --num-seeds 2 --epochs 8 --every 10 "
+    "--batch-size 64 --teachers 1 --teacher-hidden 8 --teacher-epochs 2 --ablation-seeds 0 --curve=",
     "controls": "patched_density_controls --dataset digits --num-seeds 2 --scaffold-epochs 2 "
     "--patch-epochs 2",
 }
@@ -63,7 +65,7 @@ def summaries(out: Path) -> dict[str, Any]:
 
 def known(summary: Any) -> Any:
     """What of a summary does not depend on when and where it was made."""
-    left_out = {"timing", "provenance", "bytes_allowed"}
+    left_out = {"timing", "provenance", "bytes_allowed", "seconds", "seconds_per_network"}
     if isinstance(summary, dict):
         return {key: known(value) for key, value in summary.items() if key not in left_out}
     return [known(value) for value in summary] if isinstance(summary, list) else summary
