@@ -14,12 +14,13 @@ import numpy as np
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
 from jaxnet.errors import check_choice
-from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic
+from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic, Sizes, keep_best
 from jaxnet.methods.gradual import Gradual
 from jaxnet.methods.links import RULES, link_scores_of
+from jaxnet.methods.scopes import SCOPES, budget_of, importance, kept_of, scores_of
 from jaxnet.methods.soft import most_of, number_of, regrown, softly, softly_largest
-from jaxnet.structure import exists, reserved, weights, with_entries
-from jaxnet.topology import Entry, Topology
+from jaxnet.structure import entries, reserved, weights, with_entries
+from jaxnet.topology import Entry
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree, Scalar
 
@@ -65,17 +66,16 @@ class SoftRules(BaseMethod):
         values: Array,
         entry: Entry,
         delta: Scalar,
-        left: Int[Array, ""],
         number: Int[Array, ""],
         at_most: int,
         taken: Array | None,
         *,
         key: Key,
     ) -> Entry:
-        """The entry with ``left`` weights, ``number`` of them grown."""
+        """The entry with as many weights, ``number`` of them grown."""
         key_drop, key_grow = jax.random.split(key)
         order = softly(importance(values, entry, self.relative), delta, key=key_drop)
-        keep = ~smallest(entry, order, entry.num_nonzeros - left + number)
+        keep = ~smallest(entry, order, number)
         nowhere = jnp.zeros(0, jnp.int32)
         # predicted from what is left
         score = link_scores_of(edited(entry, keep, nowhere, nowhere > 0), self.rule)
@@ -87,21 +87,20 @@ class SoftRules(BaseMethod):
         net: Net,
         fraction: Scalar,
         delta: Scalar,
-        left_of: Callable[[Entry], Int[Array, ""]],
         most: Callable[[Array, Entry], int],
         *,
         key: Key,
-    ) -> tuple[Net, Any]:
-        """The network with ``left_of(entry)`` weights in every array, ``fraction`` of them grown.
+    ) -> dict[str, Entry]:
+        """Every array with as many weights, ``fraction`` of them grown, by path.
 
         ``most(values, entry)`` are at most grown in an array (static).
         """
         taken, new = reserved(net.structure), dict[str, Entry]()
         for place, (path, (values, entry)) in enumerate(weights(net.params, net.structure).items()):
-            left, drawn = left_of(entry), jax.random.fold_in(key, place)
-            number, at_most = number_of(fraction, left), most(values, entry)
-            new[path] = self.rewired(values, entry, delta, left, number, at_most, taken.get(path), key=drawn)
-        return edit(net, with_entries(net.structure, new))
+            number, at_most = number_of(fraction, entry.num_nonzeros), most(values, entry)
+            drawn = jax.random.fold_in(key, place)
+            new[path] = self.rewired(values, entry, delta, number, at_most, taken.get(path), key=drawn)
+        return new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +126,13 @@ class CHTs(SoftRules, Periodic):
     ) -> tuple[Net, PyTree, Any]:
         """Exchanges in every weight; the gradient is not asked for."""
         del dense_gradient
-        net, info = self.rewired_everywhere(
-            net,
-            self.fraction_at(step),
-            self.delta_at(step, self.until),
-            lambda entry: entry.num_nonzeros,
-            lambda values, entry: most_of(self.fraction, values.size),
-            key=key,
-        )
+        fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
+
+        def most(values: Array, entry: Entry) -> int:
+            return most_of(self.fraction, values.size)
+
+        new = self.rewired_everywhere(net, fraction, delta, most, key=key)
+        net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
 
 
@@ -142,18 +140,22 @@ class CHTs(SoftRules, Periodic):
 class CHTss(SoftRules, Gradual):
     """As :class:`CHTs`, the density falling along a sigmoid from ``start`` to ``density``.
 
-    At every change as many weights go as the density falls, and ``fraction`` of those
-    that are left are exchanged. The sigmoid has the slope ``steepness`` over the way
-    from ``begin`` to ``end`` and is stretched so that it meets both ends.
+    At every change first the least important weights go, as many as the density falls by, nothing
+    drawn; then ``fraction`` of those that are left are exchanged. The sigmoid has the slope
+    ``steepness`` over the way from ``begin`` to ``end`` and is stretched so that it meets both ends.
 
-    Source: Zhang et al. 2025 (CHTs with sigmoid gradual density decay); there it is not stretched.
+    Source: Zhang et al. 2025 (CHTs with sigmoid gradual density decay). There all layers but a
+    dense output layer are pruned to the same density; here all of them together, for without
+    a dense output layer that would leave it next to nothing.
 
     Attributes:
-      steepness: of the sigmoid, above 0.
+      steepness: of the sigmoid, above 0; the authors' 6 is that of half the way.
+      scope: of the pruning; one of :data:`~jaxnet.methods.scopes.SCOPES`.
     """
 
     start: float = 0.5
-    steepness: float = 6.0
+    steepness: float = 12.0
+    scope: str = "relative"
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
@@ -161,6 +163,7 @@ class CHTss(SoftRules, Gradual):
         SoftRules.__post_init__(self)
         if not (math.isfinite(self.steepness) and self.steepness > 0):
             raise ValueError(f"steepness must be above 0: {self.steepness}")
+        check_choice("scope", self.scope, SCOPES)
 
     def share(self, progress: float) -> float:
         """What is left of the way, by the sigmoid."""
@@ -176,33 +179,19 @@ class CHTss(SoftRules, Gradual):
         """Prunes to the density of this step and exchanges, in every weight."""
         del dense_gradient
 
-        def left_of(entry: Entry) -> Int[Array, ""]:
-            return jnp.minimum(entry.num_nonzeros, self.weights_at(step, int(np.prod(entry.shape))))
-
         def most(values: Array, entry: Entry) -> int:
             return most_of(self.fraction, min(values.size, int(self.start * np.prod(entry.shape))))
 
+        keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
+        # one edit from what was to what will be: a weight that is cut and grows again stays as it was
+        pruned, _ = keep_best(net, scores_of(net, self.scope), keep)
         fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
-        net, info = self.rewired_everywhere(net, fraction, delta, left_of, most, key=key)
+        new = self.rewired_everywhere(pruned, fraction, delta, most, key=key)
+        net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
 
-
-def importance(values: Array, entry: Entry, relative: float) -> Array:
-    """By how much each weight matters, of the parameter's shape, 0 where none exists.
-
-    ``|w| / (1 - relative + relative * row) + |w| / (1 - relative + relative * column)``, with the sums
-    of magnitudes of the weight's row and column. An array of more axes leads from all others to the last.
-    """
-    size = jnp.where(exists(entry), jnp.abs(values), 0.0)
-    if relative == 0:
-        return size
-    if isinstance(entry, Topology):
-        rows = jnp.zeros(entry.shape[0]).at[entry.rows].add(size, mode="drop")
-        cols = jnp.zeros(entry.shape[1]).at[entry.cols].add(size)  # padding adds zero
-        row, col = rows.at[entry.rows].get(mode="fill", fill_value=1.0), cols[entry.cols]
-    else:
-        flat = size.reshape(-1, size.shape[-1])
-        row = jnp.broadcast_to(jnp.sum(flat, 1, keepdims=True), flat.shape).reshape(size.shape)
-        col = jnp.broadcast_to(jnp.sum(flat, 0, keepdims=True), flat.shape).reshape(size.shape)
-    shares = [size / jnp.where(total > 0, 1 - relative + relative * total, 1.0) for total in (row, col)]
-    return shares[0] + shares[1]
+    def budget(self, step: int, sizes: Sizes) -> int:
+        """By the last change so far, and never more than at the start."""
+        if step < self.begin:
+            return super().budget(step, sizes)
+        return budget_of(self.density_after(step), self.scope, sizes)

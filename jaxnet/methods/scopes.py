@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.methods.base import Sizes
 from jaxnet.structure import exists, weights
-from jaxnet.topology import Entry
+from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net
 from jaxnet.types import Array, Int
 
-SCOPES = ("weight", "global", "lamp")
+SCOPES = ("weight", "global", "lamp", "relative")
 """``weight`` prunes every array to a density by magnitude, ``global`` all of them together, ``lamp``
-likewise by :func:`lamp`."""
+likewise by :func:`lamp`, ``relative`` likewise by the relative :func:`importance`."""
 
 
 def scores_of(net: Net, scope: str) -> dict[str, Array]:
     """What decides which weights stay, by path."""
-    score = lamp if scope == "lamp" else _magnitude
+    scores: dict[str, Callable[[Array, Entry], Array]] = {"lamp": lamp}
+    scores["relative"] = partial(importance, relative=1.0)
+    score = scores.get(scope, _magnitude)
     return {
         path: score(values, entry) for path, (values, entry) in weights(net.params, net.structure).items()
     }
@@ -62,6 +65,27 @@ def lamp(values: Array, entry: Entry) -> Array:
     # a number that is not finite makes all sums before it so: such an array keeps what it can
     score = jnp.where(jnp.isnan(rest), jnp.nan, score)
     return jnp.zeros_like(square).at[order].set(score, unique_indices=True).reshape(values.shape)
+
+
+def importance(values: Array, entry: Entry, relative: float) -> Array:
+    """By how much each weight matters, of the parameter's shape, 0 where none exists.
+
+    ``|w| / (1 - relative + relative * row) + |w| / (1 - relative + relative * column)``, with the sums
+    of magnitudes of the weight's row and column. An array of more axes leads from all others to the last.
+    """
+    size = jnp.where(exists(entry), jnp.abs(values), 0.0)
+    if relative == 0:
+        return size
+    if isinstance(entry, Topology):
+        rows = jnp.zeros(entry.shape[0]).at[entry.rows].add(size, mode="drop")
+        cols = jnp.zeros(entry.shape[1]).at[entry.cols].add(size)  # padding adds zero
+        row, col = rows.at[entry.rows].get(mode="fill", fill_value=1.0), cols[entry.cols]
+    else:
+        flat = size.reshape(-1, size.shape[-1])
+        row = jnp.broadcast_to(jnp.sum(flat, 1, keepdims=True), flat.shape).reshape(size.shape)
+        col = jnp.broadcast_to(jnp.sum(flat, 0, keepdims=True), flat.shape).reshape(size.shape)
+    shares = [size / jnp.where(total > 0, 1 - relative + relative * total, 1.0) for total in (row, col)]
+    return shares[0] + shares[1]
 
 
 def _magnitude(values: Array, entry: Entry) -> Array:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jaxnet import methods, trees
 from jaxnet.kernels import csr_library
 from jaxnet.methods import links
-from jaxnet.methods.cannistraci_hebb import importance
 from jaxnet.methods.links import link_scores
+from jaxnet.methods.scopes import importance
 from jaxnet.methods.soft import softly, softly_largest
 from jaxnet.topology import Mask, topology_from_mask
 from tests import networks
@@ -154,7 +154,6 @@ def test_without_softness_a_layer_grows_the_best_links_of_what_is_left():
         jnp.asarray(values),
         Mask(jnp.asarray(there)),
         jnp.asarray(1.0),
-        jnp.int32(there.sum()),
         jnp.int32(number),
         number,
         None,

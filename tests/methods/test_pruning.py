@@ -53,7 +53,34 @@ def test_magnitude_by_lamp_equals_numpy():
     assert methods.make("magnitude", **options).budget(4, sizes) == 8
 
 
-@pytest.mark.parametrize("scope", ["weight", "global", "lamp"])
+def relative_scores(values: np.ndarray) -> np.ndarray:
+    """A weight's share of its row plus its share of its column; NaN where there is none."""
+    flat = np.abs(values.astype(np.float64).reshape(-1, values.shape[-1]))
+    rows, columns = np.nansum(flat, 1, keepdims=True), np.nansum(flat, 0, keepdims=True)
+    shares = [flat / np.where(total > 0, total, 1) for total in (rows, columns)]
+    return (shares[0] + shares[1]).reshape(values.shape)
+
+
+SCORES: Any = {"lamp": lamp_scores, "relative": relative_scores}
+
+
+def test_chtss_prunes_by_relative_importance_and_draws_nothing():
+    """All arrays together, to the density of the step; without an exchange nothing else happens."""
+    options: Any = {"density": 0.25, "start": 0.8, "begin": 2, "end": 4, "every": 1, "fraction": 0.0}
+    method, run, dense = methods.make("chtss", **options), updated("chtss", **options), crowded(3)
+    net, sizes = net_of(dense), [(int(np.sum(~np.isnan(a))), a.size) for a in dense.values()]
+    for step in (2, 3, 4):
+        as_given = {name: np.zeros_like(a, np.float32) for name, a in {**dense, "bias": np.zeros(2)}.items()}
+        net = run(net, as_given, jnp.int32(step), jax.random.fold_in(KEY, step))
+        there = method.budget(step, sizes)
+        dense = pruned(dense, {name: relative_scores(a) for name, a in dense.items()}, there)
+        got = dense_of(net)
+        for name, want in dense.items():
+            np.testing.assert_array_equal(got[name], want.astype(np.float32), err_msg=f"{name} at {step}")
+        assert there == sum(int(np.sum(~np.isnan(a))) for a in dense.values())
+
+
+@pytest.mark.parametrize("scope", ["weight", "global", "lamp", "relative"])
 def test_granet_equals_numpy(scope):
     """Pruned to the density of the step, then a fraction of what is left exchanged by the gradient."""
     options: Any = {"density": 0.25, "begin": 2, "end": 6, "every": 2, "fraction": 0.5, "scope": scope}
@@ -67,7 +94,7 @@ def test_granet_equals_numpy(scope):
         as_given |= {name: g.astype(np.float32) for name, g in gradient.items()}
         net = run(net, as_given, jnp.int32(step), KEY)
         keep: Any = {name: int(density * a.size) for name, a in dense.items()}
-        score = lamp_scores if scope == "lamp" else np.abs
+        score = SCORES.get(scope, np.abs)
         before = dense
         dense = pruned(
             dense,
