@@ -77,7 +77,7 @@ def test_masks_act_alike_on_both_representations_and_on_units(key):
         into, out = circuits.unit_groups(params, structure)[0]
         masks = jnp.stack([keep, into != 9, out != 9])
         apart = functools.partial(circuits.ablate, task, params, structure, suite)
-        alike = [circuits.losses(task, *net, suite) for net in (alone, to_masked_network(*alone))]
+        alike = [circuits.losses(task, net[0], net[1], suite) for net in (alone, to_masked_network(*alone))]
         count = sum(entry.num_nonzeros for entry in alone[1].weights), jnp.sum(keep & there)
         units = apart((jnp.arange(13) != 9)[None], wrt="unit")
         return apart(masks), alike, count, units, apart((jnp.arange(17) != 9)[None], wrt=labels)
@@ -115,7 +115,8 @@ def test_parts_add_up(key, mode):
 
     found, change, units = all_of_it(params, suite)
     np.testing.assert_allclose(found.difference, change, atol=1e-5)
-    assert float(jnp.max(found.error)) < 2e-3
+    # means: what single losses gain and lose on the way is much more than the difference
+    assert float(jnp.max(found.error)) < (2e-3 if mode == "zero" else 2e-2)
     assert units.scores.shape == (4, 50) and float(jnp.max(units.error)) < 2e-2
 
 
@@ -267,10 +268,8 @@ def test_wrong_input_is_said(key):
     scores = circuits.magnitude(params, structure)
     with pytest.raises(InputError, match="is below the network's own loss"):
         circuits.smallest(task, params, structure, suite, scores, -1.0)
-    with pytest.raises(InputError, match="not finite at .scaffold"):
-        circuits.check_network(
-            params.replace(scaffold=(params.scaffold[0].replace(weight=scores * jnp.nan),))
-        )
+    with pytest.raises(InputError, match="weights that are not finite at"):
+        circuits.check_network({"kernel": scores * jnp.nan})
     with pytest.raises(ValueError, match="ascend"):
         circuits.faithfulness(task, params, structure, suite, scores[None], (0.5, 0.1))
     with pytest.raises(ValueError, match="give key"):
