@@ -34,7 +34,7 @@ from jaxnet.circuits.attribution import (
     useful,
     weight_times_activation,
 )
-from jaxnet.circuits.curves import FRACTIONS, Curve, auroc, faithfulness, jaccard, overlap, ranks
+from jaxnet.circuits.curves import FRACTIONS, Curve, auroc, faithfulness, jaccard, overlap, ranking
 from jaxnet.circuits.planted import planted, planted_suite, planted_task
 from jaxnet.circuits.relations import (
     backups,
@@ -61,13 +61,14 @@ from jaxnet.circuits.suites import (
     KINDS,
     METRICS,
     Suite,
-    bootstrap,
-    contributions,
+    by_sample,
     of_classes,
     of_tasks,
     of_transformations,
+    only,
     partners,
     question,
+    redraw,
 )
 
 __all__ = [
@@ -88,13 +89,12 @@ __all__ = [
     "attribute",
     "auroc",
     "backups",
-    "bootstrap",
     "bridges",
+    "by_sample",
     "chain",
     "check_network",
     "check_target",
     "cka",
-    "contributions",
     "dependencies",
     "differential_activation",
     "existing",
@@ -110,6 +110,7 @@ __all__ = [
     "of_classes",
     "of_tasks",
     "of_transformations",
+    "only",
     "overlap",
     "partners",
     "path_image",
@@ -120,7 +121,8 @@ __all__ = [
     "planted_task",
     "question",
     "random_like",
-    "ranks",
+    "ranking",
+    "redraw",
     "references_of",
     "smallest",
     "smallest_of",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.activations import ACTIVATIONS
-from jaxnet.circuits.suites import Suite, contributions, partners
+from jaxnet.circuits.suites import Suite, by_sample, partners
 from jaxnet.errors import InputError, check_choice
 from jaxnet.losses import ABSENT
 from jaxnet.nn.layers import weighted
@@ -189,7 +189,7 @@ def measured(
         else:
             made, _ = chain(task, params, structure, suite.x, keep, wrt, references)
             logits = jnp.moveaxis(made, 0, model.class_axis)
-        return jnp.sum(contributions(task, logits, suite, metric), -1)
+        return jnp.sum(by_sample(task, logits, suite, metric), -1)
 
     return of
 
@@ -199,7 +199,7 @@ def losses(
 ) -> Float[Array, "capability"]:
     """``(K,)``, the loss (or margin) of every capability in the whole network."""
     logits, _ = task.model(params, structure, suite.x, key_forward=None)
-    return jnp.sum(contributions(task, logits, suite, metric), -1)
+    return jnp.sum(by_sample(task, logits, suite, metric), -1)
 
 
 def ablate(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.circuits.ablation import chain, measured, names_of, weight_values
-from jaxnet.circuits.suites import Suite, contributions
+from jaxnet.circuits.suites import Suite, by_sample
 from jaxnet.guard.blame import attribute_change
 from jaxnet.structure import entries
 from jaxnet.topology import Mask, Topology
@@ -107,7 +107,7 @@ def per_sample(
 
     def of(probes: list[Array]) -> Array:
         logits, _ = chain(task, params, structure, suite.x, probes=probes)
-        return jnp.sum(contributions(task, jnp.moveaxis(logits, 0, task.model.class_axis), suite, metric), -1)
+        return jnp.sum(by_sample(task, jnp.moveaxis(logits, 0, task.model.class_axis), suite, metric), -1)
 
     value, pull = jax.vjp(of, probes)
 

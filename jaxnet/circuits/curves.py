@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.circuits.ablation import ablate, existing
-from jaxnet.circuits.suites import Suite
+from jaxnet.circuits.suites import Suite, only
 from jaxnet.train import Task
 from jaxnet.types import Array, Float, Int, Key
 
@@ -71,23 +71,25 @@ def faithfulness(
     if shares.size < 2 or not (0 < shares[0] and shares[-1] <= 1 and np.all(np.diff(shares) > 0)):
         raise ValueError(f"fractions must ascend within (0, 1]: {list(fractions)}")
     there = existing(params, structure, wrt)
-    places = ranks(scores, there)
+    places = ranking(scores, there)
     sizes = jnp.round(jnp.asarray(shares, jnp.float32) * jnp.sum(there, dtype=jnp.float32))
     sizes = sizes.astype(jnp.int32)
-    kept = places[:, None] < sizes[:, None]  # (capability, fraction, element)
-    number, steps = kept.shape[:2]
     ends = jnp.stack([jnp.zeros_like(there), jnp.ones_like(there)])
-    masks = jnp.concatenate([kept.reshape(number * steps, -1), ends])
-    found = ablate(task, params, structure, suite, masks, mode, key=key, wrt=wrt, metric=metric)
-    own = jnp.diagonal(found[:-2].reshape(number, steps, number), axis1=0, axis2=2).T
-    empty, full = found[-2][:, None], found[-1][:, None]
+
+    def one(k: Array) -> Array:
+        masks = jnp.concatenate([places[k] < sizes[:, None], ends])
+        how: dict[str, Any] = {"key": key, "wrt": wrt, "metric": metric}
+        return ablate(task, params, structure, only(suite, k), masks, mode, **how)[:, 0]
+
+    found = jax.lax.map(one, jnp.arange(suite.number))  # (capability, mask)
+    own, empty, full = found[:, :-2], found[:, -2, None], found[:, -1, None]
     recovered = (own - empty) / jnp.where(full == empty, jnp.nan, full - empty)
     at = jnp.asarray(shares, recovered.dtype)
     cpr = jnp.trapezoid(recovered, at, axis=1)
     return Curve(at, sizes, recovered, cpr, jnp.trapezoid(jnp.abs(1 - recovered), at, axis=1))
 
 
-def ranks(scores: Float[Array, "*k element"], there: Array) -> Int[Array, "*k element"]:
+def ranking(scores: Float[Array, "*k element"], there: Array) -> Int[Array, "*k element"]:
     """The place of every element by its score, the largest first; what does not exist comes last."""
     order = jnp.argsort(jnp.where(there, -scores, jnp.inf), axis=-1, stable=True)
     return jnp.argsort(order, axis=-1, stable=True).astype(jnp.int32)

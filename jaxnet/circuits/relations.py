@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnet.changes.weights import carry, edited
 from jaxnet.circuits.ablation import Measure, names_of
 from jaxnet.circuits.attribution import ends
-from jaxnet.circuits.curves import jaccard, ranks
+from jaxnet.circuits.curves import jaccard, ranking
 from jaxnet.structure import entries, exists, map_weights, to_dense, with_entries
 from jaxnet.topology import Mask, Topology, densify
 from jaxnet.types import Array, Bool, Float, Int, Key, PyTree
@@ -119,7 +119,7 @@ def random_like(
     for number, (name, entry) in enumerate(there.items()):
         here = exists(entry).ravel()
         score = jax.random.uniform(jax.random.fold_in(key, number), here.shape)
-        drawn.append(ranks(score, here) < jnp.sum(parts[name] & exists(entry)))
+        drawn.append(ranking(score, here) < jnp.sum(parts[name] & exists(entry)))
     return jnp.concatenate(drawn)
 
 

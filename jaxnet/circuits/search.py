@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from jaxnet.circuits.ablation import Measure, existing, measured
-from jaxnet.circuits.curves import ranks
-from jaxnet.circuits.suites import Suite
+from jaxnet.circuits.curves import ranking
+from jaxnet.circuits.suites import Suite, only
 from jaxnet.errors import InputError
 from jaxnet.train import Task
 from jaxnet.types import Array, Bool, Float, Int, Key, Scalar
@@ -96,10 +96,10 @@ def smallest(
     Raises:
       InputError: a target below the network's own loss, where both are known.
     """
-    of = measured(task, params, structure, suite, mode, key=key, wrt=wrt)
+    of = measured(task, params, structure, only(suite, capability), mode, key=key, wrt=wrt)
     there = existing(params, structure, wrt)
-    check_target(of(jnp.ones(there.shape))[capability], target)
-    return smallest_of(of, there, scores, target, capability, chunks)
+    check_target(of(jnp.ones(there.shape))[0], target)
+    return smallest_of(of, there, scores, target, 0, chunks)
 
 
 def smallest_of(
@@ -111,7 +111,7 @@ def smallest_of(
     chunks: int = CHUNKS,
 ) -> Circuit:
     """:func:`smallest` for a measure of one's own; pure, for ``jit`` and ``vmap``."""
-    place, number = ranks(scores, there), jnp.sum(there)
+    place, number = ranking(scores, there), jnp.sum(there)
 
     def loss(keep: Array) -> Array:
         return of(keep)[capability]

@@ -51,6 +51,12 @@ class Suite(flax.struct.PyTreeNode):
         return self.weight.shape[-2]
 
 
+def only(suite: Suite, capability: int | Array) -> Suite:
+    """The suite of one capability alone: its loss costs a fraction of that of many."""
+    rows = jnp.asarray(capability)[None]
+    return suite.replace(weight=suite.weight[rows], control=suite.control[rows], asked=suite.asked[rows])
+
+
 def of_classes(
     x: Array, y: Int[Array, "sample"], classes: int, *, names: Sequence[str] | None = None
 ) -> Suite:
@@ -102,7 +108,7 @@ def _shares(there: Array) -> Array:
     return share / jnp.maximum(jnp.sum(share, -1, keepdims=True), 1)
 
 
-def bootstrap(suite: Suite, *, key: Key) -> Suite:
+def redraw(suite: Suite, *, key: Key) -> Suite:
     """The suite with samples drawn again, with replacement: other weights, the same arrays."""
     key_weight, key_control = jax.random.split(key)
     size = suite.weight.shape[-1]
@@ -131,7 +137,7 @@ def partners(suite: Suite, *, key: Key) -> Int[Array, "sample"]:
     return jnp.where(shown, controls[place, mine], samples[place, mine])
 
 
-def contributions(
+def by_sample(
     task: Task, logits: Array, suite: Suite, metric: str = "loss"
 ) -> Float[Array, "capability sample"]:
     """What every sample adds to the metric of every capability, from logits of the model.

@@ -147,7 +147,8 @@ def planted_scores(params: Any, structure: Any, edges: Any) -> dict[str, jax.Arr
     target = circuits.target_loss(of(jnp.ones(there.shape)), of(jnp.zeros(there.shape)), 0.98)
 
     def one(k: jax.Array) -> jax.Array:
-        kept = circuits.smallest_of(of, there, scores[k], target[k], k, chunks=16).keep
+        own = circuits.measured(task, params, structure, circuits.only(suite, k), "zero")
+        kept = circuits.smallest_of(own, there, scores[k], target[k], chunks=16).keep
         return jnp.all(kept == edges[k])
 
     return {**made, "exact": jax.lax.map(one, jnp.arange(F))}
@@ -251,7 +252,7 @@ def test_suites_of_transformations_and_bootstraps(key):
     logits = jaxnet.apply(spec, params, structure, -x)[0]
     expected = jaxnet.losses.cross_entropy(logits, y, jnp.ones(30))
     np.testing.assert_allclose(circuits.losses(task, params, structure, suite)[1], expected, rtol=1e-5)
-    again = circuits.bootstrap(suite, key=key)
+    again = circuits.redraw(suite, key=key)
     np.testing.assert_allclose(again.weight.sum(1), 1, rtol=1e-5)
     assert not bool(jnp.any((again.weight > 0) & (suite.weight == 0)))
     other = circuits.partners(circuits.of_classes(x, y, 3), key=key)
