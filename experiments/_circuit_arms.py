@@ -110,7 +110,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     from experiments._rounds import Together, run_rounds
     from jaxnet import circuits
     from jaxnet.data.batches import Split
-    from jaxnet.keys import LOOK, ORDER, network_keys, purpose
+    from jaxnet.keys import CHANGE, LOOK, ORDER, network_keys, purpose
     from jaxnet.nn.params import release_masks, to_masked_network
     from jaxnet.programs import ONCE
     from jaxnet.train import Batches, Net, train_batches
@@ -238,6 +238,21 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     rounds = whole + config.shuffled_epochs + len(ARMS) * classes
     state = run_rounds(run, "circuits", rounds, start, step, lambda _: jax.eval_shape(jax.vmap(begin), keys))
     nets = [net_of(state, arm) for arm in range(len(ARMS))]
+
+    def chosen(net: Any, keep: Any, key: Any) -> Any:
+        """From the first values, with the weights of any circuit alone, or as many at random."""
+        own = net.params, net.structure
+        mask = jnp.any(keep, 0)
+        chance = circuits.random_like(*own, mask, key=purpose(key, CHANGE, 14))
+        return [Net.of(*circuits.extract(*own, one), adam) for one in (mask, chance)]
+
+    again = together("circuits alone", chosen, (True, True, True), nets[2], state["keep"][:, 0], keys)
+    for at in range(config.epochs):
+        batches = Batches(*order(run.key_data, number(at)))
+        for i, net in enumerate(again):
+            args = net, on_train[0], keys, batches, train.x
+            again[i] = together("an epoch", learn, (True, True, True, False, False), *args, **how)
+    nets += again
     return found.summarise(run, task, state, nets, ys, partial(together, **how), suite_of, few)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import _circuit_measures as measures
-from experiments._circuit_kinds import ARMS
+from experiments._circuit_kinds import AGAIN, ARMS
 from jaxnet import circuits, lab
 from jaxnet.keys import CHANGE, purpose
 from jaxnet.prediction import spearman
@@ -63,6 +63,15 @@ def summarise(
             error=np.asarray(state["error"], float)[:, arm].mean(1),
             by_class=np.where(reached, sizes, np.nan).tolist(),
         )
+    for name, net in zip(AGAIN, nets[len(ARMS) :], strict=True):
+
+        def only(net: Any, test: Any) -> Any:
+            accuracy = evaluate(task, net.params, net.structure, test).accuracy
+            return accuracy, jnp.sum(circuits.existing(net.params, net.structure))
+
+        found = together("accuracy", only, (True, False), net, test)
+        accuracy, count = (np.asarray(value, float) for value in found)
+        arms |= lab.entries(run.seeds, [name], diverged=np.isnan(accuracy), accuracy=accuracy, weights=count)
     extra = relate(run, task, state, nets[0], ys[0], together, suite_of, few, arms["trained"])
     return lab.Found(arms, extra={"kernel": config.kernel, "sizes": list(config.sizes), **extra})
 

@@ -92,6 +92,11 @@ class Compression:
         args = net, ys, self.keys, Batches(*drawn), self.train.x, done
         return self.together("an epoch" if rigl is None else "an epoch of RigL", one, each, *args)
 
+    def counts(self, structure: Any) -> np.ndarray:
+        """``(seed, layer)``, weights that exist."""
+        one = lambda s: jnp.stack([entry.num_nonzeros for entry in s.weights])  # noqa: E731
+        return np.asarray(self.together("counts", one, (True,), structure))
+
     def accuracy(self, params: Any, structure: Any) -> np.ndarray:
         """``(seed,)`` on the test images."""
 

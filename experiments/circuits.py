@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import _winner
 from experiments._circuit_arms import ARM, ArmConfig, FindFlags, settle_arm
-from experiments._circuit_kinds import ARMS
+from experiments._circuit_kinds import AGAIN, ARMS
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -139,6 +139,8 @@ def questions(config: Config) -> list[lab.Question]:
                 lab.Question(*pair, measure, title, primary=measure == "size", higher_is_better=False)
             )
     for name in names:
+        title = "accuracy of a circuits' mask − a random mask, retrained"
+        asked.append(lab.Question(*(f"{name}: {arm}" for arm in AGAIN), "accuracy", title, where=name))
         for rival in ARMS[1:]:
             title = f"size, trained − {rival}"
             pair = f"{name}: {ARMS[0]}", f"{name}: {rival}"
@@ -185,7 +187,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
         "unit_rows": units,
         "bridges": bridge_verdicts(runs),
         "sizes": first["sizes"],
-        "arms": ARMS,
+        "again": {name: [run["arms"][arm]["aggregate"] for arm in AGAIN] for name, run in runs.items()},
         "trained": {name: run["arms"][ARMS[0]]["aggregate"] for name, run in runs.items()},
         "likeness": {name: run["likeness"] for name, run in runs.items()},
         "locked": {name: run["locked"] for name, run in runs.items()},

@@ -135,7 +135,7 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
             params = made.refit(net, params, left)
             note(label + f"{name} + refit", params, left)
             note(label + f"{name} + refit + tuned", made.tuned(params, left), left)
-        counts = jnp.sum(jnp.stack([entry.num_nonzeros for entry in left.weights]), 0)
+        counts = jnp.asarray(made.counts(left).sum(1))
         if made.winner is None:
             for kind in ("small", "sparse", "rigl"):
                 note(label + f"{kind} from scratch", *made.from_scratch(counts, kind))
@@ -147,15 +147,16 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
             note(label + f"{what} kept", params, left)
         if facts is not None and known is not None and rules is not None:
             params, left = made.pruned(facts, made.scores("magnitude", facts), ratio)
-            kept = made.remembered(params, left) / np.maximum(known, 1e-9)
+            chance = 1 / run.dataset.num_classes  # what is known by chance is neither kept nor lost
+            kept = (made.remembered(params, left) - chance) / np.maximum(known - chance, 1e-9)
             still = note(label + "facts network", params, left)
-            share = still / np.maximum(rules, 1e-9)
+            share = (still - chance) / np.maximum(rules - chance, 1e-9)
             for name, values in (("facts", kept), ("rules", share)):
                 arms.update(
                     lab.entries(seeds, [label + name + " kept"], diverged=np.isnan(values), kept=values)
                 )
     sens, hessian = made.sensitivities(net)
-    sizes = np.stack([np.asarray(entry.num_nonzeros) for entry in net.structure.weights], 1)
+    sizes = made.counts(net.structure)
     tables = {"sensitivity": sens, "Hessian trace": hessian}
     tables["size rule"] = np.broadcast_to(4.0 ** -np.array(compress.BITS), sens.shape)
     chosen: dict[str, Any] = {}
