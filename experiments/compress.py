@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from jaxnet.data import Dataset
 
 
+LEARNED = 0.5
+"""Of the facts: what of them is kept is not asked of a network that knows fewer."""
+
+
 @dataclass(frozen=True)
 class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     """What goes first when a network is pruned or rounded?"""
@@ -45,7 +49,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     facts: int = option(
         100, "training images with labels drawn at random, in a second network", "images", least=1
     )
-    facts_epochs: int = option(20, "of training beyond --epochs, to learn them", "epochs", least=0)
+    facts_epochs: int = option(40, "of training beyond --epochs, to learn them", "epochs", least=0)
     samples: int = option(500, "training images for scores, refit and circuits", "images", least=2)
     ridge: float = option(0.01, "of refit, relative to the inputs", above=0)
     keep: float = option(0.5, "of what stays, that is a circuit's whatever it scores", fraction=True)
@@ -56,6 +60,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     init: str | None = option(None, "of the checkpoint", cli=False)
     activation: str | None = option(None, "of the checkpoint", cli=False)
     checkpoint_fingerprint: str | None = option(None, "of the checkpoint", cli=False)
+    lr: float = changed(lab.TrainFlags, "lr", 3e-3)
     out: str = changed(lab.RunFlags, "out", "checkpoints/compress")
 
     def check(self) -> None:
@@ -152,8 +157,9 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
             still = note(label + "facts network", params, left)
             share = (still - chance) / np.maximum(rules - chance, 1e-9)
             for name, values in (("facts", kept), ("rules", share)):
+                values = np.where(known < LEARNED, np.nan, values)
                 arms.update(
-                    lab.entries(seeds, [label + name + " kept"], diverged=np.isnan(values), kept=values)
+                    lab.entries(seeds, [label + name + " kept"], diverged=np.isnan(still), kept=values)
                 )
     sens, hessian = made.sensitivities(net)
     sizes = made.counts(net.structure)
