@@ -62,10 +62,9 @@ def main(config: Config) -> None:
         found = jax.block_until_ready(program(params, structure, suite))
         seconds.append(report.clock() - start)
     median = float(np.median(seconds))
+    spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
     print(f"{found.shape[0]} weights, {found.shape[1]} classes, {config.samples} images, {kernel} kernel")
-    print(
-        f"{median:.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), wanted: 20; compiled in {compiling:.0f} s"
-    )
+    print(f"{median:.1f} s ({spread}), wanted: 20; compiled in {compiling:.0f} s")
     if config.json is not None:
         numbers = {
             "seconds": seconds,

@@ -84,7 +84,7 @@ def faithful(summary: Mapping[str, Any]) -> dict[str, Any]:
     It holds where the upper ends of the 95 % intervals of the means do. Sizes are compared over the classes
     whose fraction both networks reach; a nonsense network that reaches it in none is no pass.
     """
-    seeds = {name: arm["seeds"] for name, arm in summary["arms"].items()}
+    seeds = {name: summary["arms"][name]["seeds"] for name in ARMS}
     found: dict[str, Any] = {
         "never": {name: aggregate([s["never"] for s in rows])["mean"] for name, rows in seeds.items()}
     }
