@@ -207,10 +207,10 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         state = dict(state)
         if at < whole + config.shuffled_epochs:
             shuffled = at >= whole
-            arm, drawn = ARMS[shuffled], (order_of_few if shuffled else order)(run.key_data, number(at))
-            args = state["nets"][arm], on_train[shuffled], keys, Batches(*drawn), train.x
+            name, drawn = ARMS[shuffled], (order_of_few if shuffled else order)(run.key_data, number(at))
+            args: Any = state["nets"][name], on_train[shuffled], keys, Batches(*drawn), train.x
             net = together("an epoch", learn, (True, True, True, False, False), *args, **how)
-            state["nets"] = {**state["nets"], arm: net}
+            state["nets"] = {**state["nets"], name: net}
             if not shuffled:
                 args = state["past"], net, number(at + 1), few
                 state["past"] = together(

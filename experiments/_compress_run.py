@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -38,8 +37,8 @@ class Compression:
         self.run, self.spec, self.config = run, spec, config
         self.task, self.adam = run.task(spec), optax.adam(float(config.lr or 1e-3))
         self.winner = _winner.of(config)
-        how: dict[str, Any] = {"options": ONCE} if spec.dense_weights < SMALL else {}
-        self.together: Any = partial(Together(run, len(run.seeds)), **how)
+        self.all_of_them = Together(run, len(run.seeds))
+        self.how: dict[str, Any] = {"options": ONCE} if spec.dense_weights < SMALL else {}
         self.train, self.test = run.split("train"), run.split("test")
         self.keys, self.order = run.keys, run.order(config.batch_size)
         x, _ = self.train.batch(jnp.arange(min(config.samples, self.train.size)))
@@ -53,6 +52,10 @@ class Compression:
             if entries is None
             else tuple(int(np.max(np.asarray(e.fan_in))) for e in entries)
         )
+
+    def together(self, what: str, function: Any, each: Any, *args: Any) -> Any:
+        """``function`` of every network, as :class:`experiments._rounds.Together` computes it."""
+        return self.all_of_them(what, function, each, *args, **self.how)
 
     def _facts(self, key: Any) -> Array:
         """Labels of the training images, the first ``facts`` of them drawn at random."""

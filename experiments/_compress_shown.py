@@ -39,7 +39,7 @@ def bit_rows(summary: dict[str, Any]) -> list[list[str]]:
     return [[rule, *(shown(summary, f"{b} bits: {rule}") for b in budgets)] for rule in RULES]
 
 
-def draw(path: Path, config: Config, groups: Any, comparisons: Any) -> None:
+def draw(path: Path, config: Any, groups: Any, comparisons: Any) -> None:
     """Accuracy by the share pruned."""
     (summary,) = groups["run"].values()
     plots = lab.plots

@@ -140,7 +140,8 @@ def questions(config: Config) -> list[lab.Question]:
             )
     for name in names:
         title = "accuracy of a circuits' mask − a random mask, retrained"
-        asked.append(lab.Question(*(f"{name}: {arm}" for arm in AGAIN), "accuracy", title, where=name))
+        again = f"{name}: {AGAIN[0]}", f"{name}: {AGAIN[1]}"
+        asked.append(lab.Question(*again, "accuracy", title, where=name))
         for rival in ARMS[1:]:
             title = f"size, trained − {rival}"
             pair = f"{name}: {ARMS[0]}", f"{name}: {rival}"

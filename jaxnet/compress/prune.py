@@ -148,7 +148,7 @@ def prune(
     return extract(params, structure, kept(params, structure, scores, keep, ratio, per))
 
 
-def check_ratio(ratio: float) -> None:
+def check_ratio(ratio: Any) -> None:
     """Raises InputError for a ratio outside [0, 1)."""
     if not isinstance(ratio, jax.core.Tracer) and not (math.isfinite(ratio) and 0 <= ratio < 1):
         raise InputError(f"a ratio must be at least 0 and below 1: {ratio}")
