@@ -144,7 +144,7 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
         if made.winner is None:
             for kind in ("small", "sparse", "rigl"):
                 note(label + f"{kind} from scratch", *made.from_scratch(counts, kind))
-        held = jnp.floor(config.keep * counts).astype(jnp.int32)[:, None]
+        held = jnp.asarray(np.floor(config.keep * np.asarray(counts)).astype(np.int32))[:, None]
         for what, by in (("circuit", use), ("random", scores["random"])):
             place = jnp.argsort(jnp.argsort(-jnp.where(there, by, -jnp.inf), 1), 1)
             keep = (place < held) & there
