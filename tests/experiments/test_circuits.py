@@ -79,7 +79,7 @@ def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, mon
         chunks=4, nodes=2, kernel="dense", out=str(tmp_path / "whole"), doc=str(tmp_path / "circuits.md"),
     )  # fmt: skip
     whole = circuits.CONTROLS.main(config)["groups"]["circuits"]["0.5"]
-    assert list(whole["arms"]) == list(circuits.ARMS)
+    assert list(whole["arms"]) == [*circuits.ARMS, *circuits.AGAIN]
     assert (tmp_path / "circuits.md").read_text().startswith("# Circuits of sparse networks")
     save, left = _rounds.save, [2, 9]
 
