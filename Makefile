@@ -115,8 +115,10 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.structure_report --dataset mnist --epochs 5 --resume --doc docs/results/structure.md
 	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
 	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
-	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --doc docs/results/exactness.md
+	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --epochs 5 --doc docs/results/exactness.md
 	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
+	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
+	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
 	$(PY) -m experiments.claims
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.

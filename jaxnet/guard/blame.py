@@ -131,8 +131,13 @@ def attribute_change(
         rows = jax.lax.map(lambda one: pull(one)[0], jnp.eye(value.shape[0], dtype=value.dtype))
         return share * jax.vmap(lambda g: sums(jax.tree.map(jnp.multiply, g, change), labels, number))(rows)
 
-    shares = jax.lax.map(one, (jnp.asarray((at + 1) / 2, jnp.float32), jnp.asarray(weight / 2, jnp.float32)))
-    return jnp.sum(shares, 0).T
+    steps = jnp.asarray((at + 1) / 2, jnp.float32), jnp.asarray(weight / 2, jnp.float32)
+    form = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], steps))
+    # summed on the way: of many groups the shares of all nodes are more than there is memory
+    total, _ = jax.lax.scan(
+        lambda total, node: (total + one(node), None), jnp.zeros(form.shape, form.dtype), steps
+    )
+    return total.T
 
 
 def leave_one_out(

@@ -19,7 +19,7 @@ from jaxnet.protect.importance import (
     track_path,
 )
 from jaxnet.protect.projection import RowsState, check_bases, layer_inputs, project_rows, with_bases
-from jaxnet.protect.rows import RowBasis, merge, no_rows, row_basis
+from jaxnet.protect.rows import RowBasis, merge, no_rows, row_basis, supports
 from jaxnet.protect.skipping import SkipState, skip_outlying
 from jaxnet.protect.zones import NAMES, ZONES, Keep, Refresh, by_importance, scales_of, zone_scales, zoned
 
@@ -48,6 +48,7 @@ __all__ = [
     "row_basis",
     "scales_of",
     "skip_outlying",
+    "supports",
     "track_path",
     "with_bases",
     "zone_scales",
