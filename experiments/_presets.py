@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from jaxnet.errors import InputError
 from jaxnet.lab import option
-from jaxnet.lab.flags import Flags
+from jaxnet.lab.flags import DataFlags, Flags
 
 RECIPE: dict[str, Any] = {
     "dataset": "mnist",
@@ -59,3 +59,10 @@ class PresetFlags(Flags):
     def of_flags(cls, **given: Any) -> Any:
         """The configuration of a command line: what was given, over the preset, over the defaults."""
         return cls(**{**cls.PRESETS.get(given.get("preset") or "", {}), **given})
+
+
+@dataclass(frozen=True)
+class HuntPresets(PresetFlags, DataFlags):
+    """Recipes of a hunt, and the data they are for."""
+
+    PRESETS: ClassVar = HUNT

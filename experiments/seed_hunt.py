@@ -14,11 +14,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jaxnet
 from experiments import _hunt_plan as plans
-from experiments import _presets as presets
+from experiments._presets import HuntPresets
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.files import user_path
@@ -34,18 +34,8 @@ def auto(help: str, unit: str | None = None, least: int | None = 1, **more: Any)
 
 
 @dataclass(frozen=True)
-class Config(
-    presets.PresetFlags,
-    lab.RunFlags,
-    lab.WorkerFlags,
-    lab.ExtremaFlags,
-    lab.TrainFlags,
-    lab.SeedFlags,
-    lab.DataFlags,
-):
+class Config(HuntPresets, lab.RunFlags, lab.WorkerFlags, lab.ExtremaFlags, lab.TrainFlags, lab.SeedFlags):
     """Hundreds of sparse networks, trained together, ranked, the best kept."""
-
-    PRESETS: ClassVar = presets.HUNT
 
     sizes: tuple[int, ...] | None = auto("units per layer; auto: features of data,128,classes", least=None)
     portfolio: Literal["later", "described"] | None = option(
