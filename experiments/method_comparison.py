@@ -74,6 +74,7 @@ class Config(
     weight_decay: float = option(0.0, "decoupled decay of the weights", least=0)
     average: float = changed(ArmConfig, "average")
     taught: int = option(0, "dense networks of the same sizes that together teach every method", least=0)
+    trial_epochs: int | None = option(None, "of the trials; auto: as many", "epochs", none="auto", least=1)
     trial_seeds: int = option(2, "networks of every rate in the trials, other seeds", least=1)
     peers: bool = option(False, "also show the best epoch on the test samples, as peers select")
     out: str = changed(lab.RunFlags, "out", "checkpoints/method_comparison")
@@ -125,7 +126,8 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
 
         rate = config.rates[0]
         if len(config.rates) > 1:
-            trials = one(config.rates, num_seeds=config.trial_seeds, seed=trial_seed(config), judged=False)
+            other = {"num_seeds": config.trial_seeds, "seed": trial_seed(config), "judged": False}
+            trials = one(config.rates, epochs=config.trial_epochs or config.epochs, **other)
             rate = best_rate(trials, config.rates)
         summary = {**one([rate]), "rate": rate}
         found.setdefault(f"{density:g}", {})[f"{density:g}: {name}"] = summary

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from jaxnet.errors import InputError
 from jaxnet.files import FULL, is_full, user_path
-from jaxnet.lab.flags import flag_name
+from jaxnet.lab.flags import flag_name, value_shown
 
 C = TypeVar("C")
 
@@ -145,7 +145,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     one = cyclopts.Parameter(
         name=flag_name(field.name),
         help=f"{meta.get('help', '')}{unit}".strip(),
-        show_default=lambda value: _shown(value, none),
+        show_default=lambda v: ("no", "yes")[v] if isinstance(v, bool) else value_shown(v, none),
         **({} if hint is bool else {**reading, "allow_leading_hyphen": True}),
     )
     default: Any = field.default
@@ -155,14 +155,6 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         default = inspect.Parameter.empty
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(field.name, kind, default=default, annotation=Annotated[hint, one])
-
-
-def _shown(value: Any, none: str) -> str:
-    if value is None:
-        return none
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _value(hint: Any, text: str, none: str) -> Any:

@@ -61,6 +61,11 @@ def changed(part: type, name: str, default: Any = dataclasses.MISSING, help: str
     return field(default=old.default if default is dataclasses.MISSING else default, metadata=metadata)
 
 
+def value_shown(value: Any, none: str) -> str:
+    """A value as a command line takes it."""
+    return none if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def flag_name(name: str) -> str:
     """The flag of a field: ``--num-seeds`` for ``num_seeds``."""
     return "--" + name.replace("_", "-")

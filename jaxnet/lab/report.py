@@ -12,7 +12,7 @@ import jinja2
 
 from jaxnet.files import user_path, write_bytes, write_json
 from jaxnet.lab.compare import Comparison, correction
-from jaxnet.lab.flags import MAY_DIFFER, flag_name
+from jaxnet.lab.flags import MAY_DIFFER, flag_name, value_shown
 from jaxnet.lab.plots import save_comparisons
 from jaxnet.lab.shown import diverged_of, number, percent, sizes_label, sound, span, with_interval
 from jaxnet.lab.summary import Document, every_arm
@@ -65,13 +65,21 @@ def command_line(program: str, config: Any) -> str:
     """The command that makes a document again: the flags of a configuration that decide it, and ``--doc``."""
     always = ("dataset", "datasets", "num_seeds", "doc")
     flags = [
-        f"{flag_name(field.name)} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        flag_shown(field, value)
         for field in sorted(dataclasses.fields(config), key=lambda field: field.name == "doc")
         if field.name == "doc" or field.name not in MAY_DIFFER
         if field.metadata.get("cli", True)
         if (value := getattr(config, field.name)) != field.default or field.name in always
     ]
     return " ".join([f"python -m {program}", *flags])
+
+
+def flag_shown(field: dataclasses.Field[Any], value: Any) -> str:
+    """A flag with its value, as a command line takes it."""
+    name = flag_name(field.name)
+    if isinstance(value, bool):
+        return name if value else f"--no-{name[2:]}"
+    return f"{name} {value_shown(value, field.metadata.get('none', 'none'))}"
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from experiments import forgetting
 from jaxnet import lab
+from jaxnet.lab.command import parse
 from jaxnet.lab.compare import Comparison, compare, corrected, correction
 from jaxnet.lab.report import command_line
 from jaxnet.lab.summary import arm_summary, halves
@@ -132,3 +135,10 @@ def test_aggregates_leave_diverged_networks_out() -> None:
 def test_the_command_names_what_decides_the_results() -> None:
     config = Config(data_dir="x", doc="d.md", sizes=(3, 4, 5), out="b", resume=True, num_seeds=4)
     assert command_line("m", config) == "python -m m --dataset digits --sizes 3,4,5 --num-seeds 4 --doc d.md"
+
+
+def test_the_command_of_a_document_is_one_that_is_understood() -> None:
+    config = forgetting.Config(bias=False, dials=(1.0, 2.5), sizes=None, data_dir="x", doc="d.md", lr=None)
+    program, *flags = command_line("m", config).removeprefix("python -m ").split()
+    assert program == "m" and "--no-bias" in flags and flags[flags.index("--lr") + 1] == "auto"
+    assert parse(forgetting.Config, flags) == dataclasses.replace(config, data_dir=None)
