@@ -255,9 +255,12 @@ def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], compari
     figure, axes = plots.plt.subplots(figsize=(8.4, 5.2), layout="constrained")
     for k, name in enumerate(sorted(lines, key=lambda name: float(np.log(lines[name][1]).mean()))):
         (x, wrong, low, high), color = lines[name], plots.plt.get_cmap("tab20")(k % 20)
+        x = x * (1.01**k if len(x) == 1 else 1)  # beside each other
         dash, marker = "--" if name in methods.DENSE else "-", "osD^v"[k % 5]
         axes.plot(x, wrong, dash, marker=marker, ms=4, color=color, label=name, lw=1.4)
         axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+        if len(x) == 1:  # no line, no band
+            axes.vlines(x, low, high, color=color, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="weights at the end", ylabel="test accuracy (%)")
     worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
     ticks = [100 - a for a in (20, 50, 70, 80, 90, 95, 96, 97, 98, 98.5, 99) if best <= 100 - a <= worst]
