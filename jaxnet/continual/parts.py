@@ -57,7 +57,7 @@ class FreeWeights(Learner):
             if entry is None:  # biases
                 return jnp.full_like(owner, 0)
             free = (owner == FREE) & exists(entry)
-            number = jnp.round(now.dial * jnp.sum(free)).astype(jnp.int32)
+            number = jnp.round(now.dial * jnp.sum(free, dtype=jnp.float32)).astype(jnp.int32)
             sizes = jnp.where(free, jnp.abs(values), -1.0)
             least = jnp.sort(sizes.ravel())[::-1][jnp.clip(number - 1, 0, sizes.size - 1)]
             kept = free & (sizes >= least) & (number > 0)
@@ -65,7 +65,7 @@ class FreeWeights(Learner):
 
         memory = jax.tree.map_with_path(choose, memory, net.params)
         params = jax.tree.map(lambda p, owner: jnp.where(owner == FREE, 0, p), net.params, memory)
-        own = jax.tree.map(lambda owner: owner == now.t, memory)
+        own = jax.tree.map(lambda owner: owner == now.t.astype(owner.dtype), memory)
         net = _only(net.replace(params=params), own)
         if after.indices.shape[0]:
             net, _, _ = train_batches(self.task(now.setting), net, data, after)
@@ -76,7 +76,11 @@ class FreeWeights(Learner):
         there = entries(structure)
 
         def one(path: Any, owner: Array, values: Array) -> Array:
-            return jnp.where(owner <= t, values, 0) if jax.tree_util.keystr(path) in there else values
+            return (
+                jnp.where(owner <= t.astype(owner.dtype), values, 0)
+                if jax.tree_util.keystr(path) in there
+                else values
+            )
 
         return jax.tree.map_with_path(one, memory, params)
 
@@ -166,5 +170,5 @@ def _first_of(bank: PatchBank, number: Scalar) -> Bool[Array, "slot"]:
     for patches in bank.layers:
         if patches is not None:
             high, slots = patches.num_high, patches.active.shape[0]
-            keep += [jnp.arange(high) < number, jnp.arange(slots - high) < number]
+            keep += [jnp.arange(n, dtype=jnp.float32) < number for n in (high, slots - high)]
     return jnp.concatenate(keep)

@@ -128,7 +128,7 @@ class LowRank(RowProjection):
             entry = entry_of(setting, net.structure, layer)
             how: Any = {"out": all_of_it.shape[0], "fan_in": setting.fan_in[layer], "bias": setting.bias}
             lead = protect.row_basis(entry, x, 0.99999, **how)
-            counts = jnp.arange(lead.vectors.shape[2]) < now.dial
+            counts = (jnp.arange(lead.vectors.shape[2], dtype=jnp.float32) < now.dial).astype(x.dtype)
             vectors = jnp.where(now.t == 0, all_of_it.vectors, lead.vectors * counts)
             found[path(layer)] = lead.replace(vectors=vectors)
         return net.replace(opt_state=protect.with_bases(net.opt_state, found)), memory

@@ -57,7 +57,7 @@ def by_importance(
         entry = there.get(jax.tree_util.keystr(path))
         alive = jnp.ones(leaf.shape, bool) if entry is None else exists(entry)
         values = jnp.where(alive, leaf, -1.0).ravel()
-        number = jnp.sum(alive)
+        number = jnp.sum(alive, dtype=jnp.float32)
         ranked = jnp.sort(values)[::-1]
 
         def least(share: float | Array) -> Array:

@@ -73,3 +73,15 @@ def test_a_small_run_is_compared_and_written(tmp_path: Path) -> None:
         assert comparison.question.primary == runs[comparison.question.first]["matched"]
     text = doc.read_text()
     assert "Told which task a sample is from" in text and "python -m experiments.forgetting" in text
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_is_sound(tmp_path: Path) -> None:
+    config = forgetting.Config(
+        sizes=(64, 24, 20, 10), tasks=2, densities=(0.5,), dials=(0.5,), num_seeds=2, look=20, epochs=4,
+        batch_size=32, kernel="dense", out=str(tmp_path / "run"),
+    )  # fmt: skip
+    runs = forgetting.CONTROLS.main(config)["groups"]["0.5"]
+    assert [name.split(": ")[1] for name in runs] == list(METHODS)
+    learned = [arm["aggregate"]["learning"]["mean"] for run in runs.values() for arm in run["arms"].values()]
+    assert min(learned) > 0.2
