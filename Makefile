@@ -112,6 +112,12 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.indefinite_growth_controls $(RESULTS_FLAGS) --doc docs/results/growth.md
 	$(PY) -m experiments.cliff_rescue_report $(CLIFF_FLAGS) --doc docs/results/cliff_rescue.md
 	$(PY) -m experiments.method_comparison $(METHODS_FLAGS) --doc docs/results/methods.md
+	$(PY) -m experiments.method_comparison --resume --methods static,magnitude,lamp,granet,chtss,dense \
+		--densities 0.02,0.05 --num-seeds 12 --out checkpoints/methods_dense --doc docs/results/methods_dense.md
+	$(PY) -m experiments.method_comparison --resume --sizes 784,1568,1568,1568,10 --allocation dense-output \
+		--densities 0.01254 --methods set,rigl,chts,extrema-gradient --baseline set --epochs 100 --every 422 \
+		--num-seeds 2 --rates 0.0003,0.001,0.003 --trial-epochs 10 --peers --out checkpoints/cannistraci_hebb \
+		--doc docs/results/cannistraci_hebb.md
 	$(PY) -m experiments.structure_report --dataset mnist --epochs 5 --resume --doc docs/results/structure.md
 	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
 	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
