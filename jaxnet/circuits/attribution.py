@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.circuits.ablation import chain, measured, names_of, weight_values
+from jaxnet.circuits.ablation import chain, existing, measured, names_of, weight_values
 from jaxnet.circuits.suites import Suite, by_sample
 from jaxnet.guard.blame import attribute_change
 from jaxnet.structure import entries
@@ -70,7 +70,7 @@ def attribute(
       Signed: what is useful is negative for ``loss``, positive for ``margin`` (:func:`useful`).
     """
     of = measured(task, params, structure, suite, mode, key=key, wrt=wrt, metric=metric)
-    number = _number(params, structure, wrt)
+    number = existing(params, structure, wrt).shape[0]
     nothing, everything = jnp.zeros(number), jnp.ones(number)
     if nodes:
         scores = attribute_change(nothing, everything, of, jnp.arange(number), number, nodes=nodes).T
@@ -80,12 +80,6 @@ def attribute(
     difference = of(everything) - of(nothing)
     largest = jnp.maximum(jnp.max(jnp.abs(difference)), jnp.finfo(difference.dtype).tiny)
     return Attribution(scores, jnp.abs(jnp.sum(scores, 1) - difference) / largest, difference)
-
-
-def _number(params: Any, structure: Any, wrt: Any) -> int:
-    from jaxnet.circuits.ablation import existing
-
-    return int(existing(params, structure, wrt).shape[0])
 
 
 def useful(scores: Array, metric: str) -> Array:

@@ -14,12 +14,12 @@ import numpy as np
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
 from jaxnet.errors import check_choice
-from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic, Sizes, keep_best
+from jaxnet.methods.base import BaseMethod, DenseGradient, Periodic
 from jaxnet.methods.gradual import Gradual
 from jaxnet.methods.links import RULES, link_scores_of
-from jaxnet.methods.scopes import SCOPES, budget_of, importance, kept_of, scores_of
+from jaxnet.methods.scopes import importance
 from jaxnet.methods.soft import most_of, number_of, regrown, softly, softly_largest
-from jaxnet.structure import entries, reserved, weights, with_entries
+from jaxnet.structure import reserved, weights, with_entries
 from jaxnet.topology import Entry
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree, Scalar
@@ -150,7 +150,6 @@ class CHTss(SoftRules, Gradual):
 
     Attributes:
       steepness: of the sigmoid, above 0; the authors' 6 is that of half the way.
-      scope: of the pruning; one of :data:`~jaxnet.methods.scopes.SCOPES`.
     """
 
     start: float = 0.5
@@ -163,7 +162,6 @@ class CHTss(SoftRules, Gradual):
         SoftRules.__post_init__(self)
         if not (math.isfinite(self.steepness) and self.steepness > 0):
             raise ValueError(f"steepness must be above 0: {self.steepness}")
-        check_choice("scope", self.scope, SCOPES)
 
     def share(self, progress: float) -> float:
         """What is left of the way, by the sigmoid."""
@@ -182,16 +180,8 @@ class CHTss(SoftRules, Gradual):
         def most(values: Array, entry: Entry) -> int:
             return most_of(self.fraction, min(values.size, int(self.start * np.prod(entry.shape))))
 
-        keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
-        # one edit from what was to what will be: a weight that is cut and grows again stays as it was
-        pruned, _ = keep_best(net, scores_of(net, self.scope), keep)
         fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
-        new = self.rewired_everywhere(pruned, fraction, delta, most, key=key)
+        # one edit from what was to what will be: a weight that is cut and grows again stays as it was
+        new = self.rewired_everywhere(self.pruned(net, step), fraction, delta, most, key=key)
         net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
-
-    def budget(self, step: int, sizes: Sizes) -> int:
-        """By the last change so far, and never more than at the start."""
-        if step < self.begin:
-            return super().budget(step, sizes)
-        return budget_of(self.density_after(step), self.scope, sizes)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.allocation import check_density
-from jaxnet.methods.base import Periodic, Sizes
-from jaxnet.methods.scopes import budget_of
+from jaxnet.errors import check_choice
+from jaxnet.methods.base import Periodic, Sizes, keep_best
+from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
 from jaxnet.structure import entries
 from jaxnet.topology import Topology
 from jaxnet.train import Net
@@ -30,18 +31,21 @@ class Gradual(Periodic):
       start: density at ``begin``.
       begin: step of the first change.
       end: step at which ``density`` is reached.
+      scope: of the pruning; one of :data:`~jaxnet.methods.scopes.SCOPES`.
     """
 
     density: float = 0.1
     start: float = 1.0
     begin: int = 100
     end: int = 1000
+    scope: str = "global"
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
         super().__post_init__()
         check_density(self.density)
         check_density(self.start)
+        check_choice("scope", self.scope, SCOPES)
         if self.density > self.start:
             raise ValueError(f"density must be at most start: {self.density}, {self.start}")
         if not 1 <= self.begin <= self.end:
@@ -92,11 +96,16 @@ class Gradual(Periodic):
         table = jnp.asarray([int(density * positions) for density in self._densities()], jnp.int32)
         return table[jnp.clip(self._index(step), 0, self._last)]
 
+    def pruned(self, net: Net, step: Int[Array, ""]) -> Net:
+        """The network without the least weights, down to the density of the change at ``step``."""
+        keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
+        return keep_best(net, scores_of(net, self.scope), keep)[0]
+
     def budget(self, step: int, sizes: Sizes) -> int:
-        """By the last change so far, array by array, and never more than at the start."""
+        """By the last change so far, and never more than at the start."""
         if step < self.begin:
             return super().budget(step, sizes)
-        return budget_of(self.density_after(step), "weight", sizes)
+        return budget_of(self.density_after(step), self.scope, sizes)
 
     def density_after(self, step: int) -> float:
         """By the last change up to ``step``, which is not before ``begin``."""

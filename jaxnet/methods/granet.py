@@ -8,11 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnet.changes import edit
-from jaxnet.errors import check_choice
-from jaxnet.methods.base import DenseGradient, Sizes, dense_by_path, exchanged, keep_best
+from jaxnet.methods.base import DenseGradient, dense_by_path, exchanged
 from jaxnet.methods.gradual import Gradual
-from jaxnet.methods.scopes import SCOPES, budget_of, kept_of, scores_of
-from jaxnet.structure import entries, with_entries
+from jaxnet.structure import with_entries
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, Key, PyTree
 
@@ -29,17 +27,7 @@ class GraNet(Gradual):
 
     Source: Liu et al. 2021 (zero-cost neuroregeneration). There the fraction of the exchange
     decays over the whole training: here up to ``until``.
-
-    Attributes:
-      scope: of the pruning; one of :data:`~jaxnet.methods.scopes.SCOPES`.
     """
-
-    scope: str = "global"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a value out of range."""
-        super().__post_init__()
-        check_choice("scope", self.scope, SCOPES)
 
     def update(
         self, net: Net, state: PyTree, dense_gradient: DenseGradient, step: Int[Array, ""], *, key: Key
@@ -47,16 +35,9 @@ class GraNet(Gradual):
         """Prunes, then exchanges in every weight; nothing is drawn."""
         del key
         gradient = dense_by_path(dense_gradient(), net.structure)
-        keep = kept_of(entries(net.structure), self.scope, lambda n: self.weights_at(step, n))
         # one edit from what was to what will be: a weight that is cut and grows again stays as it was
-        pruned, _ = keep_best(net, scores_of(net, self.scope), keep)
+        pruned = self.pruned(net, step)
         sizes = {path: jnp.abs(leaf) for path, leaf in gradient.items()}
         new = exchanged(pruned, sizes, self.fraction_at(step), self.fraction)
         net, info = edit(net, with_entries(net.structure, new))
         return net, state, info
-
-    def budget(self, step: int, sizes: Sizes) -> int:
-        """By the last change so far, and never more than at the start."""
-        if step < self.begin:
-            return super().budget(step, sizes)
-        return budget_of(self.density_after(step), self.scope, sizes)
