@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from jaxnet.data import Dataset
 
 
-SMALL = 10_000
-"""Weights of dense networks below which programs are compiled without optimisations."""
-
-
 @dataclass(frozen=True)
 class FindFlags(lab.SeedFlags):
     """How circuits are found and tried."""
@@ -107,7 +103,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
 
     from experiments import _circuit_found as found
     from experiments import _circuit_measures as measures
-    from experiments._rounds import Together, run_rounds
+    from experiments._rounds import Together, quickly, run_rounds
     from jaxnet import circuits
     from jaxnet.data.batches import Split
     from jaxnet.keys import CHANGE, LOOK, ORDER, network_keys, purpose
@@ -119,8 +115,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     spec, winner = make_spec(run.config, run.dataset), _winner.of(run.config)
     adam, task = optax.adam(float(config.lr or 1e-3)), run.task(spec)
     together, classes = Together(run, count), run.dataset.num_classes
-    # small networks run in no time: what costs is to compile
-    how: dict[str, Any] = {"options": ONCE} if spec.dense_weights < SMALL else {}
+    how = quickly(spec.dense_weights)
     train = run.split("train")
     index = jnp.arange(min(config.samples, train.size))
     few = Split(train.x[index], train.y[index], train.mean, train.std)

@@ -11,21 +11,18 @@ import optax
 
 import jaxnet
 from experiments import _winner
-from experiments._rounds import Together, run_rounds
+from experiments._rounds import Together, quickly, run_rounds
 from jaxnet import circuits, compress, lab, methods
 from jaxnet.circuits import extract, weight_values
 from jaxnet.data.batches import Split
 from jaxnet.guard import attribute_change
 from jaxnet.keys import CHANGE, LOOK, METHOD, network_keys, purpose
 from jaxnet.nn.params import release_masks, to_masked_network
-from jaxnet.programs import ONCE
 from jaxnet.structure import clear, entries
 from jaxnet.train import Batches, Net, evaluate, train_batches
 from jaxnet.types import Array
 
 WHOLE, FACTS = "whole", "facts"
-SMALL = 10_000
-"""Weights of dense networks below which programs are compiled without optimisations."""
 
 
 class Compression:
@@ -38,7 +35,7 @@ class Compression:
         self.task, self.adam = run.task(spec), optax.adam(float(config.lr or 1e-3))
         self.winner = _winner.of(config)
         self.all_of_them = Together(run, len(run.seeds))
-        self.how: dict[str, Any] = {"options": ONCE} if spec.dense_weights < SMALL else {}
+        self.how = quickly(spec.dense_weights)
         self.train, self.test = run.split("train"), run.split("test")
         self.keys, self.order = run.keys, run.order(config.batch_size)
         x, _ = self.train.batch(jnp.arange(min(config.samples, self.train.size)))

@@ -16,10 +16,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnet.errors import InputError
 from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import progress
+from jaxnet.programs import ONCE
 from jaxnet.store.checkpoint import Pace, latest, restore, save
 from jaxnet.types import PyTree
 
 Rows = list[dict[str, Any]]
+
+SMALL = 10_000
+"""Weights of dense networks below which programs are compiled without optimisations."""
+
+
+def quickly(dense_weights: int) -> dict[str, Any]:
+    """How programs of such networks are compiled: small ones run in no time, and what costs is to compile."""
+    return {"options": ONCE} if dense_weights < SMALL else {}
 
 
 def run_rounds(

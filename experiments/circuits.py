@@ -24,8 +24,9 @@ from experiments._circuit_kinds import AGAIN, ARMS
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
+from jaxnet.lab.compare import compare
 from jaxnet.lab.flags import check_sizes
-from jaxnet.lab.shown import number, percent
+from jaxnet.lab.shown import number, percent, span
 from jaxnet.statistics import aggregate
 
 HALF, WITHIN = 0.5, 1.1
@@ -199,31 +200,26 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
 
 def bridge_verdicts(runs: Mapping[str, Any]) -> list[list[str]]:
     """Of every density: does the bridge score predict damage better than norm and Fisher information?"""
-    from jaxnet.statistics import holm, paired_difference
-
+    arms: dict[str, Any] = {}
     asked = []
     for name, run in runs.items():
-        seeds = [s["units"] for s in run["arms"][ARMS[0]]["seeds"] if not s["diverged"]]
+        seeds = run["arms"][ARMS[0]]["seeds"]
         for damage in ("noise", "rounding"):
+            of = {p: f"{name}: {p} {damage}" for p in ("bridge", "norm", "fisher")}
+            for p, arm in of.items():
+                found = [{"diverged": s["diverged"], "r": s["units"][f"{p} {damage}"]} for s in seeds]
+                arms[arm] = {"seeds": found}
             for rival in ("norm", "fisher"):
-                both = [[s[f"{p} {damage}"] for s in seeds] for p in ("bridge", rival)]
-                a, b = (np.array([np.nan if v is None else v for v in side], float) for side in both)
-                asked.append((name, damage, rival, paired_difference(a, b)))
-    known = [p["p"] for *_, p in asked if p["p"] is not None]
-    corrected = iter(holm([float(p) for p in known]))
-    rows = []
-    for name, damage, rival, found in asked:
-        p = next(corrected) if found["p"] is not None else None
-        word = "no verdict"
-        if found["n"] >= 12 and found["ci95"] is not None and found["mean"] is not None:
-            away = found["ci95"][0] > 0 or found["ci95"][1] < 0
-            shown = p is not None and p < 0.05 and away
-            word = "no difference shown" if not shown else "better" if found["mean"] > 0 else "worse"
-        ends = "-" if found["ci95"] is None else f"{found['ci95'][0]:+.2f} .. {found['ci95'][1]:+.2f}"
-        rows.append(
-            [name, damage, f"bridge − {rival}", number(found["mean"], "+.2f"), ends, number(p, ".2g"), word]
-        )
-    return rows
+                question = lab.Question(of["bridge"], of[rival], "r", f"bridge − {rival}", where=name)
+                asked.append((damage, question))
+    answers = compare(arms, [question for _, question in asked])
+    return [
+        [
+            *(c.question.where, damage, c.question.shown, number(c.difference, "+.2f")),
+            *(span(c.ci95, "+.2f", between=" .. ", scale=1), number(c.p_holm, ".2g"), c.verdict),
+        ]
+        for (damage, _), c in zip(asked, answers, strict=True)
+    ]
 
 
 def draw_images(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:

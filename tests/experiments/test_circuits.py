@@ -12,7 +12,7 @@ import pytest
 
 import jaxnet.store.checkpoint
 from experiments import _rounds, circuits
-from jaxnet.lab import run_main
+from tests.experiments.wrong_input import assert_refused
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,7 @@ from jaxnet.lab import run_main
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit) as left:
-        run_main(circuits.CONTROLS.main, circuits.Config, [*flags, "--out", str(out)])
-    error = capsys.readouterr().err
-    assert left.value.code == 2 and said in error and len(error.splitlines()) == 1 and not out.exists()
+    assert_refused(circuits.CONTROLS.main, circuits.Config, flags, said, tmp_path / "run", capsys)
 
 
 def summary(mine: float, shuffled: float | None, untrained: float | None, *, held: float) -> dict[str, Any]:

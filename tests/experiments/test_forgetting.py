@@ -11,7 +11,7 @@ from experiments import forgetting
 from experiments._forgetting_arms import METHODS, ArmConfig, settle_arm
 from jaxnet import data
 from jaxnet.errors import InputError
-from jaxnet.lab import run_main
+from tests.experiments.wrong_input import assert_refused
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,7 @@ from jaxnet.lab import run_main
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit) as left:
-        run_main(forgetting.CONTROLS.main, forgetting.Config, [*flags, "--out", str(out)])
-    error = capsys.readouterr().err
-    assert left.value.code == 2 and said in error and len(error.splitlines()) == 1 and not out.exists()
+    assert_refused(forgetting.CONTROLS.main, forgetting.Config, flags, said, tmp_path / "run", capsys)
 
 
 def test_methods_are_those_of_the_library():

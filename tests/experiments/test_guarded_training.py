@@ -13,8 +13,9 @@ from experiments import _guard_drift as drift
 from experiments import guarded_training as study
 from jaxnet import data
 from jaxnet.keys import keys_of
-from jaxnet.lab import Run, run_main
+from jaxnet.lab import Run
 from jaxnet.lab.run import make_split
+from tests.experiments.wrong_input import assert_refused
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,7 @@ from jaxnet.lab.run import make_split
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit) as left:
-        run_main(study.STUDY.main, study.Config, [*flags, "--out", str(out)])
-    error = capsys.readouterr().err
-    assert left.value.code == 2 and said in error and len(error.splitlines()) == 1 and not out.exists()
+    assert_refused(study.STUDY.main, study.Config, flags, said, tmp_path / "run", capsys)
 
 
 def test_drifted_samples_are_as_they_were_or_as_they_are_now(key):
