@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
 from jaxnet.errors import InputError
 from jaxnet.lab.run import Run
 from jaxnet.lab.terminal import progress
 from jaxnet.programs import ONCE
+from jaxnet.sharding import NetworkSharding
 from jaxnet.store.checkpoint import Pace, latest, restore, save
 from jaxnet.types import PyTree
 
@@ -83,33 +80,15 @@ class Together:
 
     def __init__(self, run: Run[Any], networks: int) -> None:
         """For so many networks; they share one device where their number does not divide."""
-        devices = jax.local_devices()
-        used = next(n for n in range(min(len(devices), networks), 0, -1) if networks % n == 0)
-        self._run, self._many = run, used > 1
-        self._mesh = Mesh(np.asarray(devices[:used]), ("network",))
+        self._run, self._sharding = run, NetworkSharding.of(networks)
         self._known: dict[str, Any] = {}
-
-    def place(self, tree: PyTree, each: bool = True) -> PyTree:
-        """A tree on the devices: leaves ``(network, ...)``, or the same for all."""
-        return jax.device_put(
-            tree, NamedSharding(self._mesh, PartitionSpec("network") if each else PartitionSpec())
-        )
 
     def __call__(
         self, what: str, function: Callable[..., Any], each: Sequence[bool], *args: Any, **options: Any
     ) -> Any:
         """``function`` of every network, once compiled; arguments ``(network, ...)`` where ``each``."""
-        placed = [self.place(arg, one) for arg, one in zip(args, each, strict=True)]
+        placed = self._sharding.place(args, each)
         if what not in self._known:
-            together = jax.vmap(function, in_axes=tuple(0 if one else None for one in each))
-            if self._many:  # left to the partitioner, a kernel's operands would be gathered on every device
-                specs = tuple(PartitionSpec("network") if one else PartitionSpec() for one in each)
-                together = jax.shard_map(
-                    together,
-                    mesh=self._mesh,
-                    in_specs=specs,
-                    out_specs=PartitionSpec("network"),
-                    check_vma=False,
-                )
-            self._known[what] = self._run.compiled(what, together, *placed, **options)
+            program = self._run.compiled(what, self._sharding.over(function, each), *placed, **options)
+            self._known[what] = program
         return self._known[what](*placed)

@@ -65,7 +65,6 @@ def arm_config(config: Config, density: float | None) -> ArmConfig:
 
 def run_all(config: Config) -> dict[str, dict[str, Any]]:
     """Runs density by density; their summaries."""
-    lab.run.use_all_processors()
     dataset = lab.run.load(config)
     densities = config.densities if config.from_checkpoint is None else (None,)
     arms = {("checkpoint" if d is None else f"{d:g}"): arm_config(config, d) for d in densities}

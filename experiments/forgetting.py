@@ -90,7 +90,6 @@ def arm_config(config: Config, name: str, density: float, dials: Sequence[float]
 
 def run_all(config: Config) -> dict[str, dict[str, Any]]:
     """Tries the dials, then trains, method by method; by density, every method's summary."""
-    lab.run.use_all_processors()
     from jaxnet.continual import LEARNERS
 
     names, dataset = names_of(config.methods), lab.run.load(config)

@@ -154,7 +154,6 @@ def settle(config: Config, dataset: jaxnet.data.Dataset) -> Config:
     from experiments._hunt_train import with_batch_size
     from jaxnet.sweep.jobs import Stage
 
-    lab.run.use_all_processors()
     rules = plans.rules_of(config)
     if not len(dataset.y_test if rules.split == "test" else dataset.y_val):
         raise InputError(f"{dataset.name} has no {rules.split} samples")

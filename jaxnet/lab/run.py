@@ -28,6 +28,7 @@ from jaxnet.lab.terminal import compiling
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.programs import ONCE, Beside, Clock
 from jaxnet.provenance import processors
+from jaxnet.sharding import NetworkSharding
 from jaxnet.statistics import exact_fraction
 from jaxnet.store.folder import CONFIG, RunFolder
 from jaxnet.sweep.memory import available_memory
@@ -113,8 +114,10 @@ class Run(Generic[C]):
 
     def over_seeds(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """``function`` of every network: arguments ``(network, ...)``; a :class:`Split` is shared."""
-        together = jax.vmap(function, in_axes=tuple(None if isinstance(a, Split) else 0 for a in args))
-        return self.compiled(what, together, *args, **options)(*args)
+        each = [not isinstance(arg, Split) for arg in args]
+        sharding = NetworkSharding.of(len(jax.tree.leaves(args[0])[0]))
+        args = sharding.place(args, each)
+        return sharding.gather(self.compiled(what, sharding.over(function, each), *args, **options)(*args))
 
     def task(self, spec: NetworkSpec, **fields: Any) -> Task:
         """How a network is trained: with the kernel, the batches and the augmentation of the flags."""
@@ -225,6 +228,12 @@ def resolve_kernel(config: C, spec: NetworkSpec, num_networks: int) -> C:
         kernel = choose(spec.sizes, spec.density, given.batch_size, num_networks, spec.allocation)
     product(kernel)
     return dataclasses.replace(given, kernel=kernel)
+
+
+def prepare_jax() -> None:
+    """What every program begins with: a cache of compiled programs, a device per processor."""
+    use_compilation_cache()
+    use_all_processors()
 
 
 def use_compilation_cache() -> None:

@@ -21,6 +21,7 @@ from jaxnet.keys import DRAW, purpose
 from jaxnet.lab.run import PARTS, Run
 from jaxnet.lab.terminal import progress
 from jaxnet.programs import ONCE
+from jaxnet.sharding import NetworkSharding
 from jaxnet.store.checkpoint import Pace, latest, restore, save
 from jaxnet.train import EpochInfo, EpochResult, Method, Task, TrainState, evaluate, track_best
 from jaxnet.train.epoch import epoch_order, make_watched_epoch
@@ -154,8 +155,8 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
 
     def epoch() -> tuple[Any, ...]:
-        together, _, args = _epoch(run, stage)
-        return together, (shapes()[1], *args), (0,)
+        together, args, *_ = _epoch(run, stage, shapes()[1])
+        return together, args, (0,)
 
     run.beside.begin(f"the start of {stage.name}", start)
     if stage.epochs:
@@ -164,8 +165,12 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         run.beside.begin(f"what is kept of {stage.name}", lambda: (stage.keep, (shapes()[1], stage.samples)))
 
 
-def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], Key, tuple[Any, ...]]:
-    """An epoch of all networks, the key of its order, and its arguments beside the state."""
+def _epoch(
+    run: Run[Any], stage: Stage, state: TrainState
+) -> tuple[Callable[..., Any], tuple[Any, ...], Key, Callable[[tuple[Any, ...]], Any], Callable[[Any], Any]]:
+    """An epoch of all networks, its arguments, the key of its order; what lays arguments over the devices,
+    and what gathers results.
+    """
     more: dict[str, Any] = {"patience": stage.patience, "gradient_norms": stage.gradient_norms}
     epoch = make_watched_epoch(stage.task, stage.method, **more)
     key = run.key_data if stage.order is None else jax.random.fold_in(run.key_data, stage.order)
@@ -175,8 +180,11 @@ def _epoch(run: Run[Any], stage: Stage) -> tuple[Callable[..., Any], Key, tuple[
     if own := bool(getattr(run.config, "own_draws", False)):
         draws = jax.vmap(lambda one: purpose(one, DRAW, 0 if stage.order is None else stage.order))(run.keys)
         draws = jnp.concatenate([draws] * max(1, len(stage.arms)))
-    args = (train, run.split(run.watched), draws, number, batches)
-    return jax.vmap(epoch, in_axes=(0, None, None, 0 if own else None, None, None)), key, args
+    sharding = NetworkSharding.of(len(run.seeds) * max(1, len(stage.arms)))
+    each = True, False, False, own, False, False
+    place = functools.partial(sharding.place, each=each)
+    args = place((state, train, run.split(run.watched), draws, number, batches))
+    return sharding.over(epoch, each), args, key, place, sharding.gather
 
 
 def _train(
@@ -206,14 +214,14 @@ def _train(
         record(0, EpochResult(EpochInfo(nothing, nothing), judged), last=True)
     if first >= stage.epochs or bool(np.all(np.asarray(state.stopped))):
         return state, account  # continued after the epoch in which the last network stopped
-    together, key, args = _epoch(run, stage)
-    program = run.compiled(f"an epoch of {stage.name}", together, state, *args, donate=(0,))
-    order, samples = run.order(stage.task.batch_size), args[:3]
+    together, args, key, place, gather = _epoch(run, stage, state)
+    program = run.compiled(f"an epoch of {stage.name}", together, *args, donate=(0,))
+    order, samples = run.order(stage.task.batch_size), args[1:4]
     with progress(stage.epochs, f"{stage.name}, {len(networks)} networks") as show:
         show(completed=first)
         for done in range(first, stage.epochs):
             number = jnp.asarray(done, jnp.int32)
-            state, result = program(state, *samples, number, order(key, number))
+            state, result = gather(program(*place((state, *samples, number, order(key, number)))))
             if stage.between is not None and done + 1 < stage.epochs:
                 state, account = stage.between(done + 1, state, account, result)
             last = done + 1 == stage.epochs or bool(np.all(np.asarray(state.stopped)))

@@ -87,9 +87,9 @@ class Study(Page[C]):
 
     def main(self, config: C, report: Report = print) -> Summary:
         """Runs the study and prints what came out; returns the summary."""
-        from jaxnet.lab.run import use_compilation_cache
+        from jaxnet.lab.run import prepare_jax
 
-        use_compilation_cache()
+        prepare_jax()
         summary, found = self.compute(config, report=report)
         self.write(config, {"run": {"": summary}}, found.comparisons)
         self.show(config, summary, report)
@@ -169,9 +169,9 @@ class Controls(Page[C]):
     def main(self, config: C) -> dict[str, Any]:
         """Runs all arms, compares them, prints and writes what came out."""
         from jaxnet.lab.report import print_comparisons
-        from jaxnet.lab.run import use_compilation_cache
+        from jaxnet.lab.run import prepare_jax
 
-        use_compilation_cache()
+        prepare_jax()
         groups = self.run(config)
         arms = every_arm(groups)
         asked = self.questions(config) if callable(self.questions) else self.questions

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnet import environment
 from jaxnet.data.batches import Split
 from jaxnet.keys import keys_of
+from jaxnet.sharding import NetworkSharding
 from jaxnet.sweep.family import Family, Variant
 from jaxnet.sweep.memory import default_budget, program_bytes
 from jaxnet.sweep.rows import Carried, SweepConfig, Trained, blank_carried, blank_variant
@@ -96,14 +96,12 @@ class Program:
             devices = local[: max(n for n in range(1, min(devices, len(local)) + 1) if chunk % n == 0)]
         assert not isinstance(devices, int)
         devices = list(local if devices is None else devices)[:num_seeds]
-        mesh = Mesh(np.asarray(devices), ("seed",))
-        self._over_seeds = NamedSharding(mesh, PartitionSpec("seed"))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._sharding = NetworkSharding(tuple(devices))
+        self._over_seeds, self._everywhere = self._sharding.each, self._sharding.shared
         self._splits = jax.device_put(splits, self._everywhere)
         self._key_data = jax.device_put(key_data, self._everywhere)
         self._family, self._config, self._rungs = family, config, rungs
         self._whole: Any = None  # compiled where it is needed, which is next to never
-        self._devices = devices
         budget = memory_budget if memory_budget is not None else default_budget(devices)
         largest = _round_up(min(chunk, num_seeds), len(devices))
         self._program, chunk, needed = self._fit(largest, len(devices), budget)
@@ -150,7 +148,7 @@ class Program:
     @property
     def num_devices(self) -> int:
         """Devices in use, at most one per seed."""
-        return len(self._devices)
+        return len(self._sharding.devices)
 
     @property
     def carried_structure(self) -> Any:
@@ -171,7 +169,7 @@ class Program:
 
     def _train_whole(self, trained: Trained, seeds: tuple[Any, ...], epochs: range) -> Trained:
         """Trains the seeds whose live part did not fit again, in a program with room for everything."""
-        step = len(self._devices)
+        step = self.num_devices
         if self._whole is None:
             everything = dataclasses.replace(self._family, live=None)
             without = dataclasses.replace(self._config, persistent=False)
@@ -228,24 +226,13 @@ class Program:
         keys, variants, *carried = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._over_seeds), seeds
         )
-        axes: tuple[int | None, ...] = (0, None, 0, None, None, None)
+        each = [True, False, True, False, False, False]
         bounds: tuple[Any, ...] = ()
         run: Any = make_run(family, config)
         if self._rungs:
             number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
-            run, axes, bounds = make_rung(family, config), (*axes, 0, None, None), (number, number)
-        mapped = jax.vmap(run, in_axes=axes)
-        if len(self._devices) > 1:
-            # XLA's partitioner would gather what a call of the csr kernel reads on every device
-            over_seeds, everywhere = self._over_seeds.spec, self._everywhere.spec
-            mapped = jax.shard_map(
-                mapped,
-                mesh=self._over_seeds.mesh,
-                in_specs=tuple(everywhere if axis is None else over_seeds for axis in axes),
-                out_specs=over_seeds,
-                check_vma=False,
-            )
-        jitted = jax.jit(mapped, out_shardings=self._over_seeds)
+            run, each, bounds = make_rung(family, config), [*each, True, False, False], (number, number)
+        jitted = jax.jit(self._sharding.over(run, each), out_shardings=self._over_seeds)
         return jitted.lower(keys, self._key_data, variants, *self._splits, *carried, *bounds).compile()
 
 

@@ -18,6 +18,7 @@ def test_killed_five_times_it_ends_the_same(
     name: str, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
 ) -> None:
     environment = quick_variables(xla_cache)
-    done = run_python("-m", "tests.experiments.small_runs", name, str(tmp_path), env=environment, timeout=999)
+    command = "-m", "tests.experiments.small_runs", name, str(tmp_path)
+    done = run_python(*command, env=environment, devices=2, timeout=999)
     assert (done.returncode, done.stderr) == (0, "")
     assert summaries(tmp_path / "killed") == summaries(tmp_path / "whole") == summaries(tmp_path / "again")

@@ -163,7 +163,9 @@ def test_plan_says_what_will_happen():
 EIGHT_DEVICES = """
 import json
 import jax
+import jax.numpy as jnp
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+from jaxnet.sharding import NetworkSharding
 from jaxnet.sweep import Program
 from tests import networks
 from tests.sweep import small
@@ -184,7 +186,16 @@ for kernel in small.PRODUCTS:
 few = Program(
     small.FAMILY, small.config("dense"), 3, small.splits(), key_data=jax.random.key(small.KEY_DATA)
 )
-print(json.dumps({"said": said, "few": [few.num_devices, few.plan.chunk]}))
+used = [len(NetworkSharding.of(number).devices) for number in (1, 2, 6, 9, 11, 16, 24)]
+sharding, each = NetworkSharding.of(12), (True, False)
+rows, shared = jnp.arange(12.0), {"by": jnp.float32(3)}
+args = sharding.place((rows, shared), each)
+found = jax.jit(sharding.over(lambda row, shared: {"times": row * shared["by"]}, each))(*args)["times"]
+assert len(found.addressable_shards) == 6 and found.addressable_shards[0].data.shape == (2,)
+assert sharding.gather(found).devices() == {jax.local_devices()[0]} and (found == 3 * rows).all()
+shapes = jax.eval_shape(lambda: (rows, shared))
+assert jax.tree.map(lambda leaf: leaf.sharding, sharding.place(shapes, each)[0]) == args[0].sharding
+print(json.dumps({"said": said, "few": [few.num_devices, few.plan.chunk], "used": used}))
 """
 
 
@@ -195,6 +206,7 @@ def test_eight_devices_give_the_rows_of_one(run_python):
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
     assert told["few"] == [3, 3], "no more devices than seeds"
+    assert told["used"] == [1, 2, 6, 3, 1, 8, 8], "as many devices as divide the networks"
     for kernel, said in told["said"].items():
         assert said["chunk"] == 8 and said["places"] == 8
         assert not said["talk"], "a device has to do with its own seeds only"
