@@ -9,17 +9,17 @@ Source: Frankle and Carbin 2019; late rewinding: Frankle et al. 2020.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jaxnet
+from experiments._method_sparser import SPARSE_BELOW, room_for
+from experiments._method_sparser import by_seed as _by_seed
 from jaxnet import lab
 from jaxnet.methods.base import keep_best
 from jaxnet.methods.scopes import scores_of
 from jaxnet.structure import clear
-
-SPARSE_BELOW = 0.25
-"""Density up to which the weights that exist are computed alone."""
 
 
 def weights_of_rounds(density: float, rounds: int, positions: int) -> list[int]:
@@ -55,16 +55,10 @@ def make_stages(
     import jax.numpy as jnp
     import optax
 
+    by_seed = functools.partial(_by_seed, rates=len(rates))
     full = jaxnet.allocation.dense_counts(sizes)
     counts = weights_of_rounds(density, rounds, sum(full))
     names = tuple(f"{rate:g}" for rate in rates)
-
-    def by_seed(tree: Any) -> Any:
-        # of (rate x seed, ...): leaves (seed, rate, ...)
-        def one(leaf: Any) -> Any:
-            return jnp.swapaxes(leaf.reshape(len(rates), -1, *leaf.shape[1:]), 0, 1)
-
-        return jax.tree.map(one, tree)
 
     def masked(state: Any, samples: Any) -> Any:
         del samples
@@ -88,7 +82,7 @@ def make_stages(
             structure = keep_best(net, scores_of(net, "global"), jnp.int32(counts[number]))[0].structure
             values = early[0]
             if counts[number] <= SPARSE_BELOW * sum(full):
-                room = [min(size, counts[number]) for size in full]
+                room = room_for(counts[number], full)
                 values, structure = jaxnet.to_sparse_network(values, structure, room)
             else:
                 values = clear(values, structure)

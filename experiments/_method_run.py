@@ -11,6 +11,7 @@ import numpy as np
 import jaxnet
 from experiments import _method_arms as methods
 from experiments import _method_rewind as rewinding
+from experiments import _method_sparser as sparser
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -111,7 +112,7 @@ def settle_arm(config: ArmConfig, dataset: Dataset) -> ArmConfig:
     method = methods.make_method(arm, float(config.density or 0), steps, config.every)
     methods.check_time(config.arm, method, spec, steps, config.epochs)
     lab.run.check_samples(config, dataset)
-    if arm.start in ("dense", "half", "small"):  # masks on dense arrays
+    if arm.start == "small" or config.arm == "dense":  # masks on dense arrays, to the end
         return dataclasses.replace(config, kernel="dense")
     if arm.start != "sparse":  # it will be
         spec = dataclasses.replace(spec, density=float(config.density or 0))
@@ -174,7 +175,7 @@ def run_arm(run: lab.Run[ArmConfig], teachers: Networks | None = None) -> lab.Fo
         return tuple(at(rate) for rate in config.rates)
 
     full = jaxnet.allocation.dense_counts(spec.sizes)
-    room = [min(size, int(float(config.density or 0) * sum(full))) for size in full]  # of a chosen network
+    room = sparser.room_for(int(float(config.density or 0) * sum(full)), full)  # of a chosen network
     counts_at_start = jaxnet.allocate(spec.sizes, spec.density, spec.allocation)
     layers = list(zip(counts_at_start, full, strict=True))
     existed = methods.budgets(method, layers, steps)
@@ -197,7 +198,12 @@ def run_arm(run: lab.Run[ArmConfig], teachers: Networks | None = None) -> lab.Fo
     best_of_test = np.full(len(run.seeds) * len(names), np.nan)
     after = None if arm.start == "chosen" else method
     hooks: dict[str, Any] = {"method": after, "between": between, "account": best_of_test if peers else None}
-    stages = [lab.Stage("train", config.epochs, task, start, arms=names, order=0, **hooks)]
+    if arm.start in ("dense", "half") and config.kernel != "dense" and not peers:
+        stages = sparser.make_stages(
+            task, start, epochs=config.epochs, existed=existed, full=full, arms=names, **hooks
+        )
+    else:
+        stages = [lab.Stage("train", config.epochs, task, start, arms=names, order=0, **hooks)]
     if arm.start == "rewound":
         rules = {name: getattr(config, name) for name in ("density", "rounds", "epochs", "rates")}
         stages = rewinding.make_stages(task, start, ready, sizes=spec.sizes, **rules)

@@ -30,7 +30,7 @@ from jaxnet.changes.rewire import (
     scaffold_path,
     small_weights,
 )
-from jaxnet.changes.shape import grown, insert_layer, widen
+from jaxnet.changes.shape import grown, insert_layer, to_sparse, widen
 from jaxnet.changes.skips import MAX_INCOMING, route_skips, with_skips
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "scaffold_path",
     "shuffle_values",
     "small_weights",
+    "to_sparse",
     "widen",
     "with_equal_room",
     "with_optimizer",

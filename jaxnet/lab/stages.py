@@ -45,6 +45,7 @@ class Stage:
       samples: what ``keep`` looks at.
       arms: names, where networks of several arms are trained side by side.
       order: number folded into the key of the data.
+      after: epochs of an earlier stage that this one continues: its numbers go on from there.
       patience: epochs without a new best before a network stops; None for never.
       method: what changes the structure while networks train, or None.
       between: changes the networks under fixed shapes between two epochs, as
@@ -65,6 +66,7 @@ class Stage:
     samples: Any = None
     arms: tuple[str, ...] = ()
     order: int | None = None
+    after: int = 0
     patience: int | None = None
     method: Method | None = None
     between: Callable[[int, TrainState, PyTree, EpochResult], tuple[TrainState, PyTree]] | None = None
@@ -196,7 +198,7 @@ def _train(
     pace = Pace()
 
     def record(done: int, result: EpochResult, last: bool) -> None:
-        labels = [{**network, "epoch": done} for network in networks]
+        labels = [{**network, "epoch": stage.after + done} for network in networks]
         more = {} if stage.also is None else {k: np.asarray(v) for k, v in stage.also(state, kept).items()}
         rows = enumerate(result.rows(labels, PARTS[run.watched]))
         length = run.folder.append_rows({**r, **{k: float(v[i]) for k, v in more.items()}} for i, r in rows)
@@ -220,7 +222,7 @@ def _train(
     with progress(stage.epochs, f"{stage.name}, {len(networks)} networks") as show:
         show(completed=first)
         for done in range(first, stage.epochs):
-            number = jnp.asarray(done, jnp.int32)
+            number = jnp.asarray(stage.after + done, jnp.int32)
             state, result = gather(program(*place((state, *samples, number, order(key, number)))))
             if stage.between is not None and done + 1 < stage.epochs:
                 state, account = stage.between(done + 1, state, account, result)

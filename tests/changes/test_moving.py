@@ -11,8 +11,12 @@ import optax
 import pytest
 
 from jaxnet import changes, losses, optim, trees
+from jaxnet.data.batches import Split
 from jaxnet.nn import mlp
-from jaxnet.train import Net
+from jaxnet.nn.params import Params, Structure
+from jaxnet.structure import LayerParams
+from jaxnet.topology import Mask
+from jaxnet.train import Batches, Net, Task, train_batches
 from tests import networks, reference
 from tests.changes import chains
 
@@ -209,3 +213,31 @@ def test_another_optimiser_with_the_same_parts_goes_on():
     assert [int(adam(new.opt_state, g).count) for g in GROUPS] == [7, 7]
     for name in ("mu", "nu"):
         assert trees.equal(whole(new, name), whole(net, name))
+
+
+def test_a_pruned_network_is_made_sparse_with_its_moments_and_made_smaller_again() -> None:
+    """Two weights of six are left; Adam's moments and the rate go with them, and training goes on equally."""
+    spec = mlp.NetworkSpec((2, 3), 1.0)
+    mask = jnp.asarray([[True, False], [False, False], [False, True]])
+    params = Params((LayerParams(jnp.asarray([[2.0, 0.0], [0.0, 0.0], [0.0, -3.0]]), jnp.arange(3.0)),))
+    optimizer = optax.chain(optax.scale_by_adam(), optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
+    net = Net.of(params, Structure.of([Mask(mask)]), optimizer)
+    x, y = jnp.asarray([[1.0, 2.0], [3.0, 1.0]]), jnp.asarray([0, 2])
+    data = Split(x, y, jnp.zeros(2), jnp.ones(2))
+    order = Batches(jnp.asarray([[0, 1]] * 3), jnp.ones((3, 2)))
+    train = networks.quick(lambda net: train_batches(Task(mlp.MLP(spec), 2), net, data, order)[0])
+    net = train(net)
+    made = networks.quick(changes.to_sparse, static_argnums=1)(net, (5,))
+    smaller = networks.quick(changes.to_sparse, static_argnums=1)(made, (2,))
+    for sparse, slots in ((made, 5), (smaller, 2)):
+        (entry,) = sparse.structure.weights
+        assert (entry.capacity, int(entry.num_nonzeros)) == (slots, 2)
+        assert np.asarray(entry.rows[:2]).tolist() == [0, 2] and np.asarray(entry.cols[:2]).tolist() == [0, 1]
+        for part in ("mu", "nu"):
+            dense, few = (np.asarray(getattr(n.opt_state[0], part).scaffold[0].weight) for n in (net, sparse))
+            assert few.tolist() == [dense[0, 0], dense[2, 1], *[0] * (slots - 2)] and dense[0, 0] != 0
+        assert int(sparse.opt_state[0].count) == 3
+        assert float(optax.tree.get(sparse.opt_state, "learning_rate")) == 0.5
+        after, expected = train(sparse), train(net)
+        weight = reference.matrix(np.asarray(after.params.scaffold[0].weight), after.structure.weights[0])
+        np.testing.assert_allclose(weight, expected.params.scaffold[0].weight, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from experiments import _method_arms as arms
 from experiments import _method_rewind as rewinding
+from experiments import _method_sparser as sparser
 from experiments import method_comparison
+from experiments._method_run import ARM, ArmConfig
 from jaxnet.allocation import allocate
 from jaxnet.lab import run_main
 from tests.experiments.patched import compiling_once, read_json
@@ -108,6 +111,40 @@ def test_the_best_test_epoch_is_no_worse_than_the_one_chosen_on_validation(finis
         assert all(best >= chosen for best, chosen in pairs)
     (arm,) = found["rewind"]["arms"].values()
     assert "accuracy_peers" not in arm["aggregate"]  # of several trainings
+
+
+def test_when_networks_get_smaller_arrays() -> None:
+    existed = [1000, 1000, 900, 400, 250, 180, 100, 60, 50, 50, 50, 50, 50]  # 12 steps
+    assert sparser.sparser_from(existed, 2, 1000) == [2, 4], "250 of 1,000 after epoch 2, 50 after epoch 4"
+    assert sparser.sparser_from(existed, 6, 1000) == [1], "100 after the first, and the last is the end"
+    assert sparser.sparser_from([50] * 7, 2, 1000) == [], "sparse from the start"
+    assert sparser.room_for(300, (200, 1000)) == [200, 300]
+
+
+def test_a_pruned_network_is_computed_sparsely_and_stays_the_same(tmp_path: Path, xla_cache: Path) -> None:
+    """Continued in smaller arrays it makes the same steps as masked to the end."""
+    flags = ["--dataset", "digits", "--sizes", "64,24,10", "--density", "0.1", "--num-seeds", "2"]
+    flags += ["--arm", "lamp", "--rates", "0.01,0.003", "--epochs", "6", "--every", "5", "--batch-size", "64"]
+    for kernel in ("dense", "csr"):
+        with compiling_once(xla_cache):
+            run_main(ARM.main, ArmConfig, [*flags, "--kernel", kernel, "--out", str(tmp_path / kernel)])
+    (whole, phases), (staged, names) = (steps(tmp_path / kernel) for kernel in ("dense", "csr"))
+    assert phases == {"train"} and names == {"train", "train-from-2", "train-from-4"}
+    assert whole.keys() == staged.keys() and len(whole) == 2 * 2 * 6
+    np.testing.assert_allclose([*staged.values()], [*whole.values()], rtol=1e-4)
+    both = [read_json(tmp_path / kernel / "summary.json")["arms"] for kernel in ("dense", "csr")]
+    for name, arm in both[0].items():
+        for one, other in zip(arm["seeds"], both[1][name]["seeds"], strict=True):
+            assert one["weights"] == other["weights"] == int(0.1 * (64 * 24 + 24 * 10))
+            assert one["best_epoch"] == other["best_epoch"] >= 4, "not while there were more weights"
+            assert abs(one["accuracy"] - other["accuracy"]) < 1e-6
+
+
+def steps(out: Path) -> tuple[dict[Any, float], set[str]]:
+    """Training losses by arm, seed and epoch, and the names of the stages."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = {(row["arm"], row["seed"], row["epoch"]): row["train_loss"] for row in rows}
+    return losses, {row["phase"] for row in rows}
 
 
 def test_a_small_dense_network_has_no_bottleneck() -> None:
