@@ -17,6 +17,7 @@ from jaxnet.growth.training import make_group_epoch, padded_size, start_state
 from jaxnet.keys import key_of
 from jaxnet.nn.mlp import NetworkSpec
 from jaxnet.programs import ONCE, Clock, Programs
+from jaxnet.sharding import NetworkSharding
 from jaxnet.train import Net, epoch_order
 from jaxnet.types import Key, PyTree
 
@@ -27,6 +28,7 @@ class GroupPrograms(Programs):
     def __init__(self, plan: GrowthPlan, data: GrowthData, clock: Clock) -> None:
         super().__init__(clock)
         self._plan, self._data = plan, data
+        self._samples: dict[NetworkSharding, tuple[PyTree, ...]] = {}
         self._order = functools.partial(epoch_order, data.train.size, plan.batch_size)
 
     def order(self, key: Key) -> Any:
@@ -34,7 +36,7 @@ class GroupPrograms(Programs):
         return self.get("order", lambda: self._order, key, jnp.int32(0), options=ONCE)
 
     def epoch(self, spec: NetworkSpec, state: PyTree, key: Key) -> Any:
-        """``(state, train, watch, key, number, batches) -> (state, result)``; the state is donated."""
+        """Takes what :meth:`place` gives, returns ``(state, result)``; the state is donated."""
         return self.get(*self._epoch(spec, state, key), donate=(0,))
 
     def measure(self, spec: NetworkSpec, *args: Any) -> Any:
@@ -63,19 +65,34 @@ class GroupPrograms(Programs):
         for shape, number in list(numbers.items())[:2]:
             self.begin_iteration(*like[shape], number)
 
+    def place(self, state: PyTree, draws: Key, number: PyTree, batches: PyTree) -> tuple[PyTree, ...]:
+        """All arguments of :meth:`epoch`, laid over the devices; :meth:`sharding` gathers."""
+        sharding, both = self.sharding(state), (self._data.train, self._data.watch)
+        if sharding not in self._samples:
+            self._samples[sharding] = sharding.place(both, (False, False))
+        return sharding.place((state, *self._samples[sharding], draws, number, batches), self._each)
+
+    def sharding(self, state: PyTree) -> NetworkSharding:
+        """Of the networks of a group."""
+        return NetworkSharding.of(state.train.stopped.shape[0])
+
+    @property
+    def _each(self) -> tuple[bool, ...]:
+        return True, False, False, self._plan.own_draws, False, False
+
     def _epoch(self, spec: NetworkSpec, state: PyTree, key: Key) -> tuple[Any, ...]:
         """Name, maker and arguments; of the order of the samples the shapes are enough."""
 
         def make() -> Any:
             epoch = make_group_epoch(self._plan, self._plan.task(spec))
-            return jax.vmap(epoch, in_axes=(0, None, None, 0 if self._plan.own_draws else None, None, None))
+            return self.sharding(state).over(epoch, self._each)
 
         number = jnp.int32(0)
         draws: Any = key
         if self._plan.own_draws:
             draws = jax.ShapeDtypeStruct(state.accuracy.shape, key.dtype)
         batches = jax.eval_shape(self._order, key, number)
-        return ("epoch", spec), make, state, self._data.train, self._data.watch, draws, number, batches
+        return ("epoch", spec), make, *self.place(state, draws, number, batches)
 
     def _measure(self, spec: NetworkSpec) -> tuple[Any, ...]:
         one = functools.partial(measure, self._plan, spec)
