@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -47,6 +48,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import hypothesis
 import jax
 import pytest
+
+# As programs do (jaxnet.lab.command): tracing makes much that stays, and looking through it again and again
+# took a fifth of the suite.
+gc.set_threshold(100_000, 20, 50)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet import topology, trees
-from jaxnet.changes.weights import carry, is_new
+from jaxnet.changes.weights import Move
 from jaxnet.optim import assemble, cleared_state, followed, parts
-from jaxnet.structure import clear, entries, map_weights, with_entries
+from jaxnet.structure import clear, entries, with_entries
 from jaxnet.topology import Entry, Topology
 from jaxnet.train import Net
 from jaxnet.types import Array, Int, PyTree
@@ -41,10 +41,22 @@ def carry_tree(tree: T, old: PyTree, new: PyTree) -> T:
     so is one that holds no weight; leaves without an entry stay.
     """
 
-    def one(leaf: Array, before: Entry, after: Entry) -> Array:
-        return leaf if before is after else carry(leaf, before, after)
+    return _carried(tree, _moves(old, new))
 
-    return map_weights(one, tree, old, new)
+
+def _moves(old: PyTree, new: PyTree) -> dict[str, Move]:
+    """By path, of the entries that are not the same object."""
+    pairs = zip(entries(old).items(), entries(new).values(), strict=True)
+    return {path: Move(before, after) for (path, before), after in pairs if before is not after}
+
+
+def _carried(tree: T, moves: Mapping[str, Move]) -> T:
+    def one(path: Any, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        return moves[name].carry(leaf) if name in moves else leaf
+
+    found: T = jax.tree.map_with_path(one, tree)
+    return found
 
 
 def edit(
@@ -59,27 +71,23 @@ def edit(
       structure: which weights exist from now on.
       value: ``(path, entry) -> values`` of the parameter's shape, for new weights; zero by default.
     """
-    old = net.structure
-    pairs = {
-        path: (before, after)
-        for (path, before), after in zip(entries(old).items(), entries(structure).values(), strict=True)
-        if before is not after
-    }
-    fresh_entries = {path: is_new(*pair) for path, pair in pairs.items()}
+    moves, after = _moves(net.structure, structure), entries(structure)
 
     def set_new(path: Any, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path)
-        if value is None or name not in pairs:
+        if value is None or name not in moves:
             return leaf
-        return jnp.where(fresh_entries[name], value(name, pairs[name][1]), leaf)
+        return jnp.where(moves[name].is_new, value(name, after[name]), leaf)
 
-    params = jax.tree.map_with_path(set_new, carry_tree(net.params, old, structure))
-    kept = jax.tree.map_with_path(
-        lambda path, leaf: ~fresh_entries.get(jax.tree_util.keystr(path), jnp.zeros(leaf.shape, bool)), params
-    )
+    def is_kept(path: Any, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        return ~moves[name].is_new if name in moves else jnp.ones(leaf.shape, bool)
+
+    params = jax.tree.map_with_path(set_new, _carried(net.params, moves))
+    kept = jax.tree.map_with_path(is_kept, params)
 
     def follow(fresh: PyTree, state: PyTree) -> PyTree:
-        moved = [carry_tree(part, old, structure) for part in parts(state, net.params)]
+        moved = [_carried(part, moves) for part in parts(state, net.params)]
         return assemble(fresh, state, net.params, params, moved, kept)
 
     net = net.replace(
@@ -89,10 +97,8 @@ def edit(
         carried=follow(_blank(net.carried, net.params, params), net.carried),
     )
     info = EditInfo(
-        grown={path: jnp.sum(new, dtype=jnp.int32) for path, new in fresh_entries.items()},
-        dropped={
-            path: jnp.sum(is_new(after, before), dtype=jnp.int32) for path, (before, after) in pairs.items()
-        },
+        grown={path: jnp.sum(move.is_new, dtype=jnp.int32) for path, move in moves.items()},
+        dropped={path: move.num_dropped for path, move in moves.items()},
     )
     return net, info
 

@@ -47,18 +47,29 @@ def origin(old: Topology, new: Topology) -> Int[Array, "nnz"]:
     return jnp.where(new.exists, places_of(positions(new), positions(old)), old.capacity)
 
 
-def carry(values: Array, old: Entry, new: Entry) -> Array:
-    """Brings an array with an entry per weight to another structure; zero where ``old`` had no weight."""
-    if isinstance(old, Topology) and isinstance(new, Topology):
-        return values.at[origin(old, new)].get(mode="fill", fill_value=0)
-    return jnp.where(present(old) & present(new), values, jnp.zeros((), values.dtype))
+class Move:
+    """What goes where when one entry becomes another, found once for everything with an entry per weight.
 
+    Attributes:
+      is_new: of the parameter's new shape: which entries hold a weight that was not there.
+      num_dropped: how many weights are gone.
+    """
 
-def is_new(old: Entry, new: Entry) -> Bool[Array, "..."]:
-    """Which entries of the parameter hold a weight that ``old`` has not."""
-    if isinstance(old, Topology) and isinstance(new, Topology):
-        return new.exists & (origin(old, new) == old.capacity)
-    return present(new) & ~present(old)
+    def __init__(self, old: Entry, new: Entry) -> None:
+        """From ``old`` to ``new``, two of a kind."""
+        if isinstance(old, Topology) and isinstance(new, Topology):
+            self._slots: Array | None = origin(old, new)
+            self.is_new = new.exists & (self._slots == old.capacity)
+        else:
+            self._slots, self._stays = None, present(old) & present(new)
+            self.is_new = present(new) & ~present(old)
+        self.num_dropped = old.num_nonzeros - (new.num_nonzeros - jnp.sum(self.is_new, dtype=jnp.int32))
+
+    def carry(self, values: Array) -> Array:
+        """An array with an entry per weight in the new structure; zero where there was no weight."""
+        if self._slots is None:
+            return jnp.where(self._stays, values, jnp.zeros((), values.dtype))
+        return values.at[self._slots].get(mode="fill", fill_value=0)
 
 
 def smallest(entry: Entry, score: Array, number: Int[Array, ""] | int) -> Bool[Array, "..."]:

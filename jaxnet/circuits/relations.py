@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.changes.weights import carry, edited
+from jaxnet.changes import carry_tree
+from jaxnet.changes.weights import edited
 from jaxnet.circuits.ablation import Measure, names_of
 from jaxnet.circuits.attribution import ends
 from jaxnet.circuits.curves import jaccard, ranking
-from jaxnet.structure import entries, exists, map_weights, to_dense, with_entries
+from jaxnet.structure import entries, exists, to_dense, with_entries
 from jaxnet.topology import Mask, Topology, densify
 from jaxnet.types import Array, Bool, Float, Int, Key, PyTree
 
@@ -109,7 +110,7 @@ def extract(params: Any, structure: Any, keep: Bool[Array, "element"]) -> tuple[
     nowhere = jnp.zeros(0, jnp.int32)
     new = {name: edited(entry, parts[name], nowhere, nowhere > 0) for name, entry in there.items()}
     after = with_entries(structure, new)
-    return map_weights(carry, params, structure, after), after
+    return carry_tree(params, structure, after), after
 
 
 def random_like(

@@ -6,6 +6,8 @@ are walked through once. XLA's own operations everywhere else; the results are t
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,15 +34,16 @@ def smallest_keys(keys: Int[Array, "n"], number: Int[Array, ""] | int, room: int
     Returns:
       ``(k,)`` int32 with ``k = min(room, n)``, ``n`` behind the last one taken.
     """
-    room = min(room, keys.shape[0])
-
-    def by_sorting(keys: Array, number: Array) -> Array:
-        ordered, place = jax.lax.sort((keys, jnp.arange(keys.shape[0], dtype=jnp.int32)), num_keys=2)
-        chosen = (jnp.arange(room) < number) & (ordered[:room] < NEVER)
-        return jnp.sort(jnp.where(chosen, place[:room], keys.shape[0]))
-
-    number = jnp.asarray(number, jnp.int32)
+    room, number = min(room, keys.shape[0]), jnp.asarray(number, jnp.int32)
+    by_sorting = functools.partial(_by_sorting, room=room)
     return csr_library.on_cpu(csr_library.SELECT, _int32(room), by_sorting, keys, number)
+
+
+@functools.partial(jax.jit, static_argnames="room")  # traced once, however often it is asked for
+def _by_sorting(keys: Array, number: Array, room: int) -> Array:
+    ordered, place = jax.lax.sort((keys, jnp.arange(keys.shape[0], dtype=jnp.int32)), num_keys=2)
+    chosen = (jnp.arange(room) < number) & (ordered[:room] < NEVER)
+    return jnp.sort(jnp.where(chosen, place[:room], keys.shape[0]))
 
 
 def sorted_keys(keys: Int[Array, "n"]) -> Int[Array, "n"]:
@@ -50,9 +53,10 @@ def sorted_keys(keys: Int[Array, "n"]) -> Int[Array, "n"]:
 
 def places_of(wanted: Int[Array, "k"], keys: Int[Array, "n"]) -> Int[Array, "k"]:
     """``(k,)``: where each of the ``wanted`` stands in ``keys``, both ascending; n where it does not."""
+    return csr_library.on_cpu(csr_library.FIND, _int32(wanted.shape[0]), _by_search, keys, wanted)
 
-    def by_search(keys: Array, wanted: Array) -> Array:
-        slot = jnp.searchsorted(keys, wanted).astype(jnp.int32)
-        return jnp.where(keys.at[slot].get(mode="fill", fill_value=-1) == wanted, slot, keys.shape[0])
 
-    return csr_library.on_cpu(csr_library.FIND, _int32(wanted.shape[0]), by_search, keys, wanted)
+@jax.jit
+def _by_search(keys: Array, wanted: Array) -> Array:
+    slot = jnp.searchsorted(keys, wanted).astype(jnp.int32)
+    return jnp.where(keys.at[slot].get(mode="fill", fill_value=-1) == wanted, slot, keys.shape[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jaxnet import changes
 from jaxnet import topology as topologies
-from jaxnet.changes.weights import carry
+from jaxnet.changes.weights import Move
 from jaxnet.topology import Mask, Topology
 from jaxnet.train import dense_gradient
 from tests import networks, reference
@@ -48,7 +48,7 @@ def exchanged() -> Any:
 
     def run(entry, values, score, fraction, taken):
         new = changes.exchange(entry, values, score, fraction, taken=taken)
-        return new, carry(values, entry, new)
+        return new, Move(entry, new).carry(values)
 
     return networks.quick(run)
 
