@@ -8,10 +8,12 @@ entry per weight (values, gradients, optimiser moments) has the topology's
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,6 +118,7 @@ def topology_from_flat(
     )
 
 
+@functools.partial(jax.jit, static_argnames="shape")  # traced once for all weights of a size
 def topology_from_sorted(flat: Int[Array, "nnz"], shape: tuple[int, int]) -> Topology:
     """Builds a topology from flat positions, ascending; those of ``out * in`` or more are padding."""
     num_out, num_in = shape

@@ -43,6 +43,11 @@ class Question:
         """The title."""
         return self.title or f"{self.first} − {self.second}"
 
+    @property
+    def in_full(self) -> str:
+        """The title with its context, where it does not name it."""
+        return self.shown if self.where in self.shown else f"{self.where}: {self.shown}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:

@@ -33,15 +33,12 @@ def mean_and_interval(aggregate: Mapping[str, Any]) -> str:
 def comparison_row(found: Comparison) -> list[str]:
     """Of a comparison: title, difference, interval, wins, p, p (Holm), verdict."""
     p = (number(value, ".2g") for value in (found.p, found.p_holm))
-    return [found.question.shown, found.mean(), found.interval(), found.won, *p, found.said()]
+    return [found.question.in_full, found.mean(), found.interval(), found.won, *p, found.said()]
 
 
 def print_comparisons(title: str, comparisons: Sequence[Comparison]) -> None:
     """Prints a row per comparison to the terminal."""
-    rows = [comparison_row(c) for c in comparisons]
-    for row, c in zip(rows, comparisons, strict=True):
-        row[0] = f"{c.question.where}: {row[0]}" if c.question.where else row[0]
-    print_table(title, ["first minus second", *COLUMNS], rows)
+    print_table(title, ["first minus second", *COLUMNS], list(map(comparison_row, comparisons)))
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
