@@ -114,6 +114,8 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.method_comparison $(METHODS_FLAGS) --doc docs/results/methods.md
 	$(PY) -m experiments.method_comparison --resume --methods static,magnitude,lamp,granet,chtss,dense \
 		--densities 0.02,0.05 --num-seeds 12 --out checkpoints/methods_dense --doc docs/results/methods_dense.md
+	$(PY) -m experiments.method_comparison --resume --methods static,rewind --densities 0.02 --num-seeds 12 \
+		--out checkpoints/methods_rewind --doc docs/results/methods_rewind.md
 	$(PY) -m experiments.method_comparison --resume --sizes 784,1568,1568,1568,10 --allocation dense-output \
 		--densities 0.01254 --methods set,rigl,chts,extrema-gradient --baseline set --epochs 100 --every 422 \
 		--num-seeds 2 --rates 0.0003,0.001,0.003 --trial-epochs 10 --peers --out checkpoints/cannistraci_hebb \
