@@ -40,7 +40,7 @@ class Config(Flags):
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
-    from jaxnet.lab.run import use_all_processors
+    from jaxnet.programs import use_all_processors
 
     use_all_processors()
     import flax.linen as linen

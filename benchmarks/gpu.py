@@ -30,7 +30,7 @@ from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import PRECISIONS, csr_library, persistent
 from jaxnet.lab.command import run_main
 from jaxnet.lab.flags import Flags, option
-from jaxnet.lab.run import use_all_processors
+from jaxnet.programs import use_all_processors
 from jaxnet.provenance import provenance
 from jaxnet.sweep import make_family
 

@@ -72,8 +72,8 @@ from jaxnet.files import user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.lab.command import run_main
 from jaxnet.lab.flags import Flags, option
-from jaxnet.lab.run import use_all_processors
 from jaxnet.lab.terminal import print_table
+from jaxnet.programs import use_all_processors
 from jaxnet.provenance import provenance
 from jaxnet.sweep import default_chunk
 

@@ -20,7 +20,8 @@ from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path
 from jaxnet.keys import key_of
-from jaxnet.lab.run import augmentation, load, make_split, use_compilation_cache
+from jaxnet.lab.run import augmentation, load, make_split
+from jaxnet.programs import use_compilation_cache
 from jaxnet.store.folder import CONFIG
 from jaxnet.sweep import Bench, DrawRules, SweepConfig, Trained
 from jaxnet.sweep.calls import Call, Calls, Leaves, Result

@@ -247,7 +247,7 @@ def replay_main(config: ReplayConfig, report: Callable[[str], None] = print) -> 
     """Trains one network again and prints both rows; raises InputError where they differ."""
     from experiments._hunt_replay import replay
 
-    lab.run.use_all_processors()
+    jaxnet.programs.use_all_processors()
     result = replay(config)
     rows = [[name, *both] for name, both in result["compared"].items()]
     lab.terminal.print_table(result["title"], ["", "row", "replay"], rows)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import os
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +15,39 @@ from typing import Any
 
 import jax
 
-from jaxnet.provenance import processors
+from jaxnet.files import cache_folder
+from jaxnet.provenance import available_memory, processors
 
 ONCE = {"xla_backend_optimization_level": 0}
 """Options of the compiler for drawing networks, which runs once: half the time to compile, the same bits."""
+
+
+def prepare_jax() -> None:
+    """What every program begins with: a cache of compiled programs, a device per processor."""
+    use_compilation_cache()
+    use_all_processors()
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    # a cache that cannot be read or written costs compile time, nothing else
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with contextlib.suppress(OSError):  # no home folder, no cache
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones add up
+
+
+def use_all_processors() -> None:
+    """Has JAX see a CPU as one device per processor, before it starts; JAX_NUM_CPU_DEVICES says otherwise.
+
+    Networks trained in one call are laid over the devices, so that every part of a step runs on all
+    processors. Samples lie on every device: there are no more of them than the free memory has GiB.
+    """
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", min(processors(), max(1, available_memory() // 2**30)))
 
 
 def compile_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jaxnet.cgroups import processor_quota
+from jaxnet.cgroups import memory_left, processor_quota
 
 DISTRIBUTION = "jaxnet-sparse"
 """What the library is called where packages are installed; ``jaxnet`` there is another project."""
@@ -52,6 +53,33 @@ def processors(root: Path = Path("/")) -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = processor_quota(root)
     return count if quota is None else min(count, max(1, math.ceil(quota)))
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes a process can have without swapping; what only caches files counts as available.
+
+    What the machine has free, or less where a container or a job limits this process.
+
+    Args:
+      root: where ``proc`` and ``sys`` are.
+
+    Returns:
+      On macOS all of the machine's memory, on Windows 4 GiB: neither tells us what is free.
+    """
+    left = memory_left(root)
+    free = _free_memory(root)
+    return free if left is None else min(free, left)
+
+
+def _free_memory(root: Path) -> int:
+    with contextlib.suppress(OSError), (root / "proc" / "meminfo").open() as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, others not these names
+        return 2**32
 
 
 def version(package: str) -> str | None:

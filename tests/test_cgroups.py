@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnet.cgroups import memory_left, processor_quota
-from jaxnet.provenance import processors
-from jaxnet.sweep.memory import available_memory
+from jaxnet.provenance import available_memory, processors
 
 GIB = 2**30
 UNLIMITED = 9223372036854771712  # what version 1 says

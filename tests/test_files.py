@@ -10,7 +10,7 @@ import pytest
 from jaxnet.errors import InputError
 from jaxnet.files import cache_folder, read_json, user_path, write_json
 from jaxnet.kernels.choice import choices_file
-from jaxnet.lab.run import use_compilation_cache
+from jaxnet.programs import use_compilation_cache
 
 
 @pytest.fixture

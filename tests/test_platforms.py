@@ -40,7 +40,7 @@ for module in pkgutil.walk_packages(jaxnet.__path__, "jaxnet."):
         importlib.import_module(module.name)
 from pathlib import Path
 from jaxnet.provenance import processors
-from jaxnet.sweep.memory import available_memory
+from jaxnet.provenance import available_memory
 print(processors() >= 1, available_memory(Path(sys.argv[1])) == 2**32)
 """
     done = run_python("-W", "error", "-c", WITHOUT + code, str(tmp_path))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,7 +16,7 @@ from jaxnet import data, environment
 from jaxnet.data import Dataset, augment
 from jaxnet.data.batches import Split
 from jaxnet.errors import InputError
-from jaxnet.files import cache_folder, read_json, user_path
+from jaxnet.files import read_json, user_path
 from jaxnet.kernels import product
 from jaxnet.kernels.choice import choose
 from jaxnet.keys import key_of, keys_of
@@ -27,11 +24,9 @@ from jaxnet.lab.flags import UNSAID
 from jaxnet.lab.terminal import compiling
 from jaxnet.nn.mlp import MLP, NetworkSpec
 from jaxnet.programs import ONCE, Beside, Clock
-from jaxnet.provenance import processors
 from jaxnet.sharding import NetworkSharding
 from jaxnet.statistics import exact_fraction
 from jaxnet.store.folder import CONFIG, RunFolder
-from jaxnet.sweep.memory import available_memory
 from jaxnet.train import Batches, Task, answers, epoch_order
 from jaxnet.types import Array, Int, Key
 
@@ -228,34 +223,6 @@ def resolve_kernel(config: C, spec: NetworkSpec, num_networks: int) -> C:
         kernel = choose(spec.sizes, spec.density, given.batch_size, num_networks, spec.allocation)
     product(kernel)
     return dataclasses.replace(given, kernel=kernel)
-
-
-def prepare_jax() -> None:
-    """What every program begins with: a cache of compiled programs, a device per processor."""
-    use_compilation_cache()
-    use_all_processors()
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
-    # a cache that cannot be read or written costs compile time, nothing else
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with contextlib.suppress(OSError):  # no home folder, no cache
-            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones add up
-
-
-def use_all_processors() -> None:
-    """Has JAX see a CPU as one device per processor, before it starts; JAX_NUM_CPU_DEVICES says otherwise.
-
-    Networks trained in one call are laid over the devices, so that every part of a step runs on all
-    processors. Samples lie on every device: there are no more of them than the free memory has GiB.
-    """
-    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    with contextlib.suppress(RuntimeError):  # JAX has started
-        jax.config.update("jax_num_cpu_devices", min(processors(), max(1, available_memory() // 2**30)))
 
 
 def arm_values(config: Any, name: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Study(Page[C]):
 
     def main(self, config: C, report: Report = print) -> Summary:
         """Runs the study and prints what came out; returns the summary."""
-        from jaxnet.lab.run import prepare_jax
+        from jaxnet.programs import prepare_jax
 
         prepare_jax()
         summary, found = self.compute(config, report=report)
@@ -169,7 +169,7 @@ class Controls(Page[C]):
     def main(self, config: C) -> dict[str, Any]:
         """Runs all arms, compares them, prints and writes what came out."""
         from jaxnet.lab.report import print_comparisons
-        from jaxnet.lab.run import prepare_jax
+        from jaxnet.programs import prepare_jax
 
         prepare_jax()
         groups = self.run(config)
