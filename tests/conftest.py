@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -66,6 +67,15 @@ hypothesis.settings.register_profile(
 # The same examples in every run: a change is judged by what it changes.
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("local"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs() -> Iterator[None]:
+    """Lets go the programs of earlier modules before Linux has no mappings left for new ones."""
+    yield
+    with contextlib.suppress(OSError), Path("/proc/self/maps").open() as lines:
+        if sum(1 for _ in lines) > 20_000:  # of 65,530
+            gc.collect()
 
 
 @pytest.fixture

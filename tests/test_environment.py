@@ -68,7 +68,7 @@ def test_experiments_see_a_device_per_processor_unless_told_otherwise(run_python
 import os
 if os.environ["JAX_NUM_CPU_DEVICES"] == "1":
     del os.environ["JAX_NUM_CPU_DEVICES"]
-from jaxnet.lab.run import use_all_processors
+from jaxnet.programs import use_all_processors
 from jaxnet.provenance import processors
 use_all_processors()
 import jax
