@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import signal
 import subprocess
@@ -50,10 +48,6 @@ import hypothesis
 import jax
 import pytest
 
-# As programs do (jaxnet.lab.command): tracing makes much that stays, and looking through it again and again
-# took a fifth of the suite.
-gc.set_threshold(100_000, 20, 50)
-
 ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -67,15 +61,6 @@ hypothesis.settings.register_profile(
 # The same examples in every run: a change is judged by what it changes.
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("local"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _room_for_programs() -> Iterator[None]:
-    """Lets go the programs of earlier modules before Linux has no mappings left for new ones."""
-    yield
-    with contextlib.suppress(OSError), Path("/proc/self/maps").open() as lines:
-        if sum(1 for _ in lines) > 20_000:  # of 65,530
-            gc.collect()
 
 
 @pytest.fixture
