@@ -165,3 +165,28 @@ def test_a_teacher_of_other_classes_is_refused():
     y = losses.Taught(jnp.zeros(3, jnp.int32), jnp.zeros((3, 5)))
     with pytest.raises(ValueError, match="the student's shape"):
         losses.Distillation()(jnp.zeros((3, 4)), y, jnp.ones(3))
+
+
+# --- samples with places -----------------------------------------------------------------------------
+
+
+def test_places_count_by_their_weight_within_a_sample():
+    odds = jnp.asarray([[[3.0, 1.0], [1.0, 3.0], [1.0, 1.0]], [[3.0, 1.0], [9.0, 1.0], [1.0, 7.0]]])
+    labels = jnp.asarray([[0, 0, 1], [1, 0, 5]])  # the last one is no class, and does not count
+    y = losses.TokenLabels(labels, jnp.asarray([[2.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
+    first = -(2 * np.log(0.75) + np.log(0.25) + np.log(0.5)) / 4
+    ones, one = jnp.ones(2), jnp.asarray([1.0, 0.0])
+    assert float(losses.cross_entropy(jnp.log(odds), y, ones)) == pytest.approx((first + np.log(4)) / 2)
+    turned = jnp.moveaxis(jnp.log(odds), -1, 0)
+    assert float(losses.cross_entropy(turned, y, one, axis=0)) == pytest.approx(first)
+    # right, wrong, a tie (the lower class wins): 2 of 4; wrong
+    assert float(losses.num_correct(jnp.log(odds), y, ones)) == 0.5
+    assert float(losses.num_correct(jnp.log(odds), losses.Taught(y, odds), one)) == 0.5
+    # plain labels count alike; none is 0
+    assert float(losses.num_correct(jnp.log(odds), labels, one)) == pytest.approx(1 / 3)
+    assert np.isnan(losses.cross_entropy(jnp.log(odds), labels, ones))
+    none = losses.TokenLabels(labels, jnp.zeros((2, 3)))
+    assert float(losses.cross_entropy(jnp.log(odds), none, ones)) == 0
+    same = losses.Taught(y, jnp.log(odds))
+    distilled_ = losses.Distillation(0.5, 1.0)(jnp.log(odds), same, one)
+    assert float(distilled_) == pytest.approx(first / 2, rel=1e-6)

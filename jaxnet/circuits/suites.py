@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError, check_choice
+from jaxnet.losses import TokenLabels, labels_of, over_places
 from jaxnet.train import Task
 from jaxnet.types import Array, Float, Int, Key
 
@@ -31,7 +32,8 @@ class Suite(flax.struct.PyTreeNode):
 
     Attributes:
       x: ``(sample, ...)``, as the model takes them.
-      y: ``(sample,)`` int.
+      y: ``(sample,)`` int; of samples with places ``(sample, time)``, or with their weights
+        (:class:`jaxnet.losses.TokenLabels`): what is read of a sample is then its mean over these.
       weight: ``(capability, sample)``, sums to 1 over the samples of a capability.
       control: ``(capability, sample)``, sums to 1 over its matched controls.
       asked: ``(capability,)`` int, the class or logit that ``odds`` and ``logit`` ask for.
@@ -39,7 +41,7 @@ class Suite(flax.struct.PyTreeNode):
     """
 
     x: Array
-    y: Int[Array, "sample"]
+    y: Int[Array, "sample *time"] | TokenLabels
     weight: Float[Array, "capability sample"]
     control: Float[Array, "capability sample"]
     asked: Int[Array, "capability"]
@@ -84,23 +86,26 @@ def of_transformations(
     return of_tasks([(change(x), y) for change in transformations], (x, y))
 
 
-def of_tasks(tasks: Sequence[tuple[Array, Array]], controls: tuple[Array, Array] | None = None) -> Suite:
+def of_tasks(tasks: Sequence[tuple[Array, Any]], controls: tuple[Array, Any] | None = None) -> Suite:
     """A capability per task, its samples and labels; the controls are given, or those of all other tasks.
+
+    Labels may be of places (``y`` of :class:`Suite`), of all tasks alike.
 
     Raises:
       InputError: a task has no samples, or there is one alone and no controls.
     """
     parts = [*tasks] if controls is None else [*tasks, controls]
-    if any(len(y) == 0 for _, y in parts):
-        raise InputError(f"task {[len(y) for _, y in parts].index(0)} has no samples")
+    if any(len(x) == 0 for x, _ in parts):
+        raise InputError(f"task {[len(x) for x, _ in parts].index(0)} has no samples")
     if len(parts) < 2:
         raise InputError("one task alone has no controls: give some")
-    place = jnp.concatenate([jnp.full(len(y), i) for i, (_, y) in enumerate(parts)])
+    place = jnp.concatenate([jnp.full(len(x), i) for i, (x, _) in enumerate(parts)])
     mine = place[None] == jnp.arange(len(tasks))[:, None]
     others = ~mine if controls is None else jnp.broadcast_to(place == len(tasks), mine.shape)
-    x, y = (jnp.concatenate([part[side] for part in parts]) for side in (0, 1))
+    x, y = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(tuple(part) for part in parts))
+    y = y if isinstance(y, TokenLabels) else jnp.asarray(y, jnp.int32)
     asked = jnp.full(len(tasks), -1, jnp.int32)
-    return Suite(x, jnp.asarray(y, jnp.int32), _shares(mine), _shares(others), asked, "answers")
+    return Suite(x, y, _shares(mine), _shares(others), asked, "answers")
 
 
 def _shares(there: Array) -> Array:
@@ -129,11 +134,11 @@ def partners(suite: Suite, *, key: Key) -> Int[Array, "sample"]:
     its capability; for what is nothing but a control, a sample of the capability that it is one for."""
     shown = jnp.any(suite.weight > 0, 0)
     mine = jnp.where(shown, jnp.argmax(suite.weight, 0), jnp.argmax(suite.control, 0))
-    shape = (suite.y.shape[0], suite.number)
+    shape = (suite.x.shape[0], suite.number)
     controls, samples = (
         jax.random.categorical(key, jnp.log(of), axis=-1, shape=shape) for of in (suite.control, suite.weight)
     )
-    place = jnp.arange(suite.y.shape[0])
+    place = jnp.arange(suite.x.shape[0])
     return jnp.where(shown, controls[place, mine], samples[place, mine])
 
 
@@ -146,22 +151,28 @@ def by_sample(
       ValueError: an unknown metric.
     """
     check_choice("metric", metric, METRICS)
-    shown = jnp.moveaxis(logits, task.model.class_axis, 0)  # (class, sample)
+    shown = jnp.moveaxis(logits, task.model.class_axis, 0)  # (class, sample, ...)
     if suite.kind == "answers":
         if metric == "loss":
             one = jnp.ones(1, shown.dtype)
-            each = jax.vmap(lambda z, y: task.loss(z[:, None], y[None], one, axis=0), in_axes=(1, 0))
-            return suite.weight * each(shown, suite.y)
-        right = jax.nn.one_hot(suite.y, shown.shape[0], axis=0, dtype=bool)
-        return suite.weight * _odds(shown, right)
+
+            def loss(z: Array, y: Any) -> Array:
+                return task.loss(z[:, None], jax.tree.map(lambda a: a[None], y), one, axis=0)
+
+            return suite.weight * jax.vmap(loss, in_axes=(1, 0))(shown, suite.y)
+        right = jax.nn.one_hot(labels_of(suite.y), shown.shape[0], axis=0, dtype=bool)
+        return suite.weight * over_places(_odds(shown, right), suite.y)
     if suite.kind == "logit":
         z = shown[suite.asked]
     else:
-        classes = jnp.arange(shown.shape[0])
-        z = jax.vmap(lambda c: _odds(shown, (classes == c)[:, None]))(suite.asked)
+        classes = jnp.arange(shown.shape[0]).reshape(-1, *[1] * (shown.ndim - 1))
+        z = jax.vmap(lambda c: _odds(shown, classes == c))(suite.asked)
+    of_samples = jax.vmap(lambda values: over_places(values, suite.y))
     if metric == "margin":
+        z = of_samples(z)
         return (suite.weight * z - suite.control * z) / 2
-    return (suite.weight * jax.nn.softplus(-z) + suite.control * jax.nn.softplus(z)) / 2
+    right, wrong = of_samples(jax.nn.softplus(-z)), of_samples(jax.nn.softplus(z))
+    return (suite.weight * right + suite.control * wrong) / 2
 
 
 def _odds(shown: Array, right: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Data sets: real images as flat arrays, read once, cached, split always the same way.
+"""Data sets: real images as flat arrays, read once, cached, split always the same way; texts as tokens.
 
 >>> from jaxnet import data
 >>> digits = data.load("digits")
@@ -13,15 +13,22 @@ from __future__ import annotations
 from jaxnet.data import augment
 from jaxnet.data.dataset import Dataset, normalise
 from jaxnet.data.load import DEFAULT_VALIDATION_FRACTION, NAMES, load
+from jaxnet.data.sequences import Sequences, Windows, check_tokens
 from jaxnet.data.split import stratified_counts, stratified_split
+from jaxnet.data.text import Text, text
 
 __all__ = [
     "DEFAULT_VALIDATION_FRACTION",
     "NAMES",
     "Dataset",
+    "Sequences",
+    "Text",
+    "Windows",
     "augment",
+    "check_tokens",
     "load",
     "normalise",
     "stratified_counts",
     "stratified_split",
+    "text",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -20,8 +20,11 @@ class Data(Protocol):
     def size(self) -> int:
         """Number of samples (static)."""
 
-    def batch(self, index: Int[Array, "batch"]) -> tuple[Array, Array]:
-        """Samples ``(batch, ...)`` and their labels ``(batch, ...)``."""
+    def batch(self, index: Int[Array, "batch"]) -> tuple[Array, Any]:
+        """Samples ``(batch, ...)`` and what is to be said of them: labels ``(batch, ...)``, or a tree.
+
+        The losses take :class:`jaxnet.losses.TokenLabels` and :class:`jaxnet.losses.Taught`.
+        """
 
 
 class Split(flax.struct.PyTreeNode):

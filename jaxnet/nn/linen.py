@@ -1,8 +1,9 @@
 """Any Flax linen module as a model for training, alone or below a multi-layer perceptron.
 
 The module stays as it is. Its parameters are its collection ``params``, its structure is what
-:func:`jaxnet.sparsify` gives for them; what it learns of batches without a gradient (the running statistics
-of ``flax.linen.BatchNorm``) stands in the structure under :data:`REMEMBERED`.
+:func:`jaxnet.sparsify` gives for them, or what its sparse layers (:class:`jaxnet.nn.SparseDense`) have drawn;
+what it learns of batches without a gradient (the running statistics of ``flax.linen.BatchNorm``) stands in
+the structure under :data:`REMEMBERED`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from jaxnet.activations import ACTIVATIONS
 from jaxnet.nn.loops import fast_in_loops
 from jaxnet.nn.mlp import Activations
 from jaxnet.structure import REMEMBERED
-from jaxnet.topology import Entry, Mask
+from jaxnet.topology import Entry, Mask, Topology
 from jaxnet.types import Array, Key
+
+STRUCTURE = "structure"
+"""The collection in which a module's layers find which of their weights exist."""
 
 Arguments = tuple[tuple[str, Any], ...]
 """Keyword arguments by name, hashable: ``(("train", True),)``."""
@@ -58,20 +62,22 @@ class Linen:
     """Logits are ``(batch, classes)``."""
 
     def init(self, x: Array, *, key: Key) -> tuple[Any, dict[str, Any]]:
-        """Parameters, and the structure before any weight is masked: what the module remembers, if anything.
+        """Parameters, and the structure before any weight is masked.
 
-        Put masks beside it: ``{**jaxnet.sparsify(params, ...)[1], **structure}``.
+        That is what the module's sparse layers have drawn and what it remembers, if anything. Put masks
+        beside it: ``{**jaxnet.sparsify(params, ...)[1], **structure}``.
 
         Raises:
-          ValueError: the module has collections other than ``params`` and (if it remembers) ``batch_stats``.
+          ValueError: the module has collections other than ``params``, ``structure`` and (if it remembers)
+            ``batch_stats``.
         """
         held = dict(self.module.init(key, self._shaped(x), **dict(self.judging)))
-        params = held.pop("params", {})
+        params, drawn = held.pop("params", {}), dict(held.pop(STRUCTURE, {}))
         remembered = {REMEMBERED: held.pop("batch_stats")} if self.remembers and "batch_stats" in held else {}
         if held:
             known = "" if self.remembers else " (running statistics: remembers=True)"
             raise ValueError(f"the module also has {', '.join(sorted(held))}, which nothing trains{known}")
-        return params, remembered
+        return params, {**drawn, **remembered}
 
     def __call__(
         self, params: Any, structure: Any, x: Array, *, key_forward: Key | None
@@ -121,6 +127,8 @@ class Linen:
         learning: bool = False,
     ) -> tuple[Array, Activations, Any]:
         variables, mutable = {"params": params}, ["intermediates"] if self.watch else []
+        if isinstance(structure, dict):
+            variables[STRUCTURE] = {name: part for name, part in structure.items() if name != REMEMBERED}
         if self.remembers:
             variables["batch_stats"] = structure[REMEMBERED]
             mutable += ["batch_stats"] if learning else []
@@ -157,7 +165,7 @@ def _units_first(values: Array) -> Array:
 
 
 def _outputs_first(kernel: Array, entry: Entry | None) -> tuple[Array, Entry | None]:
-    if entry is not None and not isinstance(entry, Mask):
-        raise ValueError("a kernel of a linen module has a Mask, or no entry")
+    if isinstance(entry, Topology):  # (out, in) already
+        return kernel, entry
     first = jnp.moveaxis(kernel, -1, 0)
     return first, None if entry is None else Mask(jnp.moveaxis(entry.mask, -1, 0))

@@ -16,7 +16,7 @@ def dense_gradient(
     task: Task,
     net: Net,
     x: Array,
-    y: Array,
+    y: Any,
     weight: Float[Array, "batch"],
     *,
     key_forward: Key | None = None,
@@ -35,7 +35,7 @@ def batch_loss(
     structure: Any,
     carried: PyTree,
     x: Array,
-    y: Array,
+    y: Any,
     weight: Float[Array, "batch"],
     key_forward: Key | None,
 ) -> tuple[Scalar, tuple[Scalar, Scalar, Any]]:

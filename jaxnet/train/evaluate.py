@@ -23,6 +23,12 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.isfinite(jnp.concatenate(numbers))) if numbers else jnp.ones((), bool)
 
 
+def _finite_logits(logits: Array, weight: Array) -> Bool[Array, ""]:
+    """Whether the logits ``(class, batch, ...)`` of all samples but padding are finite."""
+    there = weight.reshape(-1, *[1] * (logits.ndim - 2)) > 0
+    return jnp.all(jnp.where(there, jnp.isfinite(logits), True))
+
+
 def evaluate(
     task: Task, params: Any, structure: Any, data: Data, *, key_forward: Key | None = None
 ) -> Evaluation:
@@ -48,7 +54,7 @@ def evaluate(
         total = total + task.loss(logits, y, weight, axis=axis) * jnp.sum(weight)
         correct = correct + losses.num_correct(logits, y, weight, axis=axis)
         shown = jnp.moveaxis(logits, axis, 0)
-        finite &= jnp.all(jnp.where(weight > 0, jnp.isfinite(shown), True))
+        finite &= _finite_logits(shown, weight)
         return (total, correct, finite), None
 
     index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
@@ -63,7 +69,10 @@ def evaluate(
 def answers(
     task: Task, params: Any, structure: Any, data: Data, *, key_forward: Key | None = None
 ) -> tuple[Bool[Array, "sample"], Bool[Array, ""]]:
-    """Which samples one network answers right, in their order; and whether all it says is finite."""
+    """Which samples one network answers right, in their order; and whether all it says is finite.
+
+    Of samples with places (tokens): which places, ``(sample, time)``, those that do not count too.
+    """
     check_data(data)
     axis = task.model.class_axis
 
@@ -73,8 +82,8 @@ def answers(
         key = None if key_forward is None else jax.random.fold_in(key_forward, number)
         logits, _ = task.model(params, structure, x, key_forward=key)
         shown = jnp.moveaxis(logits, axis, 0)
-        finite &= jnp.all(jnp.where(weight > 0, jnp.isfinite(shown), True))
-        return finite, jnp.argmax(shown, axis=0) == y
+        finite &= _finite_logits(shown, weight)
+        return finite, jnp.argmax(shown, axis=0) == losses.labels_of(y)
 
     index, weight = epoch_batches(data.size, min(task.eval_batch_size, data.size), None)
     finite, right = jax.lax.scan(step, all_finite(params), (index, weight, jnp.arange(index.shape[0])))

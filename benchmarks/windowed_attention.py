@@ -1,0 +1,92 @@
+"""Local attention in blocks against attention to the whole past, and against a mask of the same window.
+
+What is timed is attention alone, forward and with its gradient, as one compiled program each; the cases take
+turns. A mask of the window over all pairs computes every score and throws most of them away. Wanted: at
+length 1,024 on a CPU the blocks take at most two thirds of the time of the whole past.
+
+    python -m benchmarks.windowed_attention --json windowed_attention.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks import _report as report
+from jaxnet.errors import InputError
+from jaxnet.files import user_path, write_json
+from jaxnet.lab import option, run_main
+from jaxnet.lab.flags import Flags
+
+
+@dataclass(frozen=True)
+class Config(Flags):
+    """Local attention in blocks against attention to the whole past."""
+
+    length: int = option(1024, "of a sequence", "tokens", least=1)
+    window: int = option(128, "that a token sees, itself included", "tokens", least=1)
+    batch_size: int = option(4, "at once", "sequences", least=1)
+    heads: int = option(4, "of attention", least=1)
+    head_width: int = option(32, "of a head", "units", least=1)
+    repeats: int = option(7, "measurements of each, in turn", least=1)
+    clock: str = option("wall", "or processor: seconds that this process computes, on a busy machine")
+    json: str | None = option(None, "also write the numbers to this file")
+
+    def check(self) -> None:
+        """Raises InputError for a file that cannot be, or an unknown clock."""
+        report.check_output(self.json)
+        if self.clock not in ("wall", "processor"):
+            raise InputError(f"--clock must be wall or processor: {self.clock}")
+        super().check()
+
+
+def main(config: Config) -> None:
+    """Measures, prints and writes."""
+    import jax
+
+    from jaxnet.provenance import provenance
+    from jaxnet.transformer import attend
+
+    report.use_clock("wall" if config.clock == "wall" else "processor")
+    shape = (3, config.batch_size, config.length, config.heads, config.head_width)
+    heads = jax.random.normal(jax.random.key(0), shape)
+    seen = (config.window - 1, 0)
+
+    def masked(query: Any, key: Any, value: Any) -> Any:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True, local_window_size=seen)
+
+    ways = {
+        "whole past": attend,
+        "masked": masked,
+        "blocks": lambda query, key, value: attend(query, key, value, config.window),
+    }
+    cases: dict[str, Any] = {}
+    for name, way in ways.items():
+        cases[f"{name}, forward"] = jax.jit(way)
+        cases[f"{name}, gradient"] = jax.jit(jax.grad(lambda *qkv, way=way: way(*qkv).sum(), (0, 1, 2)))
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(config.repeats + 1):
+        for name, case in cases.items():
+            before = report.clock()
+            jax.block_until_ready(case(*heads))
+            if repeat:  # the first one compiles
+                times[name].append(report.clock() - before)
+    ratios = {
+        f"{name} / blocks, {what}": report.ratio(times[f"{name}, {what}"], times[f"blocks, {what}"])
+        for name in ("whole past", "masked")
+        for what in ("forward", "gradient")
+    }
+    rows = [[name, report.shown(report.spread([1e3 * t for t in found]), 1)] for name, found in times.items()]
+    rows += [[name, report.shown(found, 2)] for name, found in ratios.items()]
+    known = provenance()
+    summary = report.describe(report.machine(), known["versions"])
+    title = f"{config.length} tokens, window {config.window}, {config.batch_size} sequences"
+    report.publish("windowed_attention", title, ["what", "ms, or ratio"], rows, summary, None)
+    if config.json is not None:
+        found = {"seconds": {name: report.spread(t) for name, t in times.items()}, "ratios": ratios}
+        numbers = {"config": asdict(config), "provenance": known, "machine": report.machine(), "found": found}
+        write_json(user_path(config.json), numbers)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, description=__doc__, prog="python -m benchmarks.windowed_attention")

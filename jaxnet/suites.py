@@ -1,0 +1,299 @@
+"""Suites of token tasks: a rule gives the answer, no n-gram does; each with a control that looks alike.
+
+A sample is a sentence of words from one small vocabulary (:data:`WORDS`), the same for all suites. Answers
+are balanced. Between words that a rule connects, and between the last of them and the answer, stand so many
+others that no four words in a row give anything away.
+
+A control has the same words in the same frames, in windows of four words as often as the samples have them,
+but the rule does not say what follows: its answer is drawn. Whoever is as good on controls as on samples has
+learned another rule.
+
+>>> drawn = suite("modus ponens", jax.random.key(0), 1)
+>>> print(show(drawn.x[0]))
+if e then h . ; if f then d . ; we know that l . ; if l then c . ; so we have
+>>> show(drawn.y[0, -1:])
+'c'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.data.sequences import Sequences
+from jaxnet.errors import check_choice
+from jaxnet.types import Array, Float, Int, Key
+
+LETTERS = tuple("abcdefghijklmnop")
+"""What rules and lists are about."""
+
+NOUNS = ("cat", "dog", "cow", "pig"), ("cats", "dogs", "cows", "pigs")
+"""Of one and of many."""
+
+EITHER = ("sheep", "deer", "fish", "trout")
+"""Nouns that do not say how many."""
+
+TIMES = {"yesterday": "was", "today": "is", "tomorrow": "will"}
+"""What a time asks of the verb."""
+
+WORDS = (
+    *(".", ";", "(", ")", ":", "?", "if", "then", "we", "know", "that", "not", "so", "have"),
+    *("all", "are", "over", "yes", "no", "say", "the", "by", "is", "was", "will"),
+    *("sometimes", *TIMES, *NOUNS[0], *NOUNS[1], *EITHER, *LETTERS),
+)
+"""The vocabulary: a token is the place of its word."""
+
+VOCAB = len(WORDS)
+"""Number of tokens."""
+
+_TOKEN = {word: token for token, word in enumerate(WORDS)}
+
+Words = np.ndarray
+"""``(n,)`` or ``(n, words)`` tokens on the host."""
+
+
+class Drawn(NamedTuple):
+    """Samples of a suite.
+
+    Attributes:
+      x: ``(n, time)`` int32.
+      y: ``(n, time)``, the token after each; where ``weight`` is 1, the answers.
+      weight: ``(n, time)``, 1 at the places whose answers count, else 0.
+      control: as many controls, of the same shapes.
+    """
+
+    x: Int[Array, "n time"]
+    y: Int[Array, "n time"]
+    weight: Float[Array, "n time"]
+    control: Sequences
+
+    @property
+    def data(self) -> Sequences:
+        """The samples, to train on or to judge by."""
+        return Sequences(self.x, self.y, self.weight)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """How the samples of a suite are made (static).
+
+    Attributes:
+      draw: ``draw(rng, n, control) -> (n, time + 1)`` tokens.
+      answers: words that an answer can be, all equally likely.
+      counted: how many of the last words are answers.
+    """
+
+    draw: Callable[[np.random.Generator, int, bool], Words]
+    answers: tuple[str, ...]
+    counted: int = 1
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing."""
+        return 1 / len(self.answers)
+
+
+def suite(name: str, key: Key, n: int) -> Drawn:
+    """Draws ``n`` samples of a suite and as many controls.
+
+    Args:
+      name: one of :data:`SUITES`.
+      key: decides the samples, together with the version of NumPy.
+      n: how many.
+
+    Raises:
+      ValueError: an unknown suite, or no samples.
+    """
+    check_choice("suite", name, SUITES)
+    if n < 1:
+        raise ValueError(f"a suite needs at least 1 sample: {n}")
+    grammar = SUITES[name]
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)).tolist())
+    samples, controls = (_sequences(grammar.draw(rng, n, control), grammar) for control in (False, True))
+    return Drawn(samples.x, samples.y, samples.weight, controls)
+
+
+def show(tokens: Any) -> str:
+    """Tokens ``(time,)`` as words."""
+    return " ".join(WORDS[int(token)] for token in np.asarray(tokens))
+
+
+def _sequences(tokens: Words, grammar: Grammar) -> Sequences:
+    weight = np.zeros((len(tokens), tokens.shape[1] - 1), np.float32)
+    weight[:, -grammar.counted :] = 1
+    whole = jnp.asarray(tokens, jnp.int32)
+    return Sequences(whole[:, :-1], whole[:, 1:], jnp.asarray(weight))
+
+
+def _phrase(n: int, *parts: str | Words) -> Words:
+    """``(n, words)``: words that stand in all of them, separated by blanks, and words of each."""
+    columns: list[Words] = []
+    for part in parts:
+        if isinstance(part, str):
+            columns += [np.full((n, 1), _TOKEN[word]) for word in part.split()]
+        else:
+            columns.append(part.reshape(n, -1))
+    return np.concatenate(columns, axis=1)
+
+
+def _shuffled(rng: np.random.Generator, n: int, parts: list[Words]) -> Words:
+    """Phrases of one length, in an order of their own for each sample."""
+    order = rng.permuted(np.tile(np.arange(len(parts)), (n, 1)), axis=1)
+    return np.take_along_axis(np.stack(parts, 1), order[..., None], 1).reshape(n, -1)
+
+
+def _one_of(rng: np.random.Generator, n: int, words: tuple[str, ...]) -> Words:
+    return np.array([_TOKEN[word] for word in words])[rng.integers(len(words), size=n)]
+
+
+def _letters(rng: np.random.Generator, n: int, number: int) -> Words:
+    """``(n, number)`` different letters."""
+    every = np.array([_TOKEN[letter] for letter in LETTERS])
+    return rng.permuted(np.tile(every, (n, 1)), axis=1)[:, :number]
+
+
+def _pick(values: Words, place: np.ndarray) -> Words:
+    return values[np.arange(len(values)), place]
+
+
+def copy(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """``( a1 .. a8 ) a1 .. a8``: the letters again; all eight count.
+
+    Letters are drawn independently. Control: the second eight are drawn anew.
+    """
+    first, other = (np.stack([_one_of(rng, n, LETTERS) for _ in range(8)], 1) for _ in range(2))
+    return _phrase(n, "(", first, ")", other if control else first)
+
+
+def induction(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """``a1 .. a12 q -> r``: ``q`` stood among the first nine letters, and ``r`` stood behind it there.
+
+    The twelve letters differ. Control: ``q`` is one of the other four letters, and ``r`` is drawn from those
+    that could be answers.
+    """
+    letters, place = _letters(rng, n, 13), rng.integers(9, size=n)
+    asked = letters[:, 12] if control else _pick(letters, place)
+    return _phrase(n, letters[:, :12], asked, _pick(letters, place + 1))
+
+
+def modus_ponens(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """Three rules ``if A then B . ;`` and a fact ``we know that A . ;`` in any order; ``so we have -> B``.
+
+    All letters of the rules differ. Control: the fact is a consequent, ``B`` (affirming the consequent), and
+    the answer is drawn from the other consequents.
+    """
+    return _conditional(rng, n, control, "we know that", "so we have", forward=True)
+
+
+def contrapositive(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """Three rules ``if A then B . ;``, a fact ``we know not B . ;`` in any order; ``so we have not -> A``.
+
+    All letters of the rules differ. Control: the fact is ``not A`` (denying the antecedent), and the answer
+    is drawn from the other antecedents.
+    """
+    return _conditional(rng, n, control, "we know not", "so we have not", forward=False)
+
+
+def _conditional(
+    rng: np.random.Generator, n: int, control: bool, fact: str, end: str, *, forward: bool
+) -> Words:
+    letters, asked = _letters(rng, n, 6), rng.integers(3, size=n)
+    before, after = letters[:, :3], letters[:, 3:]
+    given, wanted = (before, after) if forward else (after, before)
+    known = _pick(wanted if control else given, asked)
+    other = (asked + 1 + rng.integers(2, size=n)) % 3
+    answer = _pick(wanted, other if control else asked)
+    rules = [_phrase(n, "if", before[:, i], "then", after[:, i], ". ;") for i in range(3)]
+    premises = _shuffled(rng, n, [*rules, _phrase(n, fact, known, ". ;")])
+    return _phrase(n, premises, end, answer)
+
+
+def syllogism(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """Two chains ``all A are B . ;``, ``all B are C . ;``, premises in any order; ``so all A are -> C``.
+
+    All six letters differ; the chain that is asked for is drawn. Control: the second premise of both is
+    ``all C are B . ;`` (the undistributed middle), and the answer is ``C`` of a chain that is drawn.
+    """
+    letters, asked = _letters(rng, n, 6).reshape(n, 2, 3), rng.integers(2, size=n)
+    premises = []
+    for chain in range(2):
+        a, b, c = letters[:, chain].T
+        premises += [_phrase(n, "all", a, "are", b, ". ;")]
+        premises += [_phrase(n, "all", c if control else b, "are", b if control else c, ". ;")]
+    told = rng.integers(2, size=n) if control else asked
+    question = _phrase(n, "so all", _pick(letters[..., 0], asked), "are", _pick(letters[..., 2], told))
+    return _phrase(n, _shuffled(rng, n, premises), question)
+
+
+def transitivity(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """``that A over B . ;`` for neighbours of ``A B C D E``, in any order; ``so B over D : ? -> yes``.
+
+    Or no, where ``D over B`` is asked. ``B`` and ``D`` stand once on either side, so that both premises
+    between them are needed. Control: ``A B``, ``B C``, ``D C``, ``E D``, which leave it open; the answer is
+    drawn.
+    """
+    a, b, c, d, e = _letters(rng, n, 5).T
+    pairs = [(a, b), (b, c), *([(d, c), (e, d)] if control else [(c, d), (d, e)])]
+    premises = _shuffled(rng, n, [_phrase(n, "that", x, "over", y, ". ;") for x, y in pairs])
+    turned = rng.integers(2, size=n) == 1
+    first, second = np.where(turned, d, b), np.where(turned, b, d)
+    drawn = rng.integers(2, size=n) == 1
+    answer = np.where(drawn if control else turned, _TOKEN["no"], _TOKEN["yes"])
+    return _phrase(n, premises, "so", first, "over", second, ": ?", answer)
+
+
+def agreement(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """``; say the N by the N by the N -> is`` or ``are``: the first noun says how many, the others distract.
+
+    Before it stands a clause whose first noun does not say (``sheep``), with a verb that is drawn. Control:
+    the two clauses change places, so that it is the asked one that does not say; its answer is drawn.
+    """
+    many = rng.integers(2, size=n)
+    number = np.array([[_TOKEN[noun] for noun in nouns] for nouns in NOUNS])
+    clear = number[many, rng.integers(len(NOUNS[0]), size=n)]
+    right = np.where(many == 1, _TOKEN["are"], _TOKEN["is"])
+    said = (clear, right), (_one_of(rng, n, EITHER), _one_of(rng, n, ("is", "are")))
+    others = (*NOUNS[0], *NOUNS[1], *EITHER)
+    clauses = [
+        _phrase(
+            n, "; say the", noun, "by the", _one_of(rng, n, others), "by the", _one_of(rng, n, others), verb
+        )
+        for noun, verb in (said if control else said[::-1])
+    ]
+    return _phrase(n, *clauses)
+
+
+def tense(rng: np.random.Generator, n: int, control: bool) -> Words:
+    """``; : say T the N by the N -> was``, ``is`` or ``will``, by ``T``: yesterday, today, tomorrow.
+
+    Before it stands a clause of ``sometimes``, with a verb that is drawn. Control: the two clauses change
+    places, and the answer is drawn.
+    """
+    times, verbs = tuple(TIMES), tuple(TIMES.values())
+    which = rng.integers(len(times), size=n)
+    clear, right = (np.array([_TOKEN[word] for word in words])[which] for words in (times, verbs))
+    said = (clear, right), (np.full(n, _TOKEN["sometimes"]), _one_of(rng, n, verbs))
+    nouns = (*NOUNS[0], *EITHER)
+    clauses = [
+        _phrase(n, "; : say", time, "the", _one_of(rng, n, nouns), "by the", _one_of(rng, n, nouns), verb)
+        for time, verb in (said if control else said[::-1])
+    ]
+    return _phrase(n, *clauses)
+
+
+SUITES: dict[str, Grammar] = {
+    "copy": Grammar(copy, LETTERS, counted=8),
+    "induction": Grammar(induction, LETTERS),
+    "modus ponens": Grammar(modus_ponens, LETTERS),
+    "contrapositive": Grammar(contrapositive, LETTERS),
+    "syllogism": Grammar(syllogism, LETTERS),
+    "transitivity": Grammar(transitivity, ("yes", "no")),
+    "agreement": Grammar(agreement, ("is", "are")),
+    "tense": Grammar(tense, ("was", "is", "will")),
+}
+"""The suites by name; their docstrings say what they ask, and what their controls are."""

@@ -1,0 +1,26 @@
+"""A causal decoder of tokens: full, local and top-k attention; its weights dense, masked or sparse.
+
+A model like any other (:class:`jaxnet.train.Model`): methods, signals, circuits and protection take its
+parameters and its structure by path. Suites of token tasks are in :mod:`jaxnet.suites`, texts in
+:mod:`jaxnet.data`.
+"""
+
+from __future__ import annotations
+
+from jaxnet.transformer.attention import attend
+from jaxnet.transformer.network import WEIGHTS, Decoder, Linear, init, model
+from jaxnet.transformer.spec import MLP_FACTOR, Spec, TopK, Window, num_params
+
+__all__ = [
+    "MLP_FACTOR",
+    "WEIGHTS",
+    "Decoder",
+    "Linear",
+    "Spec",
+    "TopK",
+    "Window",
+    "attend",
+    "init",
+    "model",
+    "num_params",
+]
