@@ -181,7 +181,7 @@ def of_units(
     full = circuits.losses(task, params, structure, suite)
     delta = circuits.ablate_each(task, params, structure, suite, mode, wrt="unit") - full
     seen = circuits.chain(task, params, structure, suite.x)[1][1:]
-    information = fisher(task, params, structure, data, jnp.arange(min(100, suite.y.size)))
+    information = fisher(task, params, structure, data, jnp.arange(min(100, suite.x.shape[0])))
     layers = jnp.asarray(circuits.per_layer(params, structure))
     count = jnp.zeros(len(params.scaffold)).at[layers].add(there.astype(jnp.float32))
     rms = jnp.sqrt(jnp.zeros(len(params.scaffold)).at[layers].add(values**2) / jnp.maximum(count, 1))[layers]
