@@ -10,14 +10,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from jaxnet.errors import InputError
-from jaxnet.files import user_path, write_bytes
+from jaxnet.files import user_path, write_bytes, write_json
 from jaxnet.lab.terminal import print_table
-from jaxnet.provenance import processors
+from jaxnet.provenance import processors, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where ``python -m`` finds experiments and benchmarks."""
@@ -182,6 +182,13 @@ def publish(
     print_table(title, columns, rows)
     if doc is not None:
         write_section(user_path(doc), name, f"{title}.\n\n{markdown(columns, rows)}\n\n{summary}")
+
+
+def write_numbers(json: str | None, config: Any, found: Mapping[str, Any]) -> None:
+    """Writes what was found to the file asked for, if any, with flags, versions and machine beside it."""
+    if json is not None:
+        known = {"config": asdict(config), "provenance": provenance(), "machine": machine()}
+        write_json(user_path(json), {**known, "found": found})
 
 
 def write_section(doc: Path, name: str, text: str) -> None:

@@ -10,11 +10,10 @@ images a second as the loop, and eight seeds in at most six times the time of on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import _report as report
-from jaxnet.files import user_path, write_json
 from jaxnet.lab import option, run_main
 from jaxnet.lab.flags import Flags
 
@@ -142,14 +141,11 @@ def main(config: Config) -> None:
         rows.append([what, report.shown(report.spread(times[name]), 2), report.shown(a_second, 0)])
     rows.append(["loop / one", report.shown(ratios["loop_over_one"], 2), "at least 1"])
     rows.append([f"{config.num_seeds} / one", report.shown(ratios["many_over_one"], 2), "at most 6 for 8"])
-    known = provenance()
-    summary = report.describe(report.machine(), known["versions"])
+    summary = report.describe(report.machine(), provenance()["versions"])
     title = f"{config.steps} steps of {config.batch_size} images"
     report.publish("flax_model", title, ["what", "seconds", "images a second"], rows, summary, None)
-    if config.json is not None:
-        found = {"seconds": {name: report.spread(t) for name, t in times.items()}, "ratios": ratios}
-        numbers = {"config": asdict(config), "provenance": known, "machine": report.machine(), "found": found}
-        write_json(user_path(config.json), numbers)
+    seconds = {name: report.spread(t) for name, t in times.items()}
+    report.write_numbers(config.json, config, {"seconds": seconds, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ included). Wanted: under a minute on two cores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import _report as report
 from jaxnet.errors import InputError
-from jaxnet.files import user_path, write_json
 from jaxnet.lab import option, run_main
 from jaxnet.lab.flags import Flags
 
@@ -118,8 +117,7 @@ def main(config: Config) -> None:
         seconds = (report.shown(report.spread(times[what]), 3) for what in ("it", "svd"))
         rows.append([name, *seconds, report.shown(ratio, 1)])
     counts, ranks, seconds_wide = wide(config)
-    known = provenance()
-    summary = report.describe(report.machine(), known["versions"])
+    summary = report.describe(report.machine(), provenance()["versions"])
     title = f"{config.num_seeds} complexes of sizes {'-'.join(map(str, sizes))}, seconds"
     report.publish(
         "homology", title, ["function", "all", "decompositions alone", "ratio"], rows, summary, None
@@ -127,9 +125,7 @@ def main(config: Config) -> None:
     where = f"784-{config.width}-{config.width}-10 at {config.density:g}"
     print(f"{where}: live {counts}, ranks {ranks}: {seconds_wide:.1f} s")
     found["wide"] = {"live": counts, "ranks": ranks, "seconds": seconds_wide}
-    if config.json is not None:
-        numbers = {"config": asdict(config), "provenance": known, "machine": report.machine(), "found": found}
-        write_json(user_path(config.json), numbers)
+    report.write_numbers(config.json, config, found)
 
 
 def wide(config: Config) -> tuple[dict[str, Any], list[int], float]:

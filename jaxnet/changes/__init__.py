@@ -16,6 +16,7 @@ from jaxnet.changes.moving import (
     carry_tree,
     edit,
     reshape,
+    to_sparse,
     with_equal_room,
     with_optimizer,
     with_room,
@@ -30,7 +31,7 @@ from jaxnet.changes.rewire import (
     scaffold_path,
     small_weights,
 )
-from jaxnet.changes.shape import grown, insert_layer, to_sparse, widen
+from jaxnet.changes.shape import grown, insert_layer, widen
 from jaxnet.changes.skips import MAX_INCOMING, route_skips, with_skips
 
 __all__ = [

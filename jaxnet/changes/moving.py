@@ -8,7 +8,7 @@ of values: it is applied to all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.struct
@@ -18,6 +18,7 @@ import optax
 
 from jaxnet import topology, trees
 from jaxnet.changes.weights import Move
+from jaxnet.nn.params import to_masked_network, to_sparse_network
 from jaxnet.optim import assemble, cleared_state, followed, parts
 from jaxnet.structure import clear, entries, with_entries
 from jaxnet.topology import Entry, Topology
@@ -149,6 +150,22 @@ def reshape(net: Net, change: Callable[[Any], tuple[Any, Any]]) -> Net:
     fresh = (cleared_state(net.optimizer, new, structures), _blank(net.carried, params, new))
     opt_state, carried = assemble(fresh, state, params, new, moved, kept)
     return net.replace(params=new, structure=structures, opt_state=opt_state, carried=carried)
+
+
+def to_sparse(net: Net, capacities: Sequence[int]) -> Net:
+    """A multi-layer perceptron computed by the weights that exist from now on; the function is unchanged.
+
+    For networks that started dense and have been pruned. Moments, and whatever the net carries, follow.
+
+    Args:
+      net: of it; masked, or sparse with other capacities.
+      capacities: slots of every layer (static), at least as many as it has weights.
+    """
+
+    def change(params: Any) -> Any:
+        return to_sparse_network(*to_masked_network(params, net.structure), capacities)
+
+    return reshape(net, change)
 
 
 def with_optimizer(net: Net, optimizer: optax.GradientTransformation) -> Net:

@@ -30,7 +30,7 @@ from jaxnet.changes.patching import check_rule
 from jaxnet.masks import free_topology, uniform_topology
 from jaxnet.nn.layers import init_layer
 from jaxnet.nn.mlp import NetworkSpec
-from jaxnet.nn.params import Params, Structure, sparse, to_masked_network, to_sparse_network
+from jaxnet.nn.params import Params, Structure, sparse
 from jaxnet.patches import taken
 from jaxnet.structure import LayerParams
 from jaxnet.topology import Topology, join_topologies, topology_mask
@@ -66,22 +66,6 @@ def grown(
         return tuple(new if part is None else {**whole, part: new} for whole, new in wholes)
 
     return reshape(net, change), specs[-1]
-
-
-def to_sparse(net: Net, capacities: Sequence[int]) -> Net:
-    """A multi-layer perceptron computed by the weights that exist from now on; the function is unchanged.
-
-    For networks that started dense and have been pruned. Moments, and whatever the net carries, follow.
-
-    Args:
-      net: of it; masked, or sparse with other capacities.
-      capacities: slots of every layer (static), at least as many as it has weights.
-    """
-
-    def change(params: Any) -> Any:
-        return to_sparse_network(*to_masked_network(params, net.structure), capacities)
-
-    return reshape(net, change)
 
 
 def insert_layer(

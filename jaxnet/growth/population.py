@@ -215,7 +215,8 @@ class Population:
         if plan.own_draws:
             draws = jnp.stack([purpose(key_of(m.seed), DRAW, iteration) for m in padded(group)])
         state = jax.tree.map(jnp.asarray, state)
-        gather = self.programs.sharding(state).gather
+        sharding = self.programs.sharding(state)
+        (state,) = sharding.place((state,), (True,))
         shuffle, program, pace = self.programs.order(key), self.programs.epoch(spec, state, key), Pace()
         for done in range(first, plan.epochs):
             number = jnp.int32(done)
@@ -226,12 +227,12 @@ class Population:
                 self.journal.rows(result.rows(labels, data.watch_name))
                 if pace.due():
                     with pace.writing():
-                        self.journal.save(self.members, gather(state), iteration, done + 1)
+                        self.journal.save(self.members, sharding.gather(state), iteration, done + 1)
             if self.on_epoch is not None:
                 self.on_epoch(iteration + 1, done + 1, np.asarray(result.evaluation.accuracy)[: len(group)])
             if np.all(state.train.stopped):
                 break
-        return gather(state)
+        return sharding.gather(state)
 
     def consider(self, member: Member) -> Decision | None:
         """Decides about a network; where it stops, notes why and returns None."""

@@ -157,8 +157,9 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         return stage.starts, (run.keys, shapes()[0]), (), ONCE if stage.quick else None
 
     def epoch() -> tuple[Any, ...]:
-        together, args, *_ = _epoch(run, stage, shapes()[1])
-        return together, args, (0,)
+        one, args, each, _ = _epoch(run, stage, shapes()[1])
+        sharding = _sharding(run, stage)
+        return sharding.over(one, each), sharding.place(args, each), (0,)
 
     run.beside.begin(f"the start of {stage.name}", start)
     if stage.epochs:
@@ -167,12 +168,15 @@ def _begin(run: Run[Any], stages: Sequence[Stage], before: PyTree, kept: Mapping
         run.beside.begin(f"what is kept of {stage.name}", lambda: (stage.keep, (shapes()[1], stage.samples)))
 
 
+def _sharding(run: Run[Any], stage: Stage) -> NetworkSharding:
+    """Of the networks of all arms."""
+    return NetworkSharding.of(len(run.seeds) * max(1, len(stage.arms)))
+
+
 def _epoch(
     run: Run[Any], stage: Stage, state: TrainState
-) -> tuple[Callable[..., Any], tuple[Any, ...], Key, Callable[[tuple[Any, ...]], Any], Callable[[Any], Any]]:
-    """An epoch of all networks, its arguments, the key of its order; what lays arguments over the devices,
-    and what gathers results.
-    """
+) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[bool, ...], Key]:
+    """An epoch of one network, the arguments of all, which of these are ``(network, ...)``, and a key."""
     more: dict[str, Any] = {"patience": stage.patience, "gradient_norms": stage.gradient_norms}
     epoch = make_watched_epoch(stage.task, stage.method, **more)
     key = run.key_data if stage.order is None else jax.random.fold_in(run.key_data, stage.order)
@@ -182,11 +186,8 @@ def _epoch(
     if own := bool(getattr(run.config, "own_draws", False)):
         draws = jax.vmap(lambda one: purpose(one, DRAW, 0 if stage.order is None else stage.order))(run.keys)
         draws = jnp.concatenate([draws] * max(1, len(stage.arms)))
-    sharding = NetworkSharding.of(len(run.seeds) * max(1, len(stage.arms)))
-    each = True, False, False, own, False, False
-    place = functools.partial(sharding.place, each=each)
-    args = place((state, train, run.split(run.watched), draws, number, batches))
-    return sharding.over(epoch, each), args, key, place, sharding.gather
+    args = (state, train, run.split(run.watched), draws, number, batches)
+    return epoch, args, (True, False, False, own, False, False), key
 
 
 def _train(
@@ -216,14 +217,17 @@ def _train(
         record(0, EpochResult(EpochInfo(nothing, nothing), judged), last=True)
     if first >= stage.epochs or bool(np.all(np.asarray(state.stopped))):
         return state, account  # continued after the epoch in which the last network stopped
-    together, args, key, place, gather = _epoch(run, stage, state)
-    program = run.compiled(f"an epoch of {stage.name}", together, *args, donate=(0,))
-    order, samples = run.order(stage.task.batch_size), args[1:4]
+    one, args, each, key = _epoch(run, stage, state)
+    sharding = _sharding(run, stage)
+    placed = sharding.place(args, each)
+    program = run.compiled(f"an epoch of {stage.name}", sharding.over(one, each), *placed, donate=(0,))
+    order, (state, *samples) = run.order(stage.task.batch_size), placed[:4]
     with progress(stage.epochs, f"{stage.name}, {len(networks)} networks") as show:
         show(completed=first)
         for done in range(first, stage.epochs):
             number = jnp.asarray(stage.after + done, jnp.int32)
-            state, result = gather(program(*place((state, *samples, number, order(key, number)))))
+            placed = sharding.place((state, *samples, number, order(key, number)), each)
+            state, result = sharding.gather(program(*placed))
             if stage.between is not None and done + 1 < stage.epochs:
                 state, account = stage.between(done + 1, state, account, result)
             last = done + 1 == stage.epochs or bool(np.all(np.asarray(state.stopped)))
