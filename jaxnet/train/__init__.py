@@ -18,12 +18,14 @@ from jaxnet.train.epoch import (
 )
 from jaxnet.train.evaluate import all_finite, answers, collect_stats, evaluate, outside
 from jaxnet.train.net import (
+    Activity,
     EpochInfo,
     EpochResult,
     Evaluation,
     Method,
     Model,
     Net,
+    Penalty,
     Task,
     TrainState,
     init_state,
@@ -31,6 +33,7 @@ from jaxnet.train.net import (
 from jaxnet.train.teacher import Together, taught_by
 
 __all__ = [
+    "Activity",
     "BatchView",
     "Batches",
     "EpochInfo",
@@ -39,6 +42,7 @@ __all__ = [
     "Method",
     "Model",
     "Net",
+    "Penalty",
     "Task",
     "Together",
     "TrainState",
