@@ -114,17 +114,11 @@ def main(config: Config) -> None:
     states = jax.device_put(states, NamedSharding(mesh, seeds))
     alone = start(jaxnet.keys.key_of(0))
     cases = {
-        "loop": lambda: loop(begin()),
-        "one": lambda: one(alone, data, jax.random.key(1), jnp.asarray(0)),
-        "many": lambda: many(states, *shared),
+        "loop": lambda: jax.block_until_ready(loop(begin())),
+        "one": lambda: jax.block_until_ready(one(alone, data, jax.random.key(1), jnp.asarray(0))),
+        "many": lambda: jax.block_until_ready(many(states, *shared)),
     }
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(config.repeats + 1):
-        for name, case in cases.items():
-            before = report.clock()
-            jax.block_until_ready(case())
-            if repeat:  # the first one compiles
-                times[name].append(report.clock() - before)
+    times = report.alternate(cases, config.repeats)
     ratios = {
         "loop_over_one": report.ratio(times["loop"], times["one"]),
         "many_over_one": report.ratio(times["many"], times["one"]),

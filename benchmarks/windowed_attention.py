@@ -9,6 +9,7 @@ length 1,024 on a CPU the blocks take at most two thirds of the time of the whol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,17 +59,16 @@ def main(config: Config) -> None:
         "masked": masked,
         "blocks": lambda query, key, value: attend(query, key, value, config.window),
     }
-    cases: dict[str, Any] = {}
+
+    def case(program: Any) -> Callable[[], object]:
+        jitted = jax.jit(program)
+        return lambda: jax.block_until_ready(jitted(*heads))
+
+    cases: dict[str, Callable[[], object]] = {}
     for name, way in ways.items():
-        cases[f"{name}, forward"] = jax.jit(way)
-        cases[f"{name}, gradient"] = jax.jit(jax.grad(lambda *qkv, way=way: way(*qkv).sum(), (0, 1, 2)))
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(config.repeats + 1):
-        for name, case in cases.items():
-            before = report.clock()
-            jax.block_until_ready(case(*heads))
-            if repeat:  # the first one compiles
-                times[name].append(report.clock() - before)
+        cases[f"{name}, forward"] = case(way)
+        cases[f"{name}, gradient"] = case(jax.grad(lambda *qkv, way=way: way(*qkv).sum(), (0, 1, 2)))
+    times = report.alternate(cases, config.repeats)
     ratios = {
         f"{name} / blocks, {what}": report.ratio(times[f"{name}, {what}"], times[f"blocks, {what}"])
         for name in ("whole past", "masked")

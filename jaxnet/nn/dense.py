@@ -35,11 +35,36 @@ def sparse_dense(
     """
     if isinstance(entry, Topology):
         flat = x.reshape(-1, x.shape[-1]).T  # (in, batch): what the products stream over
-        y = _product(kernel, entry, flat).T.reshape(*x.shape[:-1], entry.shape[0])
-    else:
-        weight = kernel if entry is None else jnp.where(entry.mask, kernel, 0.0)
-        y = jnp.matmul(x, weight.T, precision=jax.lax.Precision.HIGHEST)
+        y = _product(kernel, entry, flat)  # (out, batch)
+        y = y if bias is None else _with_bias(y, bias)
+        return y.T.reshape(*x.shape[:-1], entry.shape[0])
+    weight = kernel if entry is None else jnp.where(entry.mask, kernel, 0.0)
+    y = jnp.matmul(x, weight.T, precision=jax.lax.Precision.HIGHEST)
     return y if bias is None else y + bias
+
+
+@jax.custom_vjp
+def _with_bias(y: Float[Array, "out batch"], bias: Bias) -> Float[Array, "out batch"]:
+    """``y + bias``, ``(out, batch)``.
+
+    XLA cancels the transposes between layers; but it would turn the gradient around again for the sum over
+    the batch, were it not kept from it (``benchmarks.sparse_layer``: a step would take 1.1 times as long).
+    """
+    return y + bias[:, None]
+
+
+def _with_bias_forward(y: Float[Array, "out batch"], bias: Bias) -> tuple[Float[Array, "out batch"], None]:
+    return y + bias[:, None], None
+
+
+def _with_bias_backward(
+    _: None, gradient: Float[Array, "out batch"]
+) -> tuple[Float[Array, "out batch"], Bias]:
+    gradient = jax.lax.optimization_barrier(gradient)
+    return gradient, jnp.sum(gradient, 1)
+
+
+_with_bias.defvjp(_with_bias_forward, _with_bias_backward)
 
 
 def _product(values: Values, topology: Topology, x: Array) -> Array:
