@@ -76,36 +76,52 @@ def cross_validated_r2(
     Raises:
       ValueError: fewer than 4 networks, or lengths that differ.
     """
-    wrong, total = _errors(x, y, folds, repeats, seed)
-    sums = wrong.sum(axis=1), total.sum(axis=1)
-    return float(np.mean([1 - w / t if t > 0 else 0.0 for w, t in zip(*sums, strict=True)]))
+    if np.ndim(x) != 2:
+        raise ValueError(f"x must be (network, predictor): {np.shape(x)}")
+    return float(_explained(*_errors(x, y, folds, repeats, seed)))
+
+
+def _explained(wrong: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """R2 ``(...)`` from the errors ``(..., repeat, network)``; 0 where nothing varies."""
+    wrong, total = wrong.sum(axis=-1), total.sum(axis=-1)
+    found: np.ndarray = np.mean(np.where(total > 0, 1 - wrong / np.where(total > 0, total, 1), 0.0), axis=-1)
+    return found
 
 
 def _divisions(x: np.ndarray, y: np.ndarray, folds: int, repeats: int, seed: int) -> Iterator[_Division]:
-    """Linear fits: number of the repeat, networks left out, their rows of ``x``, the coefficients."""
+    """Linear fits of one ``x`` or of many at once, ``(..., network, predictor)``.
+
+    Number of the repeat, networks left out, their rows of ``x``, the coefficients ``(..., predictor)``. The
+    fit without a fold has the sums over all networks less those over the fold. Columns that say the same to
+    seven digits count as one.
+    """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.ndim != 2 or len(x) != len(y) or len(y) < 4:
+    if x.shape[-2] != len(y) or len(y) < 4:
         raise ValueError(f"x must be (network, predictor), y (network,), of 4 or more: {x.shape}, {y.shape}")
-    spread = x.std(axis=0)
-    x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    x = np.column_stack([np.ones(len(y)), x])
+    spread = x.std(axis=-2, keepdims=True)
+    x = (x - x.mean(axis=-2, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    x = np.concatenate([np.ones((*x.shape[:-1], 1)), x], axis=-1)
+    turned = np.swapaxes(x, -1, -2)
+    squares, products = turned @ x, turned @ y
     draw = np.random.default_rng(seed)
     for repeat in range(repeats):
         part = draw.permutation(np.arange(len(y)) % min(folds, len(y)))
         for fold in range(part.max() + 1):
             new = part == fold
-            yield repeat, new, x[new], np.linalg.lstsq(x[~new], y[~new], rcond=None)[0]
+            rows, there = x[..., new, :], turned[..., new]
+            inverse = np.linalg.pinv(squares - there @ rows, rcond=1e-13, hermitian=True)
+            yield repeat, new, rows, (inverse @ (products - there @ y[new])[..., None])[..., 0]
 
 
 def _errors(
     x: np.ndarray, y: np.ndarray, folds: int = 10, repeats: int = 5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors ``(repeat, network)`` of what was predicted, and of the mean of those fitted."""
-    wrong, total = np.zeros((2, repeats, len(y)))
+    """Squared errors ``(..., repeat, network)`` of what was predicted, and of the mean of those fitted."""
     y = np.asarray(y, float)
+    wrong, total = np.zeros((2, *np.shape(x)[:-2], repeats, len(y)))
     for repeat, new, rows, fit in _divisions(x, y, folds, repeats, seed):
-        wrong[repeat, new] = np.square(y[new] - rows @ fit)
-        total[repeat, new] = np.square(y[new] - y[~new].mean())
+        wrong[..., repeat, new] = np.square(y[new] - (rows @ fit[..., None])[..., 0])
+        total[..., repeat, new] = np.square(y[new] - y[~new].mean())
     return wrong, total
 
 
@@ -222,12 +238,10 @@ def predict(
     both = np.column_stack([known, x])
     r2 = cross_validated_r2(both, y, seed=seed, **how)
     draw = np.random.default_rng([seed, 1])
-    permuted = np.array(
-        [
-            cross_validated_r2(np.column_stack([known, draw.permutation(x)]), y, seed=seed, **how) - without
-            for _ in range(permutations)
-        ]
-    )
+    permuted = np.zeros(0)
+    if permutations:
+        many = np.stack([np.column_stack([known, draw.permutation(x)]) for _ in range(permutations)])
+        permuted = _explained(*_errors(many, y, seed=seed, **how)) - without
     increment = r2 - without
     p = (1 + int(np.sum(permuted >= increment))) / (1 + permutations)
     limit = float(np.quantile(permuted, 0.95)) if permutations else None
