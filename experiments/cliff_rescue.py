@@ -254,7 +254,8 @@ def draw_final(axes: Any, summary: dict[str, Any], rows: Sequence[dict[str, Any]
 
 def _what(summary: dict[str, Any]) -> str:
     sizes, n = sizes_label(summary["sizes"]), summary["config"]["num_seeds"]
-    return f"{summary['provenance']['dataset']}, {sizes}, {n} seeds"
+    protocol = "" if (named := summary["config"]["protocol"]) == "clean" else f", protocol {named}"
+    return f"{summary['provenance']['dataset']}, {sizes}, {n} seeds{protocol}"
 
 
 STUDY = lab.Study(

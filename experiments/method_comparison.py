@@ -206,12 +206,11 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             (arm,) = run["arms"].values()
             a, asked = arm["aggregate"], by_key.get((name, f"{density}: {config.baseline}"))
             known = asked if asked is not None and asked.question.primary else None
-            agreement = arm["halves"].get("accuracy", {}).get("correlation")
             row = [name.split(": ")[1], lab.report.mean_and_interval(a["accuracy"])]
             row += [f"{percent(known.difference, '+.2f')} ({known.interval()})" if known else NOTHING]
             row += [number(known.p_holm, ".2g") if known else NOTHING, known.said() if known else NOTHING]
             row += [number(a["weights"]["mean"], ".0f"), str(run["most_weights"]), str(run["epochs"])]
-            row += [f"{run['rate']:g}", number(agreement), number(run["flops"] / 1e9, ".0f")]
+            row += [f"{run['rate']:g}", lab.report.agreement(arm), number(run["flops"] / 1e9, ".0f")]
             row += [number(run["seconds_per_network"], ".1f")]
             if config.peers:
                 peers = a.get("accuracy_peers")

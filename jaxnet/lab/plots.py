@@ -22,8 +22,9 @@ EVERY = "every network diverged"
 HIGH, LOW, SCAFFOLD, PATCH = "#c44e52", "#4c72b0", "#55708c", "#dd8452"
 """Colours of high and low extrema, of a network before and after patches."""
 
-COLORS = ("0.45", "#4c72b0", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#937860", "#da8bc3")
-"""Colours of arms, in order; the first is that of the one others are compared with."""
+_COLORS = ("0.45", "#4c72b0", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#937860", "#da8bc3")
+COLORS = 10 * (*_COLORS, "#64b5cd", "0")
+"""Colours of arms, in order, again after ten; the first is that of the one others are compared with."""
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from jaxnet.files import user_path, write_bytes, write_json
 from jaxnet.lab.compare import Comparison, correction
 from jaxnet.lab.flags import MAY_DIFFER, flag_name, value_shown
 from jaxnet.lab.plots import save_comparisons
-from jaxnet.lab.shown import diverged_of, number, percent, sizes_label, sound, span, with_interval
+from jaxnet.lab.shown import agreement, diverged_of, number, percent, sizes_label, sound, span, with_interval
 from jaxnet.lab.summary import Document, every_arm
 from jaxnet.lab.terminal import print_table
 
@@ -89,7 +89,7 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "percent": percent, "span": span, "sound": sound}
-    environment.filters |= {"interval": mean_and_interval, "sizes": sizes_label}
+    environment.filters |= {"interval": mean_and_interval, "sizes": sizes_label, "halves": agreement}
     environment.globals |= {"comparison_table": comparison_table, "correction": correction}
     environment.globals |= {"diverged": diverged, "table": table}
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template.name).render(**values))

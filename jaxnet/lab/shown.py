@@ -52,6 +52,11 @@ def with_interval(mean: str, ends: str) -> str:
     return NOTHING if NOTHING == mean == ends else f"{mean} ({ends})"
 
 
+def agreement(arm: Mapping[str, Any], measure: str = "accuracy") -> str:
+    """The correlation of an arm's ``halves``; ``-`` where test samples were read again."""
+    return number(arm["halves"].get(measure, {}).get("correlation"))
+
+
 def sound(entries: Iterable[Mapping[str, Any]]) -> list[Any]:
     """The entries (of seeds, rows of a table) whose network has not diverged."""
     return [entry for entry in entries if not entry["diverged"]]
