@@ -197,21 +197,23 @@ def run_arms(
     Args:
       study: of one arm.
       arms: by name, what each changes in the study's configuration.
-      config: the flags of the comparison, whose data, kernel and folder the arms share.
+      config: the flags of the comparison, whose kernel and folder the arms share.
       shared: arms that agree in these flags start from one another's results.
       values: what all arms have besides.
     """
     from jaxnet.lab.run import arm_values, load
 
     configs = {name: study.config(**{**arm_values(config, name), **values, **arms[name]}) for name in arms}
-    dataset = load(next(iter(configs.values())))
+    data = "dataset", "data_dir", "protocol", "normalise"  # what ``load`` reads
+    of = {name: tuple(getattr(arm, flag, None) for flag in data) for name, arm in configs.items()}
+    datasets = {key: load(configs[name]) for key, name in {key: name for name, key in of.items()}.items()}
     # all are settled first: wrong input leaves nothing behind
-    settled = {name: study.settle(arm, dataset) for name, arm in configs.items()}
+    settled = {name: study.settle(arm, datasets[of[name]]) for name, arm in configs.items()}
     known: dict[Any, Any] = {}
     summaries = {}
     for name, arm in settled.items():
-        key = tuple(getattr(arm, flag) for flag in shared) if shared else name
-        given = known.get(key)
+        key = (of[name], *(getattr(arm, flag) for flag in shared)) if shared else name
+        given, dataset = known.get(key), datasets[of[name]]
         summaries[name], found = study.compute(arm, report=lambda line: None, dataset=dataset, given=given)
         known.setdefault(key, found.shared)
     return summaries
