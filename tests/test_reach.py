@@ -91,7 +91,7 @@ def test_live_is_what_products_of_masks_say(sizes, seed, density):
             np.testing.assert_allclose(share, number / max(through[0].sum(), 1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dense", "mlp"])
+@pytest.mark.parametrize("kind", ["dense", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_patches_are_ways_where_a_pass_reads_through_them(kind, key):
     """The live part is what the gradient of a network with positive weights and patches says."""
     spec = NetworkSpec((10, 8, 6, 4), 0.12)

@@ -101,11 +101,16 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
 @pytest.mark.parametrize(
     "plan",
     [
-        [
-            ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
-            ["kill", "before", "iteration-2-epoch-2", 1],  # a grown network, in the middle of its training
-            None,
-        ],
+        # a grown network, in the middle of its training
+        [["kill", "before", "iteration-2-epoch-2", 1], None],
+        pytest.param(
+            [
+                ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
+                ["kill", "before", "iteration-2-epoch-2", 1],
+                None,
+            ],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             [
                 ["kill", "half", "metrics.jsonl", 2],
@@ -116,7 +121,7 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["3 stages", "4 stages"],
+    ids=["2 stages", "3 stages", "4 stages"],
 )
 def test_killed_anywhere_it_ends_bit_for_bit_the_same(
     plan: list[Any], grown: tuple[Path, list[str]], tmp_path: Path, xla_cache: Path, run_python: Run
@@ -195,6 +200,7 @@ def test_wrong_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_hunts_winner_grows(hunted: Hunted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     winner = hunted.folder / hunted.summary["winners"][0]["path"]
     given = ["--from-checkpoint", str(winner), "--out", str(tmp_path / "out")]

@@ -121,6 +121,7 @@ def test_when_networks_get_smaller_arrays() -> None:
     assert sparser.room_for(300, (200, 1000)) == [200, 300]
 
 
+@pytest.mark.slow
 def test_a_pruned_network_is_computed_sparsely_and_stays_the_same(tmp_path: Path, xla_cache: Path) -> None:
     """Continued in smaller arrays it makes the same steps as masked to the end."""
     flags = ["--dataset", "digits", "--sizes", "64,24,10", "--density", "0.1", "--num-seeds", "2"]

@@ -309,7 +309,7 @@ def told(gone: set[tuple[str, int]]) -> tuple[dict[str, Any], list[dict[str, Any
     return {**json_safe(whole), "answers": answers}, rows
 
 
-@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("every", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_those_that_diverged_are_left_out(every: bool, tmp_path: Path) -> None:
     gone = {("medium: random", 1), ("search-64-10", 0)}
     if every:

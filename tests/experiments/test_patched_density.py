@@ -330,6 +330,7 @@ def scaffold_rows(finished: Finished) -> list[dict[str, Any]]:
     return [row for row in finished.rows if row["phase"] == "scaffold"]
 
 
+@pytest.mark.slow
 def test_a_seed_alone_is_its_row_among_others(base: Finished, patched: Runner) -> None:
     alone = patched("alone", num_seeds=1, seed=1)
     rows = [row for row in base.rows if row["seed"] == 1]
@@ -461,6 +462,7 @@ def test_protocol_seed_watches_test_images_for_extrema(original: Finished) -> No
         assert seed["extrema_low"] == [int((pre.mean(axis=0) < 0.1).sum()) for pre in hidden]
 
 
+@pytest.mark.slow
 def test_scaffold_phase_masks_end_with_a_dense_network(base: Finished, patched: Runner) -> None:
     free = patched("free", scaffolds=base.scaffolds, mask_mode="scaffold-phase", max_patches=0)
     saved = arrays(free.folder)
@@ -545,6 +547,7 @@ def test_a_seed_that_diverged_is_in_no_mean(base: Finished, patched: Runner) -> 
     assert found.seeds[0] == base.seeds[0]
 
 
+@pytest.mark.slow
 def test_when_all_diverged_there_are_no_numbers(base: Finished, patched: Runner, tmp_path: Path) -> None:
     summary = again(base, patched, "all diverged", [True] * 3, [True] * 3).summary
     assert summary["diverged"] == [0, 1, 2]

@@ -117,7 +117,16 @@ def test_wrong_input_ends_the_process_with_code_2(argv: list[str], tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("argv", [["--density", "0"], ["--density", "0.5"], ["--dataset", "nothing"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--density", "0.5"],
+        *(
+            pytest.param(argv, marks=pytest.mark.slow)
+            for argv in (["--density", "0"], ["--dataset", "nothing"])
+        ),
+    ],
+)
 def test_a_finished_run_survives_wrong_input(
     argv: list[str], base: Finished, capsys: pytest.CaptureFixture[str], xla_cache: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_complex_is_left_by_the_first_power_of_the_step_or_by_the_second(
         assert abs(np.polyfit(np.log(rates), np.log(found), 1)[0] - slope) < near
 
 
+@pytest.mark.slow
 def test_factored_steps_stay_on_the_complexes(double: None, standard_promotion: None, key: jax.Array) -> None:
     d = jax.jit(homology.nearest)(random(key, 6, 9, 8, 5))[0]
     chain = homology.factored(1e-9)
@@ -159,13 +160,13 @@ def test_windows_of_one_thing_glue_to_it(key: jax.Array) -> None:
 
 def test_a_run_is_settled_after_three_looks_without_change(key: jax.Array) -> None:
     d = random(key, 6, 9, 5)
-    seen = homology.watch(d)
+    seen, observe = jax.jit(homology.watch)(d), jax.jit(partial(homology.observe, drift=1e-3))
     numbers = jax.jit(lambda d: homology.betti(homology.nearest(d)[0])[0])(d)
     assert seen.dims[1].sum(1).tolist() == numbers.tolist()
     history = []
     for scale in (1.0, 1.0, 0.5, 1.0, 1.0, 1.0):
         other = (d[0].at[0].mul(scale), d[1])
-        seen = homology.observe(seen, other, drift=1e-3)
+        seen = observe(seen, other)
         history.append((int(seen.still), bool(homology.settled(seen))))
     assert history == [(1, False), (2, False), (0, False), (0, False), (1, False), (2, False)]
     assert bool(homology.settled(homology.observe(seen, d)))

@@ -43,7 +43,7 @@ def test_a_factor_of_zero_passes_nothing_and_comes_last(standard_promotion):
         optim.with_scales(SGD.init(params), scales)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_protected_weights_survive_rigl(masked, key, standard_promotion):
     params, structure = make(jaxnet.NetworkSpec((12, 16, 4), 0.4), key, masked)
     # the smallest weights are protected: RigL alone would drop them first

@@ -144,7 +144,13 @@ def test_a_network_does_not_depend_on_its_family(density, rules, key):
         assert (w[m] != 0).all()
 
 
-@pytest.mark.parametrize("allocation", ["erdos-renyi", "dense-output", "constant-fan-in"])
+@pytest.mark.parametrize(
+    "allocation",
+    [
+        "erdos-renyi",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense-output", "constant-fan-in")),
+    ],
+)
 def test_other_allocations(allocation, key):
     """Counts as :func:`allocate` says, whatever the padding; a constant fan-in is one."""
     sizes, density = (16, 9, 5, 3), 0.3

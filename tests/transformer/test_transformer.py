@@ -108,6 +108,7 @@ def trained(stored: str, keys: Any, data: Sequences) -> tuple[Any, Any, Any]:
     return quick(jax.vmap(run))(keys)
 
 
+@pytest.mark.slow
 def test_a_masked_decoder_is_rewired_for_two_seeds_at_once(key):
     data = suites.suite("copy", key, 12).data
     before, after, info = trained("mask", jax.random.split(key, 2), data)
