@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from jaxnet.levels.arm import Arm, Phases
+import functools
 
-ARMS: dict[str, Arm] = {"plain": Arm("the decoder as it is")}
-"""The arms by name."""
+from jaxnet.levels.arm import Arm, Phases
+from jaxnet.levels.cell import CellDecoder
+from jaxnet.levels.coupling import CoupledDecoder
+from jaxnet.levels.invariant import InvariantDecoder
+from jaxnet.levels.memory import MemoryDecoder
+from jaxnet.levels.router import RoutedDecoder, balance, routers
+from jaxnet.levels.windows import LevelDecoder
+
+ARMS: dict[str, Arm] = {
+    "plain": Arm("the decoder as it is"),
+    "revnet": Arm(
+        "two copies of the stream, coupled: attention from one to the other, a perceptron back",
+        functools.partial(CoupledDecoder, copies=True, stored=True),
+    ),
+    "windows": Arm("local, top-k, global levels; between them a part is kept, orthonormally", LevelDecoder),
+    "coupling": Arm("two halves of the stream, coupled; inverted instead of stored", CoupledDecoder),
+    "invariant": Arm("attention that keeps a chosen subspace", InvariantDecoder),
+    "cell": Arm("a recurrent cell, its state kept or overwritten, in every other block", CellDecoder),
+    "router": Arm("top-k experts with balanced load", RoutedDecoder, watch=routers, activity=balance),
+    "memory": Arm("a memory whose writes leave what is stored, in every other block", MemoryDecoder),
+}
+"""The arms by name; every module has the parameters of the plain one, to about a percent."""
 
 __all__ = ["ARMS", "Arm", "Phases"]
