@@ -72,14 +72,19 @@ class CoupledDecoder(Decoder):
             held = [dict(block.variables) for block in blocks]
             params = [variables.pop("params") for variables in held]
             x = coupled(tuple(block.clone(parent=None, name=None) for block in blocks), params, held, x)
-        return sum(jnp.split(x, 2, -1)) if self.copies else x
+        return x[..., : x.shape[-1] // 2] + x[..., x.shape[-1] // 2 :] if self.copies else x
 
 
 def inverted(block: CoupledBlock, variables: Any, y: Stream) -> Stream:
     """What came into a block, from what came out of it: ``(batch, time, unit)`` both."""
     first, second = jnp.split(y, 2, -1)
-    second = second - block.apply(variables, first, PERCEPTRON)
-    return jnp.concatenate([first - block.apply(variables, second, ATTENTION), second], -1)
+    second = second - _applied(block, variables, first, PERCEPTRON)
+    return jnp.concatenate([first - _applied(block, variables, second, ATTENTION), second], -1)
+
+
+def _applied(block: CoupledBlock, variables: Any, x: Stream, part: str | None = None) -> Stream:
+    made: Any = block.apply(variables, x, part)
+    return made
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,7 +98,7 @@ def coupled(blocks: tuple[CoupledBlock, ...], params: list[Any], others: list[An
       x: ``(batch, time, unit)``.
     """
     for block, own, more in zip(blocks, params, others, strict=True):
-        x = block.apply({"params": own, **more}, x)
+        x = _applied(block, {"params": own, **more}, x)
     return x
 
 
@@ -110,8 +115,8 @@ def _backward(blocks: tuple[CoupledBlock, ...], held: PyTree, slope: Stream) -> 
     slopes = []
     for block, own, more in reversed(list(zip(blocks, params, others, strict=True))):
 
-        def part(name: str, own: Any, half: Stream, block: Any = block, more: Any = more) -> Stream:
-            return block.apply({"params": own, **more}, half, name)
+        def part(name: str, own: Any, half: Stream, block: CoupledBlock = block, more: Any = more) -> Stream:
+            return _applied(block, {"params": own, **more}, half, name)
 
         added, pull = jax.vjp(functools.partial(part, PERCEPTRON), own, first)
         second = second - added

@@ -1,9 +1,9 @@
 """Attention that keeps a chosen subspace: a stream that lies in it lies in it afterwards.
 
-Let ``K`` be the kernel of a map that is to be kept, with the orthonormal frame ``[B | C]``, ``K`` being spanned
-by ``B``. Half of every head's units read the whole stream and write to ``K`` alone, the others read what is
-outside of ``K`` alone and write anywhere: the products of value and output are block-triangular in the frame.
-The norm before it has no scales, for these would turn ``K``. It is no chain map, and the perceptron keeps nothing.
+Let ``K``, the kernel of a map say, be spanned by the first columns of an orthonormal frame ``[B | C]``. Half of
+every head's units read the whole stream and write to ``K`` alone, the others read what is outside of ``K``
+alone and write anywhere: the products of value and output are block-triangular in the frame. The norm before
+has no scales, for these would turn ``K``. It is no chain map, and the perceptron keeps nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class InvariantBlock(Block):
         query, key = (Linear(spec.width, name=name)(seen) for name in ("query", "key"))
         halves = (
             Linear(spec.width // 2, name="value")(seen),
-            Linear(spec.width // 2, name="value_out")(outside),
+            Linear(spec.width // 2, name="value_outside")(outside),
         )
         by_head = (*seen.shape[:2], spec.heads, spec.head_width // 2)
         value = jnp.concatenate([half.reshape(by_head) for half in halves], -1).reshape(seen.shape)

@@ -5,7 +5,8 @@ the memory already says of it. Stored keys have no part along that direction, so
 A key without a part of its own, or beyond the capacity, is not stored. The capacity is at most the number of
 independent keys: their length.
 
-Source: the least-squares associative memory of Kohonen and Ruohonen 1973, one pair at a time by Gram and Schmidt.
+Source: the least-squares associative memory (Kohonen and Ruohonen 1973), one pair at a time by Gram and
+Schmidt.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LEAST = 0.3
 """Part of a key's length that must lie across all stored ones, for it to be stored."""
 
 
-class Memory(flax.struct.PyTreeNode):
+class AssociativeMemory(flax.struct.PyTreeNode):
     """What is stored.
 
     Attributes:
@@ -38,7 +39,7 @@ class Memory(flax.struct.PyTreeNode):
     used: Int[Array, ""]
 
 
-def empty(capacity: int, key: int, value: int) -> Memory:
+def empty(capacity: int, key: int, value: int) -> AssociativeMemory:
     """A memory of so many pairs of keys and values of these lengths.
 
     Raises:
@@ -46,22 +47,24 @@ def empty(capacity: int, key: int, value: int) -> Memory:
     """
     if not 1 <= capacity <= key:
         raise ValueError(f"the capacity must be 1 to {key}, the length of a key: {capacity}")
-    return Memory(jnp.zeros((capacity, key)), jnp.zeros((capacity, value)), jnp.zeros((), jnp.int32))
+    return AssociativeMemory(
+        jnp.zeros((capacity, key)), jnp.zeros((capacity, value)), jnp.zeros((), jnp.int32)
+    )
 
 
-def recall(memory: Memory, key: Float[Array, "key"]) -> Float[Array, "value"]:
+def recall(memory: AssociativeMemory, key: Float[Array, "key"]) -> Float[Array, "value"]:
     """The value of a key; of one that is not stored, that of its part that is."""
     return times(key, memory.directions.T, memory.amounts)
 
 
 def write(
-    memory: Memory,
+    memory: AssociativeMemory,
     key: Float[Array, "key"],
     value: Float[Array, "value"],
     gate: Scalar | float = 1.0,
     *,
     least: float = LEAST,
-) -> tuple[Memory, Bool[Array, ""]]:
+) -> tuple[AssociativeMemory, Bool[Array, ""]]:
     """Stores a pair, where there is room and the key is independent of the stored ones.
 
     Args:
@@ -86,13 +89,13 @@ def write(
     stored = fits & (gate > 0.5)
     directions = memory.directions + jnp.outer(slot, direction)
     amounts = memory.amounts + jnp.outer(slot, amount)
-    return Memory(directions, amounts, memory.used + stored.astype(jnp.int32)), stored
+    return AssociativeMemory(directions, amounts, memory.used + stored.astype(jnp.int32)), stored
 
 
 class MemoryBlock(Block):
-    """A block with a memory per head in the place of its attention, of half as many pairs as a head has units.
+    """A block with a memory per head in the place of its attention.
 
-    A token recalls what earlier ones have stored, then may store a pair of its own.
+    Its capacity is half as many pairs as a head has units. A token recalls what earlier ones have stored, then may store a pair of its own.
     """
 
     def mix(self, seen: Stream) -> Stream:
@@ -106,7 +109,7 @@ class MemoryBlock(Block):
         query = query * jax.lax.rsqrt(jnp.sum(query**2, -1, keepdims=True) + 1e-6)
         key = key * jax.lax.rsqrt(jnp.sum(key**2, -1, keepdims=True) + 1e-6)
 
-        def step(memory: Memory, token: tuple[Array, ...]) -> tuple[Memory, Array]:
+        def step(memory: AssociativeMemory, token: tuple[Array, ...]) -> tuple[AssociativeMemory, Array]:
             query, key, value, gate = token
             return write(memory, key, value, gate)[0], recall(memory, query)
 

@@ -70,9 +70,8 @@ class RoutedBlock(Block):
         order, place = jax.lax.top_k(first, min(room, time))  # (batch, expert, slot), earliest first
         share = jnp.where(order > 0, jnp.take_along_axis(shares, place, 2), 0)
         rows = jnp.arange(seen.shape[0], dtype=place.dtype)[:, None, None]
-        fan_in = {"mode": "fan_in", "distribution": "normal", "batch_axis": (0,)}
         initial = [
-            flax.linen.initializers.variance_scaling(scale, **fan_in)
+            flax.linen.initializers.variance_scaling(scale, "fan_in", "normal", batch_axis=(0,))
             for scale in (1.0, 1 / (2 * self.spec.layers))
         ]
         units = (self.hidden or 0) // EXPERTS
@@ -115,7 +114,7 @@ def balance(spec: Spec) -> Any:
             mean = jnp.einsum("ebt,b->e", jax.nn.softmax(scores, 0), weight)
             mean = mean / (scores.shape[2] * jnp.sum(weight))
             losses.append(EXPERTS * jnp.sum(expert_load(scores, weight) * mean))
-        return BALANCE * sum(losses) / len(losses)
+        return BALANCE * jnp.mean(jnp.stack(losses))
 
     del spec
     return activity

@@ -1,8 +1,8 @@
 """Levels of sight: local, then top-k, then global attention, with an orthonormal split between two levels.
 
 A transition turns the stream by an orthonormal matrix ``[Q2 | Q1]``: ``Q1' x`` passes on to the next level,
-``Q2' x`` is kept as it is. Behind the last level all that was kept is turned back: nothing is lost on the way,
-for ``x = Q1 Q1' x + Q2 Q2' x``, and what was kept no later level can read or change.
+``Q2' x`` is kept as it is. Behind the last level all that was kept is turned back: nothing is lost, for
+``x = Q1 Q1' x + Q2 Q2' x``, and what was kept no later level can read or change.
 """
 
 from __future__ import annotations
