@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 
 from jaxnet.levels.arm import Arm, Phases
-from jaxnet.levels.cell import CellDecoder
-from jaxnet.levels.coupling import CoupledDecoder
-from jaxnet.levels.invariant import InvariantDecoder
-from jaxnet.levels.memory import MemoryDecoder
-from jaxnet.levels.router import RoutedDecoder, balance, routers
-from jaxnet.levels.windows import LevelDecoder
+from jaxnet.levels.cell import CellBlock, CellDecoder, hard_gate, latch
+from jaxnet.levels.coupling import CoupledBlock, CoupledDecoder, inverted
+from jaxnet.levels.invariant import InvariantBlock, InvariantDecoder
+from jaxnet.levels.memory import AssociativeMemory, MemoryBlock, MemoryDecoder, empty_memory, recall, write
+from jaxnet.levels.room import hidden_units
+from jaxnet.levels.router import RoutedBlock, RoutedDecoder, balance, expert_load, routers
+from jaxnet.levels.windows import LevelDecoder, level_blocks, level_windows, orthonormal
 
 ARMS: dict[str, Arm] = {
     "plain": Arm("the decoder as it is"),
@@ -27,4 +28,33 @@ ARMS: dict[str, Arm] = {
 }
 """The arms by name; every module has the parameters of the plain one, to about a percent."""
 
-__all__ = ["ARMS", "Arm", "Phases"]
+__all__ = [
+    "ARMS",
+    "Arm",
+    "AssociativeMemory",
+    "CellBlock",
+    "CellDecoder",
+    "CoupledBlock",
+    "CoupledDecoder",
+    "InvariantBlock",
+    "InvariantDecoder",
+    "LevelDecoder",
+    "MemoryBlock",
+    "MemoryDecoder",
+    "Phases",
+    "RoutedBlock",
+    "RoutedDecoder",
+    "balance",
+    "empty_memory",
+    "expert_load",
+    "hard_gate",
+    "hidden_units",
+    "inverted",
+    "latch",
+    "level_blocks",
+    "level_windows",
+    "orthonormal",
+    "recall",
+    "routers",
+    "write",
+]
