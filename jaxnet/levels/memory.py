@@ -11,8 +11,8 @@ Schmidt.
 
 from __future__ import annotations
 
-import flax.struct
 import flax.linen
+import flax.struct
 import jax
 import jax.numpy as jnp
 

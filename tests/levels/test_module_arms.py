@@ -95,7 +95,7 @@ def test_splits_lose_nothing_and_what_is_kept_stays():
     variables = drawn(module)
     turn = np.asarray(windows.orthonormal(variables["params"]["split_1"]["vectors"]))
     np.testing.assert_allclose(turn @ turn.T, np.eye(8), atol=1e-5)
-    vector = np.asarray(jax.random.normal(jax.random.key(1), (1, 8)))
+    vector = jax.random.normal(jax.random.key(1), (1, 8))
     hand = np.eye(8) - 2 * np.outer(vector, vector) / np.sum(vector**2)
     np.testing.assert_allclose(windows.orthonormal(vector), hand, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_splits_lose_nothing_and_what_is_kept_stays():
     one, two = (np.asarray(of_levels({"params": p}, tokens)) for p in (params, loud))
     kept = [shown[..., :4] / np.linalg.norm(shown[..., :4], axis=-1, keepdims=True) for shown in (one, two)]
     passed = [shown[..., 4:] / np.linalg.norm(shown[..., :4], axis=-1, keepdims=True) for shown in (one, two)]
-    np.testing.assert_allclose(*kept, atol=1e-5)
+    np.testing.assert_allclose(kept[0], kept[1], atol=1e-5)
     assert np.abs(passed[0] - passed[1]).max() > 0.1
 
 
@@ -165,7 +165,12 @@ def test_memory_for_the_gradient_does_not_grow_with_coupled_blocks():
         """Numbers that a gradient keeps of the forward pass, but for parameters."""
         module = coupling.CoupledDecoder(Spec(9, 12, 8, 2, layers), stored=stored)
         params = jax.eval_shape(lambda key: module.init(key, tokens), jax.random.key(0))
-        kept = jax.eval_shape(lambda p: jax.vjp(lambda p: jnp.sum(module.apply(p, tokens)), p)[1], params)
+
+        def total(params: Any) -> Any:
+            made: Any = module.apply(params, tokens)
+            return jnp.sum(made)
+
+        kept = jax.eval_shape(lambda p: jax.vjp(total, p)[1], params)
         sizes = [leaf.size for leaf in jax.tree.leaves(kept) if jnp.ndim(leaf) > 2]
         return sum(sizes)
 
@@ -311,33 +316,25 @@ def test_experts_serve_the_first_tokens_that_choose_them():
 
 def test_experts_have_an_even_load_after_training():
     arm, spec = ARMS["router"], Spec(vocab=256, length=16, width=16, heads=2, layers=2)
-    assert arm.activity is not None
-    model = arm.model(spec)
-    task = jaxnet.Task(model, batch_size=16, activity=arm.activity(spec))
+    model, activity = arm.model(spec), router.balance(spec)
+    task = jaxnet.Task(model, batch_size=16, activity=activity)
     text = jaxnet.data.text("stdlib", limit=64_000)
     data, held = text.windows("train", 16), text.windows("test", 16).batch(jnp.arange(64))[0]
 
     @quick
     def look(key: Any) -> Any:
         net = jaxnet.Net.of(*model.init(jnp.zeros((1, 16), jnp.int32), key=key), optax.adam(3e-3))
-        epoch = jaxnet.make_epoch(task)
-        state, info = epoch(jaxnet.init_state(net), data, key, jnp.asarray(0))
-        seen = [model(p, {}, held, key_forward=None)[1].pre for p in (net.params, state.net.params)]
-        loads = jax.tree.map(lambda scores: router.expert_load(scores, jnp.ones(64)), seen)
-        return (
-            info,
-            loads,
-            arm.activity(spec)(
-                model(net.params, {}, held, key_forward=None)[1], {}, held, jnp.ones(64), None
-            ),
-        )
+        state, info = jaxnet.make_epoch(task)(jaxnet.init_state(net), data, key, jnp.asarray(0))
+        seen = model(state.net.params, {}, held, key_forward=None)[1]
+        loads = [router.expert_load(scores, jnp.ones(64)) for scores in seen.pre]
+        return info, loads, activity(seen, {}, held, jnp.ones(64), None)
 
-    info, (before, after), balance = look(jax.random.key(0))
+    info, loads, balance = look(jax.random.key(0))
     assert info.loss < 4.5  # of log(256) = 5.5
-    for load in (*before, *after):
+    for load in loads:
         np.testing.assert_allclose(np.sum(load), 1, rtol=1e-5)
-    assert max(np.max(load) for load in after) <= 2 / 4 and min(np.min(load) for load in after) >= 0.5 / 4
-    assert balance >= 0.99 * router.BALANCE  # even: 1 times its weight
+        assert np.max(load) <= 2 / 4 and np.min(load) >= 0.5 / 4
+    assert 0.9 * router.BALANCE <= balance <= 1.3 * router.BALANCE  # even: once its weight
 
 
 # all of them
@@ -362,7 +359,7 @@ def test_every_arm_trains_masked_and_rewired_for_two_seeds_at_once(name):
 
     net, info = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
     assert np.isfinite(info.loss).all() and (info.loss[:, -1] < info.loss[:, 0] - 0.2).all()
-    there = jaxnet.structure.weights(net.params, net.structure)
+    there: Any = jaxnet.structure.weights(net.params, net.structure)
     assert all(not np.any(np.where(entry.mask, 0, values)) for values, entry in there.values())
     assert not any(np.array_equal(*values) for values, _ in there.values())
 
