@@ -346,8 +346,8 @@ def test_every_arm_trains_masked_and_rewired_for_two_seeds_at_once(name):
     arm, spec = ARMS[name], Spec(vocab=256, length=16, width=16, heads=2, layers=3)
     model = arm.model(spec)
     activity = None if arm.activity is None else arm.activity(spec)
-    task, method = jaxnet.Task(model, batch_size=8, activity=activity), jaxnet.methods.make("rigl", every=20)
-    data = jaxnet.data.text("stdlib", limit=20_000).windows("train", 16)
+    task, method = jaxnet.Task(model, batch_size=8, activity=activity), jaxnet.methods.make("rigl", every=10)
+    data = jaxnet.data.text("stdlib", limit=8_000).windows("train", 16)
     epoch = jaxnet.make_epoch(task, method)
 
     def run(key: Any) -> Any:
@@ -357,7 +357,7 @@ def test_every_arm_trains_masked_and_rewired_for_two_seeds_at_once(name):
         state, info = jax.lax.scan(lambda s, n: epoch(s, data, key, n), state, jnp.arange(3))
         return state.net, info
 
-    net, info = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
+    net, info = quick(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
     assert np.isfinite(info.loss).all() and (info.loss[:, -1] < info.loss[:, 0] - 0.2).all()
     there: Any = jaxnet.structure.weights(net.params, net.structure)
     assert all(not np.any(np.where(entry.mask, 0, values)) for values, entry in there.values())
