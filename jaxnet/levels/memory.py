@@ -73,11 +73,16 @@ def write(
       key: ``(key,)``.
       value: ``(value,)``.
       gate: 1 to store the pair, 0 to leave it.
-      least: part of the key's length that must lie across the stored ones, above 0.
+      least: part of the key's length that must lie across the stored ones, in (0, 1).
 
     Returns:
       The memory, and whether the pair was stored.
+
+    Raises:
+      ValueError: ``least`` is not between 0 and 1.
     """
+    if not 0 < least < 1:
+        raise ValueError(f"least must be between 0 and 1: {least}")
     length = jnp.sqrt(jnp.sum(key**2) + 1e-12)
     across = key / length
     for _ in range(2):  # once is not enough for float32 where little is left

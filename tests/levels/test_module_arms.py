@@ -371,6 +371,10 @@ def test_every_arm_trains_masked_and_rewired_for_two_seeds_at_once(name):
         (lambda: hidden_units(SPEC, 800, 8), "800 parameters leave none of a block's 784 to a perceptron"),
         (lambda: memory.empty_memory(5, 4, 3), "the capacity must be 1 to 4, the length of a key: 5"),
         (lambda: memory.empty_memory(0, 4, 3), "the capacity must be 1 to 4, the length of a key: 0"),
+        (
+            lambda: memory.write(memory.empty_memory(2, 4, 3), jnp.ones(4), jnp.ones(3), least=0.0),
+            "least must be between 0 and 1: 0.0",
+        ),
         (lambda: invariant.subspace_frame(((1.0, 0.0), (0.0, 1.0)), 2), "needs 1 to 1 vectors of length 2"),
         (lambda: invariant.subspace_frame(((1.0, 0.0),), 3), "needs 1 to 2 vectors of length 3"),
         (lambda: invariant.subspace_frame(((1.0, 0.0, 0.0),) * 2, 3), "2 vectors of a subspace must be ind"),
