@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
+import functools
+
 from jaxnet.levels.arm import Arm, Phases
+from jaxnet.levels.cell import CellBlock, CellDecoder, hard_gate, latch
+from jaxnet.levels.coupling import CoupledBlock, CoupledDecoder, inverted
+from jaxnet.levels.invariant import InvariantBlock, InvariantDecoder
+from jaxnet.levels.memory import AssociativeMemory, MemoryBlock, MemoryDecoder, empty_memory, recall, write
+from jaxnet.levels.room import hidden_units
+from jaxnet.levels.router import RoutedBlock, RoutedDecoder, balance, expert_load, routers
+from jaxnet.levels.windows import LevelDecoder, level_blocks, level_windows, orthonormal
 
-ARMS: dict[str, Arm] = {"plain": Arm("the decoder as it is")}
-"""The arms by name."""
+ARMS: dict[str, Arm] = {
+    "plain": Arm("the decoder as it is"),
+    "revnet": Arm(
+        "two copies of the stream, coupled: attention from one to the other, a perceptron back",
+        functools.partial(CoupledDecoder, copies=True, stored=True),
+    ),
+    "windows": Arm("local, top-k, global levels; between them a part is kept, orthonormally", LevelDecoder),
+    "coupling": Arm("two halves of the stream, coupled; inverted instead of stored", CoupledDecoder),
+    "invariant": Arm("attention that keeps a chosen subspace", InvariantDecoder),
+    "cell": Arm("a recurrent cell, its state kept or overwritten, in every other block", CellDecoder),
+    "router": Arm("top-k experts with balanced load", RoutedDecoder, watch=routers, activity=balance),
+    "memory": Arm("a memory whose writes leave what is stored, in every other block", MemoryDecoder),
+}
+"""The arms by name; every module has the parameters of the plain one, to about a percent."""
 
-__all__ = ["ARMS", "Arm", "Phases"]
+__all__ = [
+    "ARMS",
+    "Arm",
+    "AssociativeMemory",
+    "CellBlock",
+    "CellDecoder",
+    "CoupledBlock",
+    "CoupledDecoder",
+    "InvariantBlock",
+    "InvariantDecoder",
+    "LevelDecoder",
+    "MemoryBlock",
+    "MemoryDecoder",
+    "Phases",
+    "RoutedBlock",
+    "RoutedDecoder",
+    "balance",
+    "empty_memory",
+    "expert_load",
+    "hard_gate",
+    "hidden_units",
+    "inverted",
+    "latch",
+    "level_blocks",
+    "level_windows",
+    "orthonormal",
+    "recall",
+    "routers",
+    "write",
+]
