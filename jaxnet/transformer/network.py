@@ -16,7 +16,7 @@ from jaxnet.sparsification import sparsify
 from jaxnet.structure import map_weights
 from jaxnet.topology import Mask, Topology, topology_from_flat
 from jaxnet.transformer.attention import attend, rotate
-from jaxnet.transformer.spec import MLP_FACTOR, Spec, Window
+from jaxnet.transformer.spec import Spec, Window
 from jaxnet.types import Array, Float, Int, Key
 
 WEIGHTS = ("block_*/kernel",)
@@ -72,7 +72,7 @@ class Block(flax.linen.Module):
         )
         read = attend(rotate(query), rotate(key), value, self.window)
         x = x + Linear(spec.width, kernel_init=last, name="out")(read.reshape(x.shape))
-        hidden = Linear(MLP_FACTOR * spec.width, name="up")(flax.linen.RMSNorm(name="norm_mlp")(x))
+        hidden = Linear(spec.hidden_width, name="up")(flax.linen.RMSNorm(name="norm_mlp")(x))
         return x + Linear(spec.width, kernel_init=last, name="down")(ACTIVATIONS[ACTIVATION](hidden))
 
 
