@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxnet.levels import curriculum, defect, gluing, rates, stability
 from jaxnet.levels.arm import PROGRESS, SEEN, STRENGTH, Arm, Phases, ramp
 from jaxnet.levels.combine import together
-from jaxnet.levels.cost import kept_bytes, matched, matmul_flops, num_params
+from jaxnet.levels.cost import NEAR, kept_bytes, matched, matmul_flops, num_params
 
 ARMS: dict[str, Arm] = {
     "plain": Arm("the decoder as it is"),
@@ -27,6 +27,7 @@ ARMS["together"] = together(
 
 __all__ = [
     "ARMS",
+    "NEAR",
     "PROGRESS",
     "SEEN",
     "SENSIBLE",

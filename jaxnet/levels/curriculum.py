@@ -12,7 +12,7 @@ LOCAL = 0.4
 
 
 def phases(spec: Spec, steps: int) -> Phases:
-    """A window of an eighth of the length for the first steps, then what the decoder has; equal parameters."""
+    """A window of an eighth of the length first, then what the decoder has; equal parameters."""
     near = max(2, spec.length // 8)
 
     def narrowed(window: Window) -> Window:

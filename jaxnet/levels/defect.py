@@ -22,7 +22,9 @@ def maps(params: Any) -> Maps:
     They chain from block to block. The stream itself passes by unchanged: were it among the maps, a complex
     would carry nothing at all.
     """
-    blocks = sorted((name for name in params if name.startswith("block_")), key=lambda n: int(n.split("_")[1]))
+    blocks = sorted(
+        (name for name in params if name.startswith("block_")), key=lambda n: int(n.split("_")[1])
+    )
     chain = (times(params[b]["value"]["kernel"], params[b]["out"]["kernel"]).T for b in blocks)
     return tuple(chain)
 

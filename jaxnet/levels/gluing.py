@@ -45,7 +45,9 @@ def sections(
     return found.reshape(x.shape[0], number, width, -1)
 
 
-def disagreement(module: flax.linen.Module, params: Any, x: Int[Array, "batch time"]) -> Float[Array, "batch"]:
+def disagreement(
+    module: flax.linen.Module, params: Any, x: Int[Array, "batch time"]
+) -> Float[Array, "batch"]:
     """Mean total variation distance, in [0, 1], between two windows on the tokens that they share."""
     _, width, stride = cover(x.shape[1])
     p = sections(module, params, x) ** 2

@@ -31,7 +31,7 @@ class LevelState(NamedTuple):
 
 
 def level_of(path: Any, levels: int) -> int:
-    """The level of a parameter: its block; 0 for the embedding, the last for what stands behind the blocks."""
+    """The level of a parameter: its block; 0 for the embedding, the last for what is behind the blocks."""
     name = jax.tree_util.keystr(path)
     if found := _BLOCK.search(name):
         return min(int(found[1]), levels - 1)
