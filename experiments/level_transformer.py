@@ -173,6 +173,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     from jaxnet.levels import ARMS, matched, num_params
 
     names, text = names_of(config.arms or ()), load_text(config)
+    dataset: Any = text  # what a study needs of its data: a name and a fingerprint
     asked = make_spec(config, vocab_of(text))
     target = num_params(ARMS[BASELINE].module(asked))
     specs = {}
@@ -193,12 +194,12 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
             trial = {"steps": config.steps // config.looks * looks, "looks": looks, "judged": False}
             trial |= {"num_seeds": config.trial_seeds, "seed": config.seed + config.num_seeds}
             run = arm_config(config, specs[name], name, folder=f"{name} trials", **trial, **_tuples(given))
-            tried, place = tuned(ARM.compute(run, report=_silent, dataset=text)[0])
+            tried, place = tuned(ARM.compute(run, report=_silent, dataset=dataset)[0])
         rate, strength = points[place]
         fair = plain / Cost.of(arm_config(config, specs[name], name), arm, specs[name]).flops
         looks = max(1, round(min(fair, extra.MOST_LOOKS) * config.looks))
         more = {"rates": (rate,), "strengths": (strength,), "fair_looks": looks}
-        summary = ARM.compute(arm_config(config, specs[name], name, **more), report=_silent, dataset=text)[0]
+        summary = ARM.compute(arm_config(config, specs[name], name, **more), report=_silent, dataset=dataset)[0]
         best = rate if name == BASELINE else best
         (found[name],) = (
             {**summary, "tried": tried, "point": [rate, strength], "fair": looks / config.looks},

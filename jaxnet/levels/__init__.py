@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+
 from jaxnet.levels import curriculum, defect, gluing, rates, stability
 from jaxnet.levels.arm import PROGRESS, SEEN, STRENGTH, Arm, Phases, ramp
+from jaxnet.levels.cell import CellDecoder
 from jaxnet.levels.combine import together
 from jaxnet.levels.cost import NEAR, kept_bytes, matched, matmul_flops, num_params
+from jaxnet.levels.coupling import CoupledDecoder
+from jaxnet.levels.invariant import InvariantDecoder
+from jaxnet.levels.memory import MemoryDecoder
+from jaxnet.levels.router import RoutedDecoder, balance, routers
+from jaxnet.levels.windows import LevelDecoder
 
 ARMS: dict[str, Arm] = {
     "plain": Arm("the decoder as it is"),
+    "revnet": Arm(
+        "two copies of the stream, coupled: attention from one to the other, a perceptron back",
+        functools.partial(CoupledDecoder, copies=True, stored=True),
+    ),
+    "windows": Arm("local, top-k, global levels; between them a part is kept, orthonormally", LevelDecoder),
+    "coupling": Arm("two halves of the stream, coupled; inverted instead of stored", CoupledDecoder),
+    "invariant": Arm("attention that keeps a chosen subspace", InvariantDecoder),
     "gluing": gluing.ARM,
     "defect": defect.ARM,
     "pages": stability.ARM,
     "level rates": rates.ARM,
     "curriculum": curriculum.ARM,
+    "cell": Arm("a recurrent cell, its state kept or overwritten, in every other block", CellDecoder),
+    "router": Arm("top-k experts with balanced load", RoutedDecoder, watch=routers, activity=balance),
+    "memory": Arm("a memory whose writes leave what is stored, in every other block", MemoryDecoder),
 }
-"""The arms by name."""
+"""The arms by name; every module has the parameters of the plain one, to about a percent."""
 
-SENSIBLE = ("windows", "defect", "level rates")
-"""Those that go together, beside the gluing of windows; the curriculum is another order of windows."""
+SENSIBLE = ("windows", "level rates")
+"""Those that go together, beside the gluing of windows; the maps of blocks of unequal widths have no
+defect, and the curriculum is another order of windows."""
 
-ARMS["together"] = together(
-    f"{', '.join(name for name in SENSIBLE if name in ARMS)} and gluing at once",
-    *(ARMS[name] for name in SENSIBLE if name in ARMS),
-)
+ARMS["together"] = together(f"{', '.join(SENSIBLE)} and gluing at once", *(ARMS[one] for one in SENSIBLE))
 
 __all__ = [
     "ARMS",

@@ -27,6 +27,7 @@ def num_params(module: flax.linen.Module) -> int:
 def matched(module: Callable[[Spec], flax.linen.Module], spec: Spec, target: int) -> Spec:
     """The spec with another width and perceptron, at which the module has ``target`` parameters.
 
+    It stays as it is where it has so many already, within :data:`NEAR`.
     Of widths that the heads allow the one is taken at which the perceptron is most nearly as wide, relative
     to the stream, as it was asked for; it takes up what is left.
 
@@ -41,7 +42,7 @@ def matched(module: Callable[[Spec], flax.linen.Module], spec: Spec, target: int
             known[width, hidden] = num_params(module(sized(spec, width, hidden)))
         return known[width, hidden]
 
-    if abs(count(spec.width, spec.hidden_width) / target - 1) <= NEAR / 10:
+    if abs(count(spec.width, spec.hidden_width) / target - 1) <= NEAR:
         return spec
     # parameters grow about as the square of the width
     guess = spec.width * math.sqrt(target / count(spec.width, spec.hidden_width))
@@ -89,21 +90,26 @@ def _flops(jaxpr: core.Jaxpr) -> int:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             (left, _), _ = params["dimension_numbers"]
-            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * summed
+            summed = math.prod(_shape(equation.invars[0])[axis] for axis in left)
+            total += 2 * math.prod(_shape(equation.outvars[0])) * summed
         elif name == "conv_general_dilated":
-            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(out) * math.prod(kernel) // features
         else:
             inner = [_flops(one) for one in _within(params)]
-            if name == "while" and sum(inner):
+            if name == "while" and any(inner):
                 raise ValueError("there are matrix products in a loop of unknown length: use a scan")
             if name in ("cond", "platform_index"):
                 total += max(inner, default=0)
             else:
                 total += params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
     return total
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = atom.aval.shape
+    return shape
 
 
 def _within(params: dict[str, Any]) -> Iterator[core.Jaxpr]:

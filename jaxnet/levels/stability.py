@@ -30,9 +30,9 @@ def soft_betti(d: Maps) -> Float[Array, "space"]:
 
 
 def _laplacians(d: Maps) -> list[Array]:
-    into = [None, *(times(m, m.T) for m in d)]
-    out = [*(times(m.T, m) for m in d), None]
-    return [b if a is None else a if b is None else a + b for a, b in zip(into, out, strict=True)]
+    into = [times(m, m.T) for m in d]
+    out = [times(m.T, m) for m in d]
+    return [out[0], *(a + b for a, b in zip(into, out[1:], strict=False)), into[-1]]
 
 
 def _small(laplacian: Array) -> Scalar:

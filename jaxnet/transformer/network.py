@@ -25,6 +25,9 @@ WEIGHTS = ("block_*/kernel",)
 ACTIVATION = "gelu"
 STORED = ("mask", "topology")
 
+Stream = Float[Array, "batch time unit"]
+"""The residual stream, or a part of it."""
+
 _FAN_IN = flax.linen.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -51,36 +54,53 @@ class Linear(flax.linen.Dense):
 class Block(flax.linen.Module):
     """Attention, then a perceptron, each of the normalised stream and added to it.
 
+    The stream may be narrower than the width, that of the attention. Another layer takes the place of either
+    where a subclass overrides ``mix`` or ``perceptron``.
+
     Attributes:
       spec: of the decoder.
       window: what its attention sees.
+      hidden: units of its perceptron; None: as the spec says.
     """
 
     spec: Spec
-    window: Window
+    window: Window = None
+    hidden: int | None = None
 
     @flax.linen.compact
-    def __call__(self, x: Float[Array, "batch time unit"]) -> Float[Array, "batch time unit"]:
-        """``(batch, time, width)``, as what comes in."""
-        spec = self.spec
-        # so that the sum of all blocks has the variance of one
-        last = flax.linen.initializers.variance_scaling(1 / (2 * spec.layers), "fan_in", "normal")
-        heads = (*x.shape[:2], spec.heads, spec.head_width)
-        seen = flax.linen.RMSNorm(name="norm_attention")(x)
-        query, key, value = (
-            Linear(spec.width, name=name)(seen).reshape(heads) for name in ("query", "key", "value")
-        )
-        read = attend(rotate(query), rotate(key), value, self.window)
-        x = x + Linear(spec.width, kernel_init=last, name="out")(read.reshape(x.shape))
-        hidden = Linear(spec.hidden_width, name="up")(flax.linen.RMSNorm(name="norm_mlp")(x))
-        return x + Linear(spec.width, kernel_init=last, name="down")(ACTIVATIONS[ACTIVATION](hidden))
+    def __call__(self, x: Stream) -> Stream:
+        """``(batch, time, unit)``, as what comes in."""
+        x = x + self.mix(flax.linen.RMSNorm(name="norm_attention")(x))
+        return x + self.perceptron(flax.linen.RMSNorm(name="norm_mlp")(x))
+
+    def last(self) -> Any:
+        """How the kernels that write to the stream begin: the sum of all blocks has the variance of one."""
+        return flax.linen.initializers.variance_scaling(1 / (2 * self.spec.layers), "fan_in", "normal")
+
+    def read(self, query: Stream, key: Stream, value: Stream) -> Stream:
+        """What the attention reads, ``(batch, time, width)`` like its arguments."""
+        heads = (*query.shape[:2], self.spec.heads, self.spec.head_width)
+        query, key, value = (part.reshape(heads) for part in (query, key, value))
+        return attend(rotate(query), rotate(key), value, self.window).reshape(*query.shape[:2], -1)
+
+    def mix(self, seen: Stream) -> Stream:
+        """What tokens read of each other, from the normalised stream, of its shape."""
+        parts = (Linear(self.spec.width, name=name)(seen) for name in ("query", "key", "value"))
+        return Linear(seen.shape[-1], kernel_init=self.last(), name="out")(self.read(*parts))
+
+    def perceptron(self, seen: Stream) -> Stream:
+        """What a token makes of itself, from the normalised stream, of its shape."""
+        units = self.spec.hidden_width if self.hidden is None else self.hidden
+        hidden = ACTIVATIONS[ACTIVATION](Linear(units, name="up")(seen))
+        return Linear(seen.shape[-1], kernel_init=self.last(), name="down")(hidden)
 
 
 class Decoder(flax.linen.Module):
     """Logits of the next token, from all tokens up to it.
 
     Pre-norm (RMS), rotary positions, GELU, no biases, a head of its own. A token outside the vocabulary makes
-    the logits NaN from its place on, so that a loss tells of it.
+    the logits NaN from its place on, so that a loss tells of it. What stands between embedding and head is
+    another where a subclass overrides ``block`` or ``blocks``.
 
     Attributes:
       spec: what it is made from.
@@ -102,12 +122,20 @@ class Decoder(flax.linen.Module):
             raise ValueError(f"a sequence has at most {spec.length} tokens: {tokens.shape[1]}")
         known = (tokens >= 0) & (tokens < spec.vocab)
         x = flax.linen.Embed(spec.vocab, spec.width, name="embed")(jnp.where(known, tokens, 0))
-        for number, window in enumerate(spec.windows):
-            x = Block(spec, window, name=f"block_{number}")(x)
-        logits = Linear(spec.vocab, name="head")(flax.linen.RMSNorm(name="norm")(x))
+        logits = Linear(spec.vocab, name="head")(flax.linen.RMSNorm(name="norm")(self.blocks(x)))
         # not within the stream: a weight of zero times NaN would tell earlier places of it
         so_far = jnp.cumsum(~known, 1, dtype=jnp.int32) == 0
         return jnp.where(so_far[..., None], logits, jnp.nan)
+
+    def blocks(self, x: Stream) -> Stream:
+        """The stream behind the last block, from the embedded tokens, ``(batch, time, width)``."""
+        for number in range(self.spec.layers):
+            x = self.block(number)(x)
+        return x
+
+    def block(self, number: int) -> Block:
+        """A block of the decoder, called ``block_<number>``."""
+        return Block(self.spec, self.spec.windows[number], name=f"block_{number}")
 
 
 def model(spec: Spec) -> Linen:

@@ -98,8 +98,12 @@ def num_params(spec: Spec) -> int:
     >>> num_params(Spec(vocab=10, length=8, width=4, heads=2, layers=1))
     284
     """
-    block = 4 * spec.width**2 + 2 * spec.hidden_width * spec.width + 2 * spec.width
-    return 2 * spec.vocab * spec.width + spec.layers * block + spec.width
+    return 2 * spec.vocab * spec.width + spec.layers * block_params(spec) + spec.width
+
+
+def block_params(spec: Spec) -> int:
+    """How many of them a block has."""
+    return 4 * spec.width**2 + 2 * spec.hidden_width * spec.width + 2 * spec.width
 
 
 def _whole(name: str, value: Any) -> int:
