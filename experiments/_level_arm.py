@@ -287,7 +287,9 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     }
     tokens = every * config.batch_size * config.length * count
     timing = {"tokens_per_second": tokens / float(np.median(seconds))} if seconds else {}
-    return lab.Found(lab.entries(seeds, names, diverged=gone, **measures), extra=extra, timing=timing)
+    given = {"params": end["net"].params, "task": tasks[-1], "stuff": stuff, "params_count": cost.params}
+    arms = lab.entries(seeds, names, diverged=gone, **measures)
+    return lab.Found(arms, extra=extra, timing=timing, shared=given)
 
 
 ARM: lab.Study[ArmConfig] = lab.Study("level_transformer", ArmConfig, run_arm, settle=settle_arm)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.lab.shown import NOTHING, number, percent, span, with_interval
+from jaxnet.lab.shown import number, percent, span, with_interval
 
 UNITS = {
     "loss": ("nats per token", 1.0, "+.4f"),
@@ -117,6 +117,64 @@ def suite_table(arms: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["arm", *names], rows
 
 
+def search_tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows: what searches found, how well predictors rank, the candidates."""
+    rows = []
+    for name, arm in summary["arms"].items():
+        cells = [arm["aggregate"][measure] for measure in ("loss", "regret")]
+        rows.append([name, *(with_interval(number(a["mean"], ".4f"), _nats(a["ci95"])) for a in cells)])
+    tau = [
+        [name, with_interval(number(t["tau"]), span(t["ci95"], scale=1, between=" .. "))]
+        for name, t in summary["tau"].items()
+    ]
+    candidates = [
+        [c["name"], str(c["width"]), number(c["loss"], ".4f"), number(c["score"], ".3f")]
+        for c in summary["candidates"]
+    ]
+    return [
+        ("search", ["way", "validation loss", "above the best candidate"], rows),
+        ("predictors", ["predictor", "Kendall's tau"], tau),
+        ("candidates", ["candidate", "width", "validation loss", "structural score"], candidates),
+    ]
+
+
+def compression_table(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: test loss, way by ratio."""
+    ratios = list(dict.fromkeys(name.split(": ")[0] for name in summary["arms"]))
+    ways = list(dict.fromkeys(name.split(": ")[1] for name in summary["arms"]))
+    rows = []
+    for way in ways:
+        found = [summary["arms"][f"{ratio}: {way}"]["aggregate"]["loss"] for ratio in ratios]
+        rows.append([way, *(with_interval(number(a["mean"], ".4f"), _nats(a["ci95"])) for a in found)])
+    columns = ["test loss after", *(f"{100 * float(ratio):g} % gone" for ratio in ratios)]
+    return "smaller decoders", columns, rows
+
+
+def answers(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the questions of an extra, in nats."""
+    rows = []
+    for c in summary["comparisons"]:
+        size = with_interval(number(c["difference"], "+.4f"), _nats(c["ci95"], "+.4f"))
+        rows.append([c["title"], size, f"{c['wins']}/{c['n']}", number(c["p_holm"], ".2g"), c["verdict"]])
+    return ["first minus second", "nats per token", "more", "p (Holm)", "verdict"], rows
+
+
+def _nats(ends: Any, form: str = ".4f") -> str:
+    return span(ends, form, scale=1, between=" .. ")
+
+
+def extra_tables(groups: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """All tables of the extras, with their answers."""
+    found = []
+    if "search" in groups:
+        found += [*search_tables(groups["search"]["search"])]
+        found.append(("search, paired seeds", *answers(groups["search"]["search"])))
+    if "compression" in groups:
+        found.append(compression_table(groups["compression"]["compression"]))
+        found.append(("smaller decoders, paired seeds", *answers(groups["compression"]["compression"])))
+    return found
+
+
 def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the document shows."""
     from jaxnet.levels import ARMS, NEAR
@@ -141,7 +199,7 @@ def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -
             for s in g.values()
         ),
         "verdicts": {v: [c for c in judged if c.verdict == v] for v in ("better", "worse")},
-        "nothing": NOTHING,
+        "extras": {title: (columns, rows) for title, columns, rows in extra_tables(groups)},
     }
 
 

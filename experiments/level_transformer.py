@@ -42,6 +42,9 @@ REVNETS = ("revnet", "coupling")
 LONG = 1000
 """Steps from which on what is auto is that of the published runs."""
 
+MOST_LOOKS = 2.0
+"""An arm of cheap steps is trained for at most so many times the steps of the plain one."""
+
 FEW = (BASELINE, *REVNETS, "gluing", "level rates")
 """Arms of a short run."""
 
@@ -183,7 +186,7 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise InputError(f"{name}: {error}") from None
         settle_arm(arm_config(config, specs[name], name), text)
-    rates, found, best = config.rates or (), dict[str, Any](), None
+    rates, found, best, kept = config.rates or (), dict[str, Any](), None, None
     plain = Cost.of(arm_config(config, asked, BASELINE), ARMS[BASELINE], asked).flops
     for name in names:
         arm, points = ARMS[name], points_of(rates, ARMS[name].dials, best)
@@ -197,18 +200,19 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
             tried, place = tuned(ARM.compute(run, report=_silent, dataset=dataset)[0])
         rate, strength = points[place]
         fair = plain / Cost.of(arm_config(config, specs[name], name), arm, specs[name]).flops
-        looks = max(1, round(min(fair, extra.MOST_LOOKS) * config.looks))
+        looks = max(1, round(min(fair, MOST_LOOKS) * config.looks))
         more = {"rates": (rate,), "strengths": (strength,), "fair_looks": looks}
-        summary = ARM.compute(arm_config(config, specs[name], name, **more), report=_silent, dataset=dataset)[0]
-        best = rate if name == BASELINE else best
+        run = arm_config(config, specs[name], name, **more)
+        summary, ended = ARM.compute(run, report=_silent, dataset=dataset)
+        if name == BASELINE:
+            best, kept = rate, ended.shared
         (found[name],) = (
             {**summary, "tried": tried, "point": [rate, strength], "fair": looks / config.looks},
         )
         _name_arm(found[name], name)
-        line = shown.arm_line(name, found[name])
-        print(line, flush=True)
+        print(shown.arm_line(name, found[name]), flush=True)
     shown.add_steps(found, BASELINE, config.looks)
-    return {"arms": found, **extra.run_extras(config, asked, text, found)}
+    return {"arms": found, **extra.run_extras(config, arm_config, asked, dataset, kept, best or rates[0])}
 
 
 def _tuples(given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -259,6 +263,8 @@ class Levels(lab.Controls[Config]):
         print_table("arms, means over seeds", *shown.arm_table(groups["arms"]))
         if comparisons:
             print_table("paired seeds, arm minus rival", *shown.difference_table(comparisons))
+        for table in shown.extra_tables(groups):
+            print_table(*table)
         if line := diverged_of(arms):
             print(line)
         self.write(config, groups, comparisons)
