@@ -55,7 +55,8 @@ def run_compression(run: lab.Run[CompressConfig], given: Any) -> lab.Found:
     test = jax.tree.map(lambda leaf: leaf[0], stuff.judged)
 
     def loss(structure: Any, params: Any, batch: Any) -> Any:
-        return batch_loss(task, params, structure, None, *batch, jnp.ones(size), None)[1][0]
+        x, y = batch
+        return batch_loss(task, params, structure, None, x, y, jnp.ones(size), None)[1][0]
 
     def smaller(ratio: float, params: Any, key: Any, text: Any, batches: Any, test: Any) -> Any:
         seen = way.grams(module, params, text)

@@ -107,7 +107,7 @@ def bottleneck(params: Any, seen: Grams, ratio: float) -> Any:
     """Every layer through as few units as have no more weights: the best for what it gives on the text.
 
     ``W U U^T`` with the ``r`` leading eigenvectors ``U`` of ``W^T E[x x^T] W``, and ``r (in + out)`` at most
-    the weights that would stay: of all maps of that rank it is nearest in what comes out, ``E|x (W' - W)|^2``.
+    the weights that would stay: it is the nearest map of that rank in what comes out, ``E|x (W' - W)|^2``.
     """
     new = {}
     for path, w in kernels(params, seen).items():

@@ -88,9 +88,7 @@ def halving(curves: np.ndarray, factor: int = 2) -> Halved:
         order = best_first(left, -curves[left, end - 1])
         left = left[order[: max(1, -(-len(left) // factor))]] if len(order) else left[:1]
         before = end
-    return Halved(
-        int(left[best_first(left, -curves[left, before - 1])[0]]) if len(left) > 1 else int(left[0]), spent
-    )
+    return Halved(int(left[0]), spent)  # those that are left are in order
 
 
 def expected_best(losses: np.ndarray, number: int) -> float:
