@@ -108,9 +108,19 @@ def settle_arm(config: ArmConfig, text: Any) -> ArmConfig:
             f"--suite-share {config.suite_share:g} of {config.batch_size} sequences leaves no sequence "
             "for the text or for the suites: raise --batch-size"
         )
+    if config.length < (longest := longest_sentence()):
+        raise InputError(f"--length: sequences of {longest} tokens do not fit into {config.length}")
     if config.steps % config.looks:
         raise InputError(f"{config.steps} steps are no multiple of {config.looks} looks")
     return config
+
+
+def longest_sentence() -> int:
+    """Tokens of the longest sentence of a suite, without its last answer."""
+    from jaxnet import suites
+
+    rng = np.random.default_rng(0)
+    return max(grammar.draw(rng, 1, False).shape[1] - 1 for grammar in suites.SUITES.values())
 
 
 class Material:

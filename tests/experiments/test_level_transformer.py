@@ -114,8 +114,8 @@ def test_a_small_run_is_compared_and_written(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(search, "candidates", lambda *a: dict(list(every(*a).items())[:3]))
     doc = tmp_path / "levels.md"
     config = level_transformer.Config(
-        **{**SMALL, "width": 16}, arms=("gluing",), rates=(1e-3, 4e-3), trial_seeds=1, out=str(tmp_path / "run"),
-        extras=("search", "compression"), doc=str(doc),
+        **{**SMALL, "width": 16}, arms=("gluing",), rates=(1e-3, 4e-3), trial_seeds=1, doc=str(doc),
+        extras=("search", "compression"), out=str(tmp_path / "run"),
     )  # fmt: skip
     found = level_transformer.CONTROLS.main(config)
     arms = found["groups"]["arms"]
