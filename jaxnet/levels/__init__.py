@@ -6,14 +6,15 @@ import functools
 
 from jaxnet.levels import curriculum, defect, gluing, rates, stability
 from jaxnet.levels.arm import PROGRESS, SEEN, STRENGTH, Arm, Phases, ramp
-from jaxnet.levels.cell import CellDecoder
+from jaxnet.levels.cell import CellBlock, CellDecoder, hard_gate, latch
 from jaxnet.levels.combine import together
 from jaxnet.levels.cost import NEAR, kept_bytes, matched, matmul_flops, num_params
-from jaxnet.levels.coupling import CoupledDecoder
-from jaxnet.levels.invariant import InvariantDecoder
-from jaxnet.levels.memory import MemoryDecoder
-from jaxnet.levels.router import RoutedDecoder, balance, routers
-from jaxnet.levels.windows import LevelDecoder
+from jaxnet.levels.coupling import CoupledBlock, CoupledDecoder, inverted
+from jaxnet.levels.invariant import InvariantBlock, InvariantDecoder
+from jaxnet.levels.memory import AssociativeMemory, MemoryBlock, MemoryDecoder, empty_memory, recall, write
+from jaxnet.levels.room import hidden_units
+from jaxnet.levels.router import RoutedBlock, RoutedDecoder, balance, expert_load, routers
+from jaxnet.levels.windows import LevelDecoder, level_blocks, level_windows, orthonormal
 
 ARMS: dict[str, Arm] = {
     "plain": Arm("the decoder as it is"),
@@ -49,11 +50,37 @@ __all__ = [
     "SENSIBLE",
     "STRENGTH",
     "Arm",
+    "AssociativeMemory",
+    "CellBlock",
+    "CellDecoder",
+    "CoupledBlock",
+    "CoupledDecoder",
+    "InvariantBlock",
+    "InvariantDecoder",
+    "LevelDecoder",
+    "MemoryBlock",
+    "MemoryDecoder",
     "Phases",
+    "RoutedBlock",
+    "RoutedDecoder",
+    "balance",
+    "empty_memory",
+    "expert_load",
+    "hard_gate",
+    "hidden_units",
+    "inverted",
     "kept_bytes",
+    "latch",
+    "level_blocks",
+    "level_windows",
     "matched",
     "matmul_flops",
     "num_params",
+    "orthonormal",
     "ramp",
+    "recall",
+    "routers",
     "together",
+    "windows",
+    "write",
 ]

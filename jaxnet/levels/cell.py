@@ -10,6 +10,7 @@ ones), Feng et al. 2024 (cells as a prefix scan).
 
 from __future__ import annotations
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 
@@ -64,6 +65,7 @@ class CellBlock(Block):
 class CellDecoder(Decoder):
     """A decoder whose blocks have the cell and attention in turn, the first one the cell."""
 
+    @flax.linen.nowrap
     def block(self, number: int) -> Block:
         """A block with the cell, where the number is even, or with attention."""
         if number % 2:

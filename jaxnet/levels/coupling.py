@@ -52,6 +52,7 @@ class CoupledDecoder(Decoder):
     copies: bool = False
     stored: bool = False
 
+    @flax.linen.nowrap
     def block(self, number: int) -> CoupledBlock:
         """A block of the stream or of twice of it."""
         spec, half = self.spec, self.spec.width // 2

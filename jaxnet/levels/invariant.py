@@ -1,7 +1,7 @@
 """Attention that keeps a chosen subspace: a stream that lies in it lies in it afterwards.
 
-Let ``K``, the kernel of a map say, be spanned by the first columns of an orthonormal frame ``[B | C]``. Half of
-every head's units read the whole stream and write to ``K`` alone, the others read what is outside of ``K``
+Let ``K``, the kernel of a map say, be spanned by the first columns of an orthonormal frame ``[B | C]``. Half
+of every head's units read the whole stream and write to ``K`` alone, the others read what is outside of ``K``
 alone and write anywhere: the products of value and output are block-triangular in the frame. The norm before
 has no scales, for these would turn ``K``. It is no chain map, and the perceptron keeps nothing.
 """
@@ -90,6 +90,7 @@ class InvariantDecoder(Decoder):
 
     basis: Basis = ()
 
+    @flax.linen.nowrap
     def block(self, number: int) -> InvariantBlock:
         """A block with the kernel kept."""
         spec, basis = self.spec, self.basis or drawn_basis(self.spec)

@@ -11,6 +11,7 @@ Schmidt.
 
 from __future__ import annotations
 
+import flax.linen
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class AssociativeMemory(flax.struct.PyTreeNode):
     used: Int[Array, ""]
 
 
-def empty(capacity: int, key: int, value: int) -> AssociativeMemory:
+def empty_memory(capacity: int, key: int, value: int) -> AssociativeMemory:
     """A memory of so many pairs of keys and values of these lengths.
 
     Raises:
@@ -85,8 +86,9 @@ def write(
     fits = (left > least) & (memory.used < memory.directions.shape[0])
     direction = across / jnp.where(fits, left, 1)
     amount = (value - recall(memory, key)) / jnp.where(fits, left * length, 1)
-    slot = jax.nn.one_hot(memory.used, memory.directions.shape[0], dtype=key.dtype) * (fits * gate)
     stored = fits & (gate > 0.5)
+    slot = jax.nn.one_hot(memory.used, memory.directions.shape[0], dtype=key.dtype)
+    slot = jnp.where(fits, slot * gate, 0)
     directions = memory.directions + jnp.outer(slot, direction)
     amounts = memory.amounts + jnp.outer(slot, amount)
     return AssociativeMemory(directions, amounts, memory.used + stored.astype(jnp.int32)), stored
@@ -95,7 +97,8 @@ def write(
 class MemoryBlock(Block):
     """A block with a memory per head in the place of its attention.
 
-    Its capacity is half as many pairs as a head has units. A token recalls what earlier ones have stored, then may store a pair of its own.
+    Its capacity is half as many pairs as a head has units. A token recalls what earlier ones have stored,
+    then may store a pair of its own.
     """
 
     def mix(self, seen: Stream) -> Stream:
@@ -114,7 +117,7 @@ class MemoryBlock(Block):
             return write(memory, key, value, gate)[0], recall(memory, query)
 
         def over_time(*tokens: Array) -> Array:
-            return jax.lax.scan(step, empty(max(1, units // 2), units, units), tokens)[1]
+            return jax.lax.scan(step, empty_memory(max(1, units // 2), units, units), tokens)[1]
 
         each_head = jax.vmap(over_time, 1, 1)
         said = jax.vmap(each_head)(query, key, value, gate)
@@ -124,6 +127,7 @@ class MemoryBlock(Block):
 class MemoryDecoder(Decoder):
     """A decoder whose blocks have attention and memories in turn, the last one memories."""
 
+    @flax.linen.nowrap
     def block(self, number: int) -> Block:
         """A block with memories, or with attention."""
         if (self.spec.layers - 1 - number) % 2:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.levels.room import hidden_units
-from jaxnet.transformer import Block, Decoder, Spec, Stream
-from jaxnet.transformer.network import ACTIVATION, Linear
+from jaxnet.transformer import MLP_FACTOR, Block, Decoder, Linear, Spec, Stream
+from jaxnet.transformer.network import ACTIVATION
 from jaxnet.types import Array, Float, Int, PyTree, Scalar
 
 EXPERTS, CHOSEN = 4, 2
@@ -28,8 +28,8 @@ EXPERTS, CHOSEN = 4, 2
 ROOM = 1.5
 """Tokens that an expert takes, relative to an even share."""
 
-BALANCE = 0.01
-"""Weight of the loss of balance."""
+BALANCE = 0.1
+"""Weight of the loss of balance; with the 0.01 of the source small decoders left an expert without tokens."""
 
 
 class Experts(flax.linen.Module):
@@ -74,7 +74,7 @@ class RoutedBlock(Block):
             flax.linen.initializers.variance_scaling(scale, "fan_in", "normal", batch_axis=(0,))
             for scale in (1.0, 1 / (2 * self.spec.layers))
         ]
-        units = (self.hidden or 0) // EXPERTS
+        units = (MLP_FACTOR * self.spec.width if self.hidden is None else self.hidden) // EXPERTS
         hidden = ACTIVATIONS[ACTIVATION](Experts(units, initial[0], name="up")(seen[rows, place]))
         made = Experts(seen.shape[-1], initial[1], name="down")(hidden) * share[..., None]
         return jnp.zeros_like(seen).at[rows, place].add(made)
@@ -83,6 +83,7 @@ class RoutedBlock(Block):
 class RoutedDecoder(Decoder):
     """A decoder with experts; of the plain one's parameters."""
 
+    @flax.linen.nowrap
     def block(self, number: int) -> RoutedBlock:
         """A block with experts."""
         spec, width = self.spec, self.spec.width

@@ -82,6 +82,7 @@ class Transition(flax.linen.Module):
 class LevelDecoder(Decoder):
     """A decoder of levels with splits between them; of the plain one's parameters."""
 
+    @flax.linen.nowrap
     def block(self, number: int) -> Block:
         """A block of the width that passes on to its level."""
         spec, kept = self.spec, kept_units(self.spec)

@@ -133,6 +133,7 @@ class Decoder(flax.linen.Module):
             x = self.block(number)(x)
         return x
 
+    @flax.linen.nowrap
     def block(self, number: int) -> Block:
         """A block of the decoder, called ``block_<number>``."""
         return Block(self.spec, self.spec.windows[number], name=f"block_{number}")
