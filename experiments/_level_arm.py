@@ -76,9 +76,9 @@ def make_spec(config: Any, vocab: int) -> Spec:
     """The decoder; InputError where it cannot be."""
     from jaxnet.transformer import Spec
 
-    windows = tuple(window_of(word) for word in config.windows or ())
     hidden = getattr(config, "hidden", None)
     try:
+        windows = tuple(window_of(word) for word in config.windows or ())
         return Spec(vocab, config.length, config.width, config.heads, config.layers, windows, hidden)
     except ValueError as error:
         raise InputError(str(error)) from None

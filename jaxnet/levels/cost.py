@@ -133,5 +133,5 @@ def kept_bytes(loss: Callable[[Any], Any], params: Any) -> int:
     jaxpr = jax.make_jaxpr(lambda values: jax.tree.leaves(jax.vjp(loss, values)[1]))(params).jaxpr
     given = {id(atom) for atom in (*jaxpr.invars, *jaxpr.constvars)}
     made = {id(atom): atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
-    sizes = (math.prod(_shape(a)) * a.aval.dtype.itemsize for i, a in made.items() if i not in given)  # type: ignore[attr-defined]
-    return int(sum(sizes))
+    shapes: list[Any] = [atom.aval for name, atom in made.items() if name not in given]
+    return sum(math.prod(one.shape) * one.dtype.itemsize for one in shapes)

@@ -103,7 +103,9 @@ def expected_best(losses: np.ndarray, number: int) -> float:
     return float(np.dot(ordered, ways) / math.comb(count, number))
 
 
-def kendall(score: Sequence[float], losses: Sequence[float], seed: int = 0) -> Mapping[str, Any]:
+def kendall(
+    score: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray, seed: int = 0
+) -> Mapping[str, Any]:
     """Kendall's tau-b of a score with the negative loss, and its 95 % interval over the candidates.
 
     The interval is that of percentiles of a bootstrap: candidates are drawn with replacement.

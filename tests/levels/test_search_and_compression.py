@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def test_bottleneck_is_the_nearest_map_of_its_rank():
 
 
 def loss(params, batch):
-    logits = MODULE.apply({"params": params}, batch)
+    logits: Any = MODULE.apply({"params": params}, batch)
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), batch[:, 1:, None], -1))
 
 
