@@ -94,7 +94,7 @@ def arm_table(arms: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def difference_table(comparisons: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: every question with its answer, in the unit of its measure."""
-    columns = ["arm", "rival", "measure", "difference", "unit", "wins", "p", "p (Holm)", "verdict"]
+    columns = ["arm", "rival", "measure", "difference", "unit", "with more", "p", "p (Holm)", "verdict"]
     rows = []
     for c in comparisons:
         q, (unit, scale, form) = c.question, UNITS[c.question.measure]
@@ -156,7 +156,7 @@ def answers(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for c in summary["comparisons"]:
         size = with_interval(number(c["difference"], "+.4f"), _nats(c["ci95"], "+.4f"))
         rows.append([c["title"], size, f"{c['wins']}/{c['n']}", number(c["p_holm"], ".2g"), c["verdict"]])
-    return ["first minus second", "nats per token", "more", "p (Holm)", "verdict"], rows
+    return ["first minus second", "nats per token", "with more", "p (Holm)", "verdict"], rows
 
 
 def _nats(ends: Any, form: str = ".4f") -> str:
