@@ -47,10 +47,10 @@ def test_kendall_ranks_and_says_how_surely():
 
 
 def test_candidates_have_equal_parameters_and_a_score():
-    spec = Spec(vocab=308, length=64, width=56, heads=4, layers=4)
+    spec = Spec(vocab=308, length=32, width=16, heads=4, layers=2)
     target = transformer.num_params(spec)
     found = search.candidates(spec, target)
-    assert len(found) == 12 and {one.layers for one in found.values()} == {2, 4, 6}
+    assert len(found) == 12 and {one.layers for one in found.values()} == {1, 2, 3}
     assert all(abs(transformer.num_params(one) / target - 1) <= NEAR for one in found.values())
     score = jax.jit(search.structure_score)(PARAMS)
     assert -1 < float(score) < 1
@@ -99,7 +99,10 @@ def loss(params, batch):
 
 def test_learned_masks_begin_as_the_product_of_weight_and_input():
     batches = TOKENS.reshape(2, 12, 16)
-    same = compression.learned_masks(loss, PARAMS, SEEN, 0.5, batches, jax.random.key(2), rate=0.0)
+    learn = jax.jit(
+        lambda: compression.learned_masks(loss, PARAMS, SEEN, 0.5, batches, jax.random.key(2), 0.0)
+    )
+    same = learn()
     for path, w in compression.kernels(PARAMS, SEEN).items():
         wanda = jnp.abs(w) * jnp.sqrt(jnp.diag(SEEN[path]))[:, None]
         np.testing.assert_array_equal(same[path], compression.largest(wanda, 0.5))

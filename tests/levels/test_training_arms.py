@@ -64,7 +64,7 @@ def test_disagreement_is_the_total_variation_between_two_windows():
         apart.append(np.abs(np.asarray(first[:, stride:] - second[:, : width - stride])).sum(-1) / 2)
     found = jax.jit(gluing.disagreement, static_argnums=0)(module, params, tokens)
     np.testing.assert_allclose(found, np.mean(apart, axis=(0, 2)), rtol=1e-4)
-    activity = gluing.activity_of()(SPEC)
+    activity = jax.jit(gluing.activity_of()(SPEC))
     whole, some = (activity(None, params, tokens[:n], jnp.ones(n), carried()) for n in (6, 4))
     assert float(whole) == float(some) > 0
     assert float(activity(None, params, tokens, jnp.ones(6), carried(progress=0.0))) == 0
