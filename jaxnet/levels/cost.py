@@ -48,7 +48,7 @@ def matched(module: Callable[[Spec], flax.linen.Module], spec: Spec, target: int
     guess = spec.width * math.sqrt(target / count(spec.width, spec.hidden_width))
     near = max(step, round(guess / step) * step)
     best, distance = None, math.inf
-    for width in sorted({max(step, near + k * step) for k in (-2, -1, 0, 1, 2)}):
+    for width in sorted({max(step, near + k * step) for k in (-1, 0, 1)}):
         start = max(1, round(asked * width))
         slope = count(width, start + 1) - count(width, start)
         hidden = start + round((target - count(width, start)) / slope) if slope else start
