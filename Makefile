@@ -127,6 +127,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
 	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
 	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
+	$(PY) -m experiments.level_transformer --num-seeds 12 --steps 2000 --resume --doc docs/results/levels.md
 	$(PY) -m experiments.claims
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.

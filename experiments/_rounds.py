@@ -19,7 +19,7 @@ from jaxnet.types import PyTree
 
 Rows = list[dict[str, Any]]
 
-SMALL = 10_000
+SMALL = 20_000
 """Weights of dense networks below which programs are compiled without optimisations."""
 
 

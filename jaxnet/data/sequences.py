@@ -86,6 +86,47 @@ class Windows(flax.struct.PyTreeNode):
         return found[:, :-1], found[:, 1:]
 
 
+class Mixed(flax.struct.PyTreeNode):
+    """A text, and behind it sequences of the same length whose tokens follow its own.
+
+    Attributes:
+      text: its samples come first.
+      others: their token ``t`` is ``vocab + t`` here.
+      vocab: static, number of tokens of the text.
+    """
+
+    text: Windows
+    others: Sequences
+    vocab: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def size(self) -> int:
+        """Number of samples (static)."""
+        return self.text.size + self.others.size
+
+    def batch(self, index: Int[Array, "batch"]) -> tuple[Int[Array, "batch time"], TokenLabels]:
+        """Tokens ``(batch, time)``, and what is to be said after each; of a text every place counts."""
+        of_text = (index < self.text.size)[:, None]
+        x, y = self.text.batch(jnp.minimum(index, self.text.size - 1))
+        other, said = self.others.batch(jnp.clip(index - self.text.size, 0, self.others.size - 1))
+        labels = jnp.where(of_text, y, said.labels + self.vocab)
+        return jnp.where(of_text, x, other + self.vocab), TokenLabels(
+            labels, jnp.where(of_text, 1, said.weight)
+        )
+
+
+def padded(sequences: Sequences, length: int) -> Sequences:
+    """Sequences made longer at their end, by places that do not count.
+
+    Raises:
+      ValueError: they are longer already.
+    """
+    more = length - sequences.x.shape[1]
+    if more < 0:
+        raise ValueError(f"sequences of {sequences.x.shape[1]} tokens do not fit into {length}")
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, more))), sequences)
+
+
 def check_tokens(tokens: Any, vocab: int, what: str = "tokens") -> None:
     """Raises ValueError unless all are integers ``0 .. vocab - 1`` (traced ones pass)."""
     if isinstance(tokens, jax.core.Tracer):

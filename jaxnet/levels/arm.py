@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen
+import jax.numpy as jnp
 import optax
 
 from jaxnet.nn import Linen
 from jaxnet.train import Activity, Penalty
 from jaxnet.transformer import Decoder, Spec
+from jaxnet.types import PyTree, Scalar
 
 Phases = tuple[tuple[Spec, int], ...]
 """Decoders of equal parameters, and for how many steps each is trained, one after the other."""
+
+STRENGTH, PROGRESS, SEEN = "strength", "progress", "seen"
+"""What a network carries for its losses: the value of the arm's dial, the share of the steps that are done
+(in [0, 1], so that a loss may have a schedule), and what ``look`` saw of the parameters last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +31,12 @@ class Arm:
       what: it is, in a line.
       module: of a spec: ``(batch, time)`` tokens to ``(batch, time, vocab)`` logits, causal.
       watch: of a spec: paths of the submodules whose outputs ``activity`` is shown.
-      penalty: of a spec: added to the loss (:class:`jaxnet.train.Task`).
+      penalty: of a spec: added to the loss (:class:`jaxnet.train.Task`), of what is :func:`carried`.
       activity: of a spec: likewise, of what the watched submodules did with the batch.
       optimizer: of a spec, the plain optimiser and the number of steps: the one in its place.
       phases: of a spec and the number of steps: what is trained one after the other.
+      look: of a spec: what of the parameters is carried from look to look.
+      dials: values of the strength to choose from.
     """
 
     what: str
@@ -37,7 +46,23 @@ class Arm:
     activity: Callable[[Spec], Activity] | None = None
     optimizer: Callable[[Spec, optax.GradientTransformation, int], optax.GradientTransformation] | None = None
     phases: Callable[[Spec, int], Phases] | None = None
+    look: Callable[[Spec], Callable[[Any], PyTree]] | None = None
+    dials: tuple[float, ...] = (1.0,)
 
     def model(self, spec: Spec) -> Linen:
         """The model of a spec, for training."""
         return Linen(self.module(spec), watch=() if self.watch is None else self.watch(spec))
+
+    def carried(self, spec: Spec, params: Any, strength: Any, progress: Any) -> dict[str, Any]:
+        """What a network carries from now on, until somebody looks again."""
+        now = {STRENGTH: jnp.asarray(strength, jnp.float32), PROGRESS: jnp.asarray(progress, jnp.float32)}
+        return now if self.look is None else {**now, SEEN: self.look(spec)(params)}
+
+    def trained(self, spec: Spec, steps: int) -> Phases:
+        """The decoders that are trained one after the other."""
+        return ((spec, steps),) if self.phases is None else self.phases(spec, steps)
+
+
+def ramp(carried: Any) -> Scalar:
+    """The schedule of a loss: its strength grows linearly over the first half of the training, then stays."""
+    return jnp.asarray(carried[STRENGTH] * jnp.minimum(2 * carried[PROGRESS], 1))

@@ -16,7 +16,7 @@ from jaxnet.sparsification import sparsify
 from jaxnet.structure import map_weights
 from jaxnet.topology import Mask, Topology, topology_from_flat
 from jaxnet.transformer.attention import attend, rotate
-from jaxnet.transformer.spec import MLP_FACTOR, Spec, Window
+from jaxnet.transformer.spec import Spec, Window
 from jaxnet.types import Array, Float, Int, Key
 
 WEIGHTS = ("block_*/kernel",)
@@ -60,7 +60,7 @@ class Block(flax.linen.Module):
     Attributes:
       spec: of the decoder.
       window: what its attention sees.
-      hidden: units of its perceptron; None: ``MLP_FACTOR`` per unit of the width.
+      hidden: units of its perceptron; None: as the spec says.
     """
 
     spec: Spec
@@ -90,7 +90,7 @@ class Block(flax.linen.Module):
 
     def perceptron(self, seen: Stream) -> Stream:
         """What a token makes of itself, from the normalised stream, of its shape."""
-        units = MLP_FACTOR * self.spec.width if self.hidden is None else self.hidden
+        units = self.spec.hidden_width if self.hidden is None else self.hidden
         hidden = ACTIVATIONS[ACTIVATION](Linear(units, name="up")(seen))
         return Linear(seen.shape[-1], kernel_init=self.last(), name="down")(hidden)
 

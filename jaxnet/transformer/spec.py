@@ -39,6 +39,7 @@ class Spec:
       heads: of every attention; they share the width out, an even number of units each.
       layers: blocks of attention and perceptron.
       windows: of every block, the first one first; empty: all attend to their whole past.
+      hidden: units of a block's perceptron; None: :data:`MLP_FACTOR` times the width.
     """
 
     vocab: int
@@ -47,11 +48,14 @@ class Spec:
     heads: int
     layers: int
     windows: tuple[Window, ...] = ()
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range; makes windows that were left out explicit."""
         for name in ("vocab", "length", "width", "heads", "layers"):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        if self.hidden is not None:
+            object.__setattr__(self, "hidden", _whole("hidden", self.hidden))
         if self.width % self.heads:
             raise ValueError(f"heads must divide the width: {self.heads} heads, width {self.width}")
         if self.width // self.heads % 2:
@@ -79,12 +83,17 @@ class Spec:
         """Units of a head."""
         return self.width // self.heads
 
+    @property
+    def hidden_width(self) -> int:
+        """Units of a block's perceptron."""
+        return MLP_FACTOR * self.width if self.hidden is None else self.hidden
+
 
 def num_params(spec: Spec) -> int:
     """How many parameters a dense decoder has.
 
-    ``2 vocab width`` of embedding and head; per block ``4 width**2`` of attention, twice
-    ``MLP_FACTOR width**2`` of its perceptron and two scales of ``width``; the last scale. No biases.
+    ``2 vocab width`` of embedding and head; per block ``4 width**2`` of attention, ``2 hidden width``
+    of its perceptron and two scales of ``width``; the last scale. No biases.
 
     >>> num_params(Spec(vocab=10, length=8, width=4, heads=2, layers=1))
     284
@@ -94,7 +103,7 @@ def num_params(spec: Spec) -> int:
 
 def block_params(spec: Spec) -> int:
     """How many of them a block has."""
-    return (4 + 2 * MLP_FACTOR) * spec.width**2 + 2 * spec.width
+    return 4 * spec.width**2 + 2 * spec.hidden_width * spec.width + 2 * spec.width
 
 
 def _whole(name: str, value: Any) -> int:

@@ -43,6 +43,8 @@ RUNS = {
     "--run-every 3 --held 100 --noise-checks 8 --checks 10 --runs 2 --rates 0.1 --strengths 100 --lr 3e-3",
     "headline": "headline --dataset digits --lines b,c-plain --num-seeds 2 --epochs 8 --every 10 "
     "--batch-size 64 --teachers 1 --teacher-hidden 8 --teacher-epochs 2 --ablation-seeds 0 --curve=",
+    "levels": "level_transformer --arms curriculum --limit 60000 --heads 2 --width 8 --length 30 --tested 4 "
+    "--suite-samples 8 --steps 6 --looks 3 --rates 1e-3,4e-3 --trial-seeds 1",
     "controls": "patched_density_controls --dataset digits --num-seeds 2 --scaffold-epochs 2 "
     "--patch-epochs 2",
 }

@@ -1,0 +1,133 @@
+"""``experiments.level_transformer``: wrong input, what is tried, a small run killed and continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import level_transformer
+from experiments._level_arm import ARM, ArmConfig, load_text
+from experiments._level_shown import reached
+from jaxnet.store.folder import RunFolder
+from tests.experiments.wrong_input import assert_refused
+
+SMALL: dict[str, Any] = {
+    "limit": 60_000, "num_seeds": 2, "length": 30, "width": 8, "heads": 2, "layers": 2, "tested": 4,
+    "suite_samples": 8, "steps": 6, "looks": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--windows", "full,top0"], "k of top-k attention must be at least 1: 0"),
+        (["--windows", "full,33"], "the window of layer 1 must be at most the length 32: 33 tokens"),
+        (["--windows", "wide,full"], "'wide' is neither full, a number of tokens, nor topK"),
+        (["--heads", "3"], "heads must divide the width: 3 heads, width 16"),
+        (["--dataset", "SHORT"], "the text is shorter than one batch"),
+        (["--dataset", "nowhere.txt"], "no such file"),
+        (["--length", "16"], "sequences of 30 tokens do not fit into 16"),
+        (["--arms", "prayer"], "unknown arm 'prayer'"),
+        (["--extras", "prayer"], "--extras: 'prayer' is none of"),
+        (["--steps", "30"], "--steps must be a multiple of --looks: 30, 20"),
+        (["--rates", "2e-3,1e-3"], "--rates must be different numbers, ascending"),
+        (["--suite-share", "0.01"], "leaves no sequence"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("too short")
+    flags = [str(tmp_path / "short.txt") if flag == "SHORT" else flag for flag in flags]
+    study, config = level_transformer.CONTROLS, level_transformer.Config
+    assert_refused(study.main, config, flags, said, tmp_path / "run", capsys)
+
+
+def test_what_is_auto_is_small_in_a_short_run_and_that_of_the_page_in_a_long_one():
+    small = level_transformer.settle(level_transformer.Config())
+    long = level_transformer.settle(level_transformer.Config(steps=2000))
+    assert (small.length, small.width, small.layers, len(small.rates or ())) == (32, 16, 2, 1)
+    assert (long.length, long.width, long.layers, long.arms) == (64, 56, 4, ("all",))
+    assert small.extras == ("none",) and small.arms is not None and small.arms[0] == "plain"
+
+
+def test_every_arm_tries_as_many_points():
+    for best in (None, 1.0, 8.0):
+        for dials in ((1.0,), (0.1, 1.0), (1.0, 2.0, 3.0, 4.0)):
+            points = level_transformer.points_of((1.0, 2.0, 4.0, 8.0), dials, best)
+            assert len(set(points)) == 4 and {dial for _, dial in points} == set(dials)
+    assert level_transformer.points_of((3.0,), (0.1, 1.0), 3.0) == [(3.0, 0.1)]
+
+
+def test_the_best_point_has_the_least_loss_and_has_not_diverged():
+    def arm(loss: float, diverged: bool = False) -> dict[str, Any]:
+        return {"aggregate": {"val": {"mean": loss}}, "seeds": [{"diverged": diverged}]}
+
+    arms = {"a": arm(2.0), "b": arm(1.0, True), "c": arm(1.5)}
+    tried, place = level_transformer.tuned(
+        {"config": {"rates": [1, 2, 3], "strengths": [1, 1, 1]}, "arms": arms}
+    )
+    assert place == 2 and tried[1]["loss"] is None
+
+
+def test_steps_to_a_loss_are_linear_between_looks():
+    assert reached([3.0, 2.0, 1.0], 2.0, 3) == (2 / 3, True)
+    assert reached([3.0, 2.0, 1.0], 0.5, 3) == (1.0, False)
+    assert reached([1.0], 2.0, 4) == (0.25, True)
+
+
+class Killed(BaseException):
+    """Ends a run where it is."""
+
+
+def test_a_run_killed_between_two_phases_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch) -> None:
+    def run(folder: str, **more: Any) -> Any:
+        config = ArmConfig(arm="curriculum", out=str(tmp_path / folder), **{**SMALL, "fair_looks": 4, **more})
+        dataset: Any = load_text(config)
+        return ARM.compute(config, report=lambda line: None, dataset=dataset)[0]
+
+    whole, append, seen = run("whole"), RunFolder.append_rows, list[int]()
+
+    def counted(self: Any, rows: Any) -> int:
+        if len(seen) == 2:
+            raise Killed
+        seen.append(1)
+        return append(self, rows)
+
+    monkeypatch.setattr(RunFolder, "append_rows", counted)
+    with pytest.raises(Killed):
+        run("killed")
+    monkeypatch.setattr(RunFolder, "append_rows", append)
+    again = run("killed", resume=True)
+    assert again["arms"] == whole["arms"] and again["cost"] == whole["cost"]
+    rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert rows[0] == rows[1] and rows[0].count(b"\n") == 8
+    (arm,) = whole["arms"].values()
+    assert len(arm["seeds"][0]["curve"]) == 4 and 0 <= arm["aggregate"]["disagreement"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_a_small_run_is_compared_and_written(tmp_path: Path, monkeypatch) -> None:
+    from jaxnet.levels import search
+
+    every = search.candidates
+    monkeypatch.setattr(search, "candidates", lambda *a: dict(list(every(*a).items())[:3]))
+    doc = tmp_path / "levels.md"
+    config = level_transformer.Config(
+        **{**SMALL, "width": 16}, arms=("gluing",), rates=(1e-3, 4e-3), trial_seeds=1, doc=str(doc),
+        extras=("search", "compression"), out=str(tmp_path / "run"),
+    )  # fmt: skip
+    found = level_transformer.CONTROLS.main(config)
+    arms = found["groups"]["arms"]
+    assert list(arms) == ["plain", "gluing"] and all(len(run["tried"]) == 2 for run in arms.values())
+    assert arms["plain"]["fair"] == 1 and arms["gluing"]["fair"] < 1
+    assert abs(arms["gluing"]["cost"]["params"] / arms["plain"]["cost"]["params"] - 1) <= 0.01
+    assert {c.verdict for c in found["comparisons"]} == {"no verdict", "not judged"}
+    assert len(found["groups"]["compression"]["compression"]["arms"]) == 10
+    assert set(found["groups"]["search"]["search"]["arms"]) == {
+        "halving",
+        "random search",
+        "structural score",
+    }
+    text = doc.read_text()
+    assert "## Search" in text and "## Smaller decoders" in text and (tmp_path / "levels.png").exists()
