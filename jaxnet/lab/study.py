@@ -64,6 +64,8 @@ class Study(Page[C]):
     """A :class:`Page` whose ``run`` is ``(run, *given) -> Found``, with a :class:`jaxnet.lab.run.Run`.
 
     Attributes:
+      load: ``config -> samples``, anything with a ``name`` and a ``fingerprint``; by default the data set
+        that the flags name (:func:`jaxnet.lab.run.load`).
       settle: ``(config, dataset) -> config``: decides what is ``auto``, refuses what cannot work.
       tables: ``summary -> tables`` (title, columns, rows) for the terminal.
       plots: files by name, each drawn by ``draw(path, summary, rows)``.
@@ -75,7 +77,8 @@ class Study(Page[C]):
       unsaid: flags that are stored only where they have a value.
     """
 
-    settle: Callable[[C, Dataset], C] = lambda config, dataset: config
+    load: Callable[[C], Any] | None = None
+    settle: Callable[[C, Any], C] = lambda config, dataset: config
     tables: Callable[[Summary], Sequence[tuple[Any, Any, Any]]] = arms_and_verdicts
     plots: Mapping[str, Callable[..., None]] = dataclasses.field(default_factory=dict)
     opening: Callable[[C], str] = lambda config: ""
@@ -120,7 +123,7 @@ class Study(Page[C]):
         from jaxnet.provenance import provenance
         from jaxnet.store.folder import CONFIG, RunFolder
 
-        dataset = load(config) if dataset is None else dataset
+        dataset = (self.load or load)(config) if dataset is None else dataset
         config = self.settle(config, dataset)
         # where the data lie does not change the results; which data they are does
         flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}

@@ -8,18 +8,21 @@ parameters and its structure by path. Suites of token tasks are in :mod:`jaxnet.
 from __future__ import annotations
 
 from jaxnet.transformer.attention import attend
+from jaxnet.transformer.components import Components, components
 from jaxnet.transformer.network import WEIGHTS, Decoder, Linear, init, model
 from jaxnet.transformer.spec import MLP_FACTOR, Spec, TopK, Window, num_params
 
 __all__ = [
     "MLP_FACTOR",
     "WEIGHTS",
+    "Components",
     "Decoder",
     "Linear",
     "Spec",
     "TopK",
     "Window",
     "attend",
+    "components",
     "init",
     "model",
     "num_params",
