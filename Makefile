@@ -126,6 +126,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --epochs 5 --doc docs/results/exactness.md
 	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
 	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
+	$(PY) -m experiments.reasoning_circuits $(REASONING_FLAGS) --resume --doc docs/results/reasoning.md
 	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
 	$(PY) -m experiments.claims
 

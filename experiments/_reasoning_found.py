@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import _circuit_measures as circuit_measures
 from experiments import _reasoning_measures as measures
+from experiments import _tracr
 from experiments._circuit_found import over_reached
 from experiments._reasoning_data import of_suites
 from experiments._reasoning_kinds import ARMS, BACKUP, BITS, HELD, MOVED, RULES, SOLVED, bits_by_kind
@@ -74,8 +75,20 @@ def found(made: Reasoning, state: Any) -> tuple[Arms, dict[str, Any]]:
             others=rest.mean(1) if rest.shape[1] else np.full(len(accuracy), np.nan),
         )
     parameters = transformer.num_params(made.spec)
+    facts["ground_truth"] = ground_truth()
     return arms, {**facts, "names": list(names), "parameters": parameters, "length": made.spec.length,
                   "kernel": config.kernel}  # fmt: skip
+
+
+def ground_truth(draws: int = 5) -> dict[str, dict[str, float]] | None:
+    """By program the mean AUROC of every score over draws of distractors; None without Tracr."""
+    if not _tracr.installed():
+        return None
+    rows = {name: [_tracr.judged(name, seed) for seed in range(draws)] for name in _tracr.PROGRAMS}
+    return {
+        name: {what: float(np.mean([one[what] for one in found])) for what in found[0]}
+        for name, found in rows.items()
+    }
 
 
 def of_names(names: Sequence[str], values: Any) -> dict[str, np.ndarray]:
@@ -94,8 +107,10 @@ def judge(made: Reasoning, net: Any, data: Any) -> np.ndarray:
 
 
 def owned(made: Reasoning, net: Any, y: Any, keep: Array) -> list[np.ndarray]:
-    """``(seed, suite)``: losses of the whole and of nothing on the samples that circuits are found on, and the
-    share of attention in the weights of the circuits."""
+    """``(seed, suite)``: losses of the whole and of nothing on the samples that circuits are found on.
+
+    And the share of attention in the weights of the circuits.
+    """
     train = made.samples.train
     y = jnp.broadcast_to(train.y, (len(made.run.seeds), *train.y.shape)) if y is None else y
 

@@ -146,6 +146,11 @@ def values(config: Any, groups: Any, comparisons: Sequence[Any]) -> dict[str, An
         "bits": bit_rows(summary),
         "held": held_rows(summary),
         "bridges": bridge_rows(summary),
+        "truth_heads": ["program", *(summary["ground_truth"] or {"": {}}).get("reverse", {})],
+        "truth": [
+            [name, *(number(value) for value in row.values())]
+            for name, row in (summary["ground_truth"] or {}).items()
+        ],
         "dependencies": named_rows(summary, "dependencies"),
         "never": {name: mean(summary["arms"][name], "never", ".0f", 100) for name in ARMS},
         "trained": arm["aggregate"],
