@@ -145,7 +145,7 @@ def among(
 
 
 def judged(program: str, seed: int, heads: int = 2, units: int = 12) -> dict[str, float]:
-    """AUROC of every score; ``loss`` of the whole, of ``nothing``, and the share of answers that are ``right``."""
+    """AUROC of every score; ``loss`` of the whole, of ``nothing``; the share of ``right`` answers."""
     task, layers, suite = compiled(program)
     draw = np.random.default_rng(seed)
     params, truth = among(layers, draw, heads, units)
