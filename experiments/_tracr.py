@@ -9,6 +9,7 @@ into them and opposite ones out of them: each alone does much, both together not
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ import numpy as np
 from jaxnet import circuits
 from jaxnet.circuits import Suite
 from jaxnet.losses import TokenLabels
+from jaxnet.programs import ONCE
 from jaxnet.train import Task
 from jaxnet.types import Array
 
@@ -28,6 +30,9 @@ PROGRAMS = ("reverse", "sort")
 
 SCORES = ("integrated gradients", "gradient x w", "exact ablation", "|w|", "random")
 """What is judged by how often a weight of the program ranks above a distractor's."""
+
+NEEDED = 1e-4
+"""Rise of the loss, in nats, from which the program alone needs a weight."""
 
 LENGTH, MOST, SHARPNESS = 4, 32, 8.0
 """Tokens of a sample behind the first one; samples at most; what makes logits of the one-hot outputs."""
@@ -68,6 +73,7 @@ def installed() -> bool:
     return importlib.util.find_spec("tracr") is not None
 
 
+@functools.cache
 def compiled(program: str) -> tuple[Any, list[dict[str, np.ndarray]], Suite]:
     """A program: its model, its layers, and lists that it may be given, as a suite of one capability."""
     compiling = importlib.import_module("tracr.compiler.compiling")
@@ -144,17 +150,12 @@ def among(
     return made, truth
 
 
-def judged(program: str, seed: int, heads: int = 2, units: int = 12) -> dict[str, float]:
-    """AUROC of every score; ``loss`` of the whole, of ``nothing``; the share of ``right`` answers."""
-    task, layers, suite = compiled(program)
-    draw = np.random.default_rng(seed)
-    params, truth = among(layers, draw, heads, units)
-    values = circuits.weight_values(params, {})
-    mine = circuits.weight_values(truth, {})
-    there = values != 0
+@functools.cache
+def looks(program: str) -> Any:
+    """Two compiled functions of the layers: what is judged of all, and the loss without each of some weights."""
+    task, _, suite = compiled(program)
 
-    @jax.jit
-    def look(params: Any) -> dict[str, Array]:
+    def whole(params: Any) -> dict[str, Array]:
         of = circuits.measured(task, params, {}, suite)
         scores = {
             name: -circuits.attribute(task, params, {}, suite, nodes=nodes).scores[0]
@@ -163,22 +164,43 @@ def judged(program: str, seed: int, heads: int = 2, units: int = 12) -> dict[str
         logits = task.model(params, {}, suite.x, key_forward=None)[0]
         labels: Any = suite.y
         hits = (jnp.argmax(logits, -1) == labels.labels) * labels.weight
-        ends = {"loss": of(jnp.ones(values.size))[0], "nothing": of(jnp.zeros(values.size))[0]}
+        keep = jnp.ones_like(scores["gradient x w"])
+        ends = {"loss": of(keep)[0], "nothing": of(0 * keep)[0]}
         return {**scores, **ends, "right": jnp.sum(hits) / jnp.sum(labels.weight)}
 
-    found = dict(look(params))
-    some, place = np.flatnonzero(there), jnp.arange(values.size)
-
-    @jax.jit
-    def each(params: Any) -> Array:
+    def each(params: Any, some: Array) -> Array:
         of = circuits.measured(task, params, {}, suite)
-        return jax.lax.map(lambda e: of(place != e)[0], jnp.asarray(some), batch_size=16)
+        place = jnp.arange(circuits.weight_values(params, {}).size)
+        return jax.lax.map(lambda e: of(place != e)[0], some, batch_size=16)
 
+    return jax.jit(whole, compiler_options=ONCE), jax.jit(each, compiler_options=ONCE)
+
+
+def judged(program: str, seed: int, heads: int = 2, units: int = 12) -> dict[str, float]:
+    """AUROC of every score; ``loss`` of the whole, of ``nothing``; the share of ``right`` answers.
+
+    A weight counts as the program's where these samples need it: the program alone does worse without it.
+    Others of the program, as for lengths that no sample has, are left out.
+    """
+    layers = compiled(program)[1]
+    draw = np.random.default_rng(seed)
+    params, truth = among(layers, draw, heads, units)
+    values, mine = (np.asarray(circuits.weight_values(tree, {})) for tree in (params, truth))
+    there = np.flatnonzero(values)
+    filled = jnp.asarray(np.pad(there, (0, -len(there) % 512)))  # one shape for several draws
+    whole, each = looks(program)
+    found, alone = dict(whole(params)), jax.tree.map(lambda p, own: p * own, params, truth)
+    rises = np.asarray(each(alone, filled))[: len(there)] - float(whole(alone)["loss"])
+    judged = ~mine[there] | (rises > NEEDED)
+    some = there[judged]
     scores = {
         **{name: found.pop(name)[some] for name in SCORES[:2]},
-        "exact ablation": each(params),
-        "|w|": jnp.abs(values[some]),
-        "random": jnp.asarray(draw.random(some.size), jnp.float32),
+        "exact ablation": each(params, filled)[: len(there)][judged],
+        "|w|": np.abs(values[some]),
+        "random": draw.random(some.size).astype(np.float32),
     }
-    numbers = {name: float(circuits.auroc(score, mine[some])) for name, score in scores.items()}
+    numbers = {
+        name: float(circuits.auroc(jnp.asarray(score), jnp.asarray(mine[some])))
+        for name, score in scores.items()
+    }
     return {**numbers, **{name: float(value) for name, value in found.items()}}
