@@ -53,7 +53,8 @@ class Reasoning:
 
     def drawn(self, key: Any) -> Net:
         """One network before training; nothing is protected."""
-        params, structure = transformer.init(self.spec, density=self.config.density, **network_keys(key))
+        keys: dict[str, Any] = network_keys(key)
+        params, structure = transformer.init(self.spec, density=self.config.density, **keys)
         return Net.of(params, structure, self.optimizer, no_memory(params, 0.0))
 
     def begin(self, key: Any) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class Reasoning:
         """A circuit of the suite ``k``; ``y`` is what the network has learned to say."""
         few = of_suites(data.replace(y=y), self.number, self.config.look)
         config, own = self.config, (self.task, net.params, net.structure)
-        how = "zero", config.fraction, config.chunks, config.nodes
+        how: Any = "zero", config.fraction, config.chunks, config.nodes
         found, error = measures.find(*own, single(few, k), jnp.zeros((), jnp.int32), *how)
         there = jnp.sum(circuits.existing(net.params, net.structure), dtype=jnp.float32)
         return found.keep, found.size.astype(jnp.float32) / there, found.reached, error
@@ -167,7 +168,7 @@ def rounds(made: Reasoning) -> Any:
         name, suites, most, _ = phases[phase]
         if name == "hold":
             keep, *_ = search(state["nets"]["trained"], right, made.protect)
-            args = state["nets"]["trained"], keep, keys, made.look
+            args: Any = state["nets"]["trained"], keep, keys, made.look
             found = made.together("protection", made.held, (True, True, True, False), *args)
             return {**state, "nets": {**state["nets"], **found}}
         # those that are held see the last suite at the same rounds

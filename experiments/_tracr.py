@@ -152,7 +152,7 @@ def among(
 
 @functools.cache
 def looks(program: str) -> Any:
-    """Two compiled functions of the layers: what is judged of all, and the loss without each of some weights."""
+    """Two compiled functions of the layers: what is judged, and the loss without each of some weights."""
     task, _, suite = compiled(program)
 
     def whole(params: Any) -> dict[str, Array]:
