@@ -197,10 +197,12 @@ def judged(program: str, seed: int, heads: int = 2, units: int = 12) -> dict[str
         **{name: found.pop(name)[some] for name in SCORES[:2]},
         "exact ablation": each(params, filled)[: len(there)][judged],
         "|w|": np.abs(values[some]),
-        "random": draw.random(some.size).astype(np.float32),
     }
     numbers = {
         name: float(circuits.auroc(jnp.asarray(score), jnp.asarray(mine[some])))
         for name, score in scores.items()
     }
+    chance = draw.random((20, some.size)).astype(np.float32)  # few weights are needed: one draw says little
+    of_chance = [circuits.auroc(jnp.asarray(one), jnp.asarray(mine[some])) for one in chance]
+    numbers["random"] = float(np.mean(np.asarray(of_chance)))
     return {**numbers, **{name: float(value) for name, value in found.items()}}
