@@ -8,6 +8,7 @@ DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 -
 	--out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 16 --resume
+REASONING_FLAGS ?= --num-seeds 12 --width 64 --layers 4 --steps 6000 --last-steps 500 --shuffled-steps 1000 --look 32
 METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
 
@@ -126,6 +127,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --epochs 5 --doc docs/results/exactness.md
 	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
 	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
+	$(PY) -m experiments.reasoning_circuits $(REASONING_FLAGS) --resume --doc docs/results/reasoning.md
 	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
 	$(PY) -m experiments.level_transformer --num-seeds 12 --steps 2000 --resume --doc docs/results/levels.md
 	$(PY) -m experiments.claims

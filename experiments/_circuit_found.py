@@ -172,8 +172,10 @@ def transplants(
     theirs = jax.tree.map(lambda a: jnp.roll(a, 1, 0), (net.params, net.structure))
 
     def moved(net: Any, y: Any, keep: Any, theirs: Any, key: Any, data: Any) -> Any:
-        args = task, net.params, net.structure, keep, *theirs, suite_of(y, data)
-        return measures.transplanted(*args, key=purpose(key, CHANGE, 13))
+        suite = suite_of(y, data)
+        loss = lambda params, structure, k: circuits.losses(task, params, structure, suite)[k]  # noqa: E731
+        args = loss, net.params, net.structure, keep, *theirs
+        return jnp.mean(measures.transplanted(*args, key=purpose(key, CHANGE, 13)), 0)
 
     each = (True, True, True, True, True, False)
     return np.asarray(together("transplants", moved, each, net, y, keep, theirs, run.keys, few), float)

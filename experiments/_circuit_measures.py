@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -226,10 +227,11 @@ def relations(
 
 
 def transplanted(
-    task: Task, params: Any, structure: Any, keep: Array, other: Any, its: Any, suite: Suite, *, key: Key
-) -> Array:
-    """``(3,)`` mean loss over capabilities in another network: as it is, with this one's circuit of the
-    capability, with as many random weights of this one."""
+    loss: Callable[[Any, Any, Array], Array], params: Any, structure: Any, keep: Array, other: Any, its: Any,
+    *, key: Key,
+) -> Array:  # fmt: skip
+    """``(K, 3)``, the loss of every capability in another network: as it is, with this one's circuit of the
+    capability, with as many random weights of this one; by ``loss(params, structure, k)``."""
 
     def one(k: Array) -> Array:
         chance = circuits.random_like(params, structure, keep[k], key=jax.random.fold_in(key, k))
@@ -237,6 +239,6 @@ def transplanted(
             circuits.transplant(params, structure, mask, other, its)
             for mask in (jnp.zeros_like(chance), keep[k], chance)
         ]
-        return jnp.stack([circuits.losses(task, *net, suite)[k] for net in nets])
+        return jnp.stack([loss(*net, k) for net in nets])
 
-    return jnp.mean(jax.lax.map(one, jnp.arange(suite.number)), 0)
+    return jax.lax.map(one, jnp.arange(keep.shape[0]))

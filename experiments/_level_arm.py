@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet import lab
 from jaxnet.errors import InputError
-from jaxnet.lab import changed, option
+from jaxnet.lab import option
 
 if TYPE_CHECKING:
     from jaxnet.data.text import Text
@@ -290,11 +290,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         measures["suite"] = {name: right[:, k] for k, name in enumerate(stuff.names)}
     names = [f"{r:g} x {s:g}" for r, s in zip(config.rates, config.strengths, strict=True)]
     cost = Cost.of(config, arm, spec)
-    extra: dict[str, Any] = {
-        "kernel": config.kernel,
-        "spec": dataclasses.asdict(spec),
-        "cost": cost._asdict(),
-    }
+    extra = {"kernel": config.kernel, "spec": dataclasses.asdict(spec), "cost": cost._asdict()}
     tokens = every * config.batch_size * config.length * count
     timing = {"tokens_per_second": tokens / float(np.median(seconds))} if seconds else {}
     given = {"params": end["net"].params, "task": tasks[-1], "stuff": stuff, "params_count": cost.params}
@@ -303,5 +299,3 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
 
 
 ARM: lab.Study[ArmConfig] = lab.Study("level_transformer", ArmConfig, run_arm, settle=settle_arm)
-
-__all__ = ["ARM", "ArmConfig", "TextFlags", "changed", "load_text", "make_spec", "settle_arm", "vocab_of"]

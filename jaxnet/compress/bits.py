@@ -56,11 +56,19 @@ def sensitivity(
     loss: Callable[[PyTree], Scalar], params: PyTree, paths: Sequence[str], bits: Sequence[int] = BITS
 ) -> Float[Array, "group bits"]:
     """``(G, Bits)``, by how much the loss rises when one array alone is quantised."""
-    whole = loss(params)
-    rows = [
-        jnp.stack([loss(with_bits(params, [path], [number])) - whole for number in bits]) for path in paths
-    ]
-    return jnp.stack(rows)
+    whole, place = loss(params), {path: number for number, path in enumerate(paths)}
+    choices = jnp.asarray(bits, jnp.int32)
+
+    def one(number: Array) -> Array:
+        group, choice = number // len(bits), choices[number % len(bits)]
+
+        def rounded(path: Any, leaf: Array) -> Array:
+            mine = place.get(jax.tree_util.keystr(path))
+            return leaf if mine is None else jnp.where(mine == group, quantise(leaf, choice), leaf)
+
+        return loss(jax.tree.map_with_path(rounded, params)) - whole
+
+    return jax.lax.map(one, jnp.arange(len(paths) * len(bits))).reshape(len(paths), len(bits))
 
 
 def hessian_sensitivity(

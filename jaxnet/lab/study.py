@@ -64,6 +64,7 @@ class Study(Page[C]):
     """A :class:`Page` whose ``run`` is ``(run, *given) -> Found``, with a :class:`jaxnet.lab.run.Run`.
 
     Attributes:
+      load: ``config -> samples`` with ``name`` and ``fingerprint``; by default what the flags of data name.
       settle: ``(config, dataset) -> config``: decides what is ``auto``, refuses what cannot work.
       tables: ``summary -> tables`` (title, columns, rows) for the terminal.
       plots: files by name, each drawn by ``draw(path, summary, rows)``.
@@ -75,7 +76,8 @@ class Study(Page[C]):
       unsaid: flags that are stored only where they have a value.
     """
 
-    settle: Callable[[C, Dataset], C] = lambda config, dataset: config
+    load: Callable[[C], Any] | None = None
+    settle: Callable[[C, Any], C] = lambda config, dataset: config
     tables: Callable[[Summary], Sequence[tuple[Any, Any, Any]]] = arms_and_verdicts
     plots: Mapping[str, Callable[..., None]] = dataclasses.field(default_factory=dict)
     opening: Callable[[C], str] = lambda config: ""
@@ -120,7 +122,7 @@ class Study(Page[C]):
         from jaxnet.provenance import provenance
         from jaxnet.store.folder import CONFIG, RunFolder
 
-        dataset = load(config) if dataset is None else dataset
+        dataset = (self.load or load)(config) if dataset is None else dataset
         config = self.settle(config, dataset)
         # where the data lie does not change the results; which data they are does
         flags = {**dataclasses.asdict(config), "data_fingerprint": dataset.fingerprint}
@@ -204,13 +206,11 @@ def run_arms(
     from jaxnet.lab.run import arm_values, load
 
     configs = {name: study.config(**{**arm_values(config, name), **values, **arms[name]}) for name in arms}
-    data = "dataset", "data_dir", "protocol", "normalise"  # what ``load`` reads
-    of = {name: tuple(getattr(arm, flag, None) for flag in data) for name, arm in configs.items()}
-    datasets = {key: load(configs[name]) for key, name in {key: name for name, key in of.items()}.items()}
-    # all are settled first: wrong input leaves nothing behind
-    settled = {name: study.settle(arm, datasets[of[name]]) for name, arm in configs.items()}
-    known: dict[Any, Any] = {}
-    summaries = {}
+    read, by = study.load or load, ("dataset", "data_dir", "protocol", "normalise")  # what ``load`` reads
+    of = {name: tuple(getattr(arm, flag, None) for flag in by) for name, arm in configs.items()}
+    datasets = {key: read(configs[name]) for key, name in {key: name for name, key in of.items()}.items()}
+    settled = {name: study.settle(arm, datasets[of[name]]) for name, arm in configs.items()}  # before any
+    known, summaries = dict[Any, Any](), {}
     for name, arm in settled.items():
         key = (of[name], *(getattr(arm, flag) for flag in shared)) if shared else name
         given, dataset = known.get(key), datasets[of[name]]

@@ -19,6 +19,7 @@ import optax
 
 from jaxnet.data.batches import Data
 from jaxnet.errors import check_choice
+from jaxnet.losses import labels_of, over_places
 from jaxnet.optim import replaced
 from jaxnet.structure import clear
 from jaxnet.train import Task
@@ -93,8 +94,11 @@ def fisher(
       key: of the labels that are drawn.
       chunk: samples whose gradients are in memory at once.
 
+    Of samples with places (tokens) it is of the weighted mean of the log-likelihoods of the places that
+    count; ``expected`` would need a gradient per place and class, and is refused.
+
     Raises:
-      ValueError: unknown labels, or none can be drawn without a key.
+      ValueError: unknown labels, or none can be drawn without a key; ``expected`` of samples with places.
     """
     check_choice("labels", labels, LABELS)
     if labels == "drawn" and key is None:
@@ -110,13 +114,20 @@ def fisher(
         x, y = data.batch(row[None])
         if labels == "expected":
             share = jnp.exp(logs(params, x[0]))
+            if share.ndim > 1:
+                raise ValueError('labels="expected" is for samples without places: take "drawn" or "data"')
             grads = jax.jacrev(logs)(params, x[0])
             return jax.tree.map(lambda g: jnp.tensordot(share, g**2, 1), grads)
-        label = y[0]
+        label = labels_of(y)[0]
         if labels == "drawn":
             assert key is not None
             label = jax.random.categorical(jax.random.fold_in(key, number), logs(params, x[0]))
-        return jax.tree.map(lambda g: g**2, jax.grad(lambda values: logs(values, x[0])[label])(params))
+
+        def score(values: Any) -> Scalar:
+            said = jnp.take_along_axis(logs(values, x[0]), label[..., None], -1)[..., 0]
+            return over_places(said[None], y)[0]
+
+        return jax.tree.map(lambda g: g**2, jax.grad(score)(params))
 
     size = index.shape[0]
     chunk = min(chunk, size)

@@ -8,6 +8,7 @@ parameters and its structure by path. Suites of token tasks are in :mod:`jaxnet.
 from __future__ import annotations
 
 from jaxnet.transformer.attention import attend
+from jaxnet.transformer.components import Components, components
 from jaxnet.transformer.network import WEIGHTS, Block, Decoder, Linear, Stream, init, model
 from jaxnet.transformer.spec import MLP_FACTOR, Spec, TopK, Window, block_params, num_params
 
@@ -15,6 +16,7 @@ __all__ = [
     "MLP_FACTOR",
     "WEIGHTS",
     "Block",
+    "Components",
     "Decoder",
     "Linear",
     "Spec",
@@ -23,6 +25,7 @@ __all__ = [
     "Window",
     "attend",
     "block_params",
+    "components",
     "init",
     "model",
     "num_params",

@@ -1,0 +1,105 @@
+"""``experiments.reasoning_circuits``: wrong input, rules, samples, a small run killed and continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxnet.store.checkpoint
+from experiments import _reasoning_data, _reasoning_kinds, _rounds, reasoning_circuits
+from jaxnet import suites
+from tests.experiments.wrong_input import assert_refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--heads", "3"], "--heads must divide --width: 3 heads, width 32"),
+        (["--heads", "32"], "a head needs an even number of them"),
+        (["--windows", "top-0,all"], "k of top-k attention must be at least 1: 0"),
+        (["--windows", "4,400"], "window of layer 1 must be at most the length"),
+        (["--windows", "4"], "windows must be as many as layers"),
+        (["--windows", "wide,all"], "--windows: must be all, a number of tokens, or top-NUMBER: 'wide'"),
+        (["--suites", "copy,logic"], "--suites: unknown suite 'logic'"),
+        (["--suites", "copy"], "--suites must be two or more"),
+        (["--last", "copy"], "--last and --protect must differ: copy"),
+        (["--suites", "copy,agreement"], "--last tense must be one of the suites"),
+        (["--steps", "70"], "--steps must be a multiple of 50: 70"),
+        (["--fraction", "1"], "--fraction must be below 1"),
+        (["--budgets", "2,4"], "--budgets must be different numbers from 3 to 6"),
+        (["--look", "5000"], "--look must be at most --samples: 5000, 4096"),
+        (["--parts", "3"], "--parts must divide a perceptron's 128 units: 3"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
+    study = reasoning_circuits.STUDY
+    few = [] if "5000" in flags else ["--samples", "16", "--test-samples", "2"]
+    assert_refused(study.main, study.config, [*flags, *few], said, tmp_path / "run", capsys)
+
+
+def test_names_known_before_jax_are_those_of_the_library():
+    assert tuple(suites.SUITES) == _reasoning_kinds.SUITES
+
+
+@pytest.mark.parametrize("rule", ["attention first", "MLP first", "uniform"])
+@pytest.mark.parametrize("budget", [3, 4])
+def test_every_rule_spends_the_budget_exactly(rule, budget):
+    attention, perceptron = _reasoning_kinds.bits_by_kind(rule, budget, 4, 8)
+    assert (4 * attention + 8 * perceptron) / 12 == budget
+    assert {attention, perceptron} <= set(_reasoning_kinds.BITS)
+
+
+def test_samples_of_all_suites_have_one_length_and_no_answer_where_they_are_filled_up():
+    made = _reasoning_data.draw(("copy", "tense"), 3, 6, 4)
+    again, other = (_reasoning_data.draw(("copy", "tense"), seed, 6, 4) for seed in (3, 4))
+    assert made.fingerprint == again.fingerprint != other.fingerprint
+    parts = _reasoning_data.of_suites(made.train, 2, 5)
+    assert parts.x.shape == (2, 5, made.length)
+    short = suites.suite("copy", suites_key(3), 1).x.shape[1]
+    assert not np.any(np.asarray(parts.weight)[0, :, short:]) and np.all(parts.weight.sum(-1) > 0)
+    answers = np.asarray(parts.y)[np.asarray(parts.weight) > 0]
+    assert {suites.WORDS[token] for token in answers} <= {*suites.LETTERS, "was", "is", "will"}
+
+
+def suites_key(seed: int) -> Any:
+    """A key."""
+    return jaxnet.keys.key_of(seed)
+
+
+@pytest.mark.slow
+def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(jaxnet.store.checkpoint, "OVERHEAD", math.inf)
+    config = reasoning_circuits.Config(
+        suites=("copy", "agreement", "tense"), width=8, heads=2, layers=1, num_seeds=2, samples=64,
+        test_samples=16, steps=50, last_steps=50, shuffled_steps=50, look=4, chunks=4, nodes=2,
+        budgets=(3,), out=str(tmp_path / "whole"), doc=str(tmp_path / "reasoning.md"),
+    )  # fmt: skip
+    study = reasoning_circuits.STUDY
+    whole = study.main(config)
+    assert (tmp_path / "reasoning.md").read_text().startswith("# Circuits of reasoning")
+    assert {*_reasoning_kinds.ARMS, "random circuits", "moved: circuit"} <= set(whole["arms"])
+    save, left = _rounds.save, [0]
+
+    def stopping(*args: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return save(*args, **more)
+
+    monkeypatch.setattr(_rounds, "save", stopping)
+    again = dataclasses.replace(config, out=str(tmp_path / "killed"), doc=None)
+    for count in (4, 8):  # while suites are protected, and while circuits are found
+        left[0] = count
+        with pytest.raises(KeyboardInterrupt):
+            study.main(again)
+        again = dataclasses.replace(again, resume=True)
+    left[0] = -1
+    found = study.main(again)
+    for part in ("arms", "overlaps", "dependencies", "bits"):
+        assert json.dumps(found[part]) == json.dumps(whole[part])
