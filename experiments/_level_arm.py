@@ -279,9 +279,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     gone = ~np.isfinite(curve).all(1)
     measures: dict[str, Any] = {"val": curve[:, config.looks - 1], "curve": curve.tolist()}
     if config.judged:
-        found, fairly = (
-            jax.tree.map(lambda leaf: np.asarray(leaf, float), end[k]) for k in ("steps", "flops")
-        )
+        found, fairly = (jax.tree.map(lambda x: np.asarray(x, float), end[k]) for k in ("steps", "flops"))
         number_of = len(stuff.names)
         right, control = found["right"][:, 1 : 1 + number_of], found["right"][:, 1 + number_of :]
         measures |= {"loss": found["loss"][:, 0], "loss_at_equal_flops": fairly["loss"][:, 0]}
