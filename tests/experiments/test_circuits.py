@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import jaxnet.store.checkpoint
-from experiments import _rounds, circuits
+from experiments import circuits
+from tests.experiments.stopped import stopped_and_continued
 from tests.experiments.wrong_input import assert_refused
 
 
@@ -69,30 +67,21 @@ def test_faithful_is_said_where_the_rule_holds(sizes, held, faithful):
 
 @pytest.mark.slow
 def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(jaxnet.store.checkpoint, "OVERHEAD", math.inf)
     config = circuits.Config(
         sizes=(64, 12, 8, 10), densities=(0.5,), num_seeds=2, epochs=2, shuffled_epochs=1, samples=100,
         chunks=4, nodes=2, kernel="dense", out=str(tmp_path / "whole"), doc=str(tmp_path / "circuits.md"),
     )  # fmt: skip
-    whole = circuits.CONTROLS.main(config)["groups"]["circuits"]["0.5"]
+    whole, found = (
+        groups["circuits"]["0.5"]
+        for groups in stopped_and_continued(
+            lambda config: circuits.CONTROLS.main(config)["groups"],
+            config,
+            (2, 9),
+            tmp_path / "killed",
+            monkeypatch,
+        )
+    )
     assert list(whole["arms"]) == [*circuits.ARMS, *circuits.AGAIN]
     assert (tmp_path / "circuits.md").read_text().startswith("# Circuits of sparse networks")
-    save, left = _rounds.save, [2, 9]
-
-    def stopping(*args: Any, **more: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return save(*args, **more)
-
-    monkeypatch.setattr(_rounds, "save", stopping)
-    again = dataclasses.replace(config, out=str(tmp_path / "killed"), doc=None)
-    for count in (2, 9):
-        left[0] = count
-        with pytest.raises(KeyboardInterrupt):
-            circuits.run_all(again)
-        again = dataclasses.replace(again, resume=True)
-    left[0] = -1
-    found = circuits.run_all(again)["circuits"]["0.5"]
     for part in ("arms", "overlaps", "images"):
         assert json.dumps(found[part]) == json.dumps(whole[part])

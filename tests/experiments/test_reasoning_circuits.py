@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import jaxnet.store.checkpoint
-from experiments import _reasoning_data, _reasoning_kinds, _rounds, reasoning_circuits
+import jaxnet
+from experiments import _reasoning_data, _reasoning_kinds, reasoning_circuits
 from jaxnet import suites
+from tests.experiments.stopped import stopped_and_continued
 from tests.experiments.wrong_input import assert_refused
 
 
@@ -74,32 +73,15 @@ def suites_key(seed: int) -> Any:
 
 @pytest.mark.slow
 def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(jaxnet.store.checkpoint, "OVERHEAD", math.inf)
     config = reasoning_circuits.Config(
         suites=("copy", "agreement", "tense"), width=8, heads=2, layers=1, num_seeds=2, samples=64,
         test_samples=16, steps=50, last_steps=50, shuffled_steps=50, look=4, chunks=4, nodes=2,
         budgets=(3,), out=str(tmp_path / "whole"), doc=str(tmp_path / "reasoning.md"),
     )  # fmt: skip
     study = reasoning_circuits.STUDY
-    whole = study.main(config)
+    # while suites are protected, and while circuits are found
+    whole, found = stopped_and_continued(study.main, config, (4, 8), tmp_path / "killed", monkeypatch)
     assert (tmp_path / "reasoning.md").read_text().startswith("# Circuits of reasoning")
     assert {*_reasoning_kinds.ARMS, "random circuits", "moved: circuit"} <= set(whole["arms"])
-    save, left = _rounds.save, [0]
-
-    def stopping(*args: Any, **more: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return save(*args, **more)
-
-    monkeypatch.setattr(_rounds, "save", stopping)
-    again = dataclasses.replace(config, out=str(tmp_path / "killed"), doc=None)
-    for count in (4, 8):  # while suites are protected, and while circuits are found
-        left[0] = count
-        with pytest.raises(KeyboardInterrupt):
-            study.main(again)
-        again = dataclasses.replace(again, resume=True)
-    left[0] = -1
-    found = study.main(again)
     for part in ("arms", "overlaps", "dependencies", "bits"):
         assert json.dumps(found[part]) == json.dumps(whole[part])
