@@ -80,6 +80,7 @@ class Killed(BaseException):
     """Ends a run where it is."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_phases_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch) -> None:
     def run(folder: str, **more: Any) -> Any:
         config = ArmConfig(arm="curriculum", out=str(tmp_path / folder), **{**SMALL, "fair_looks": 4, **more})

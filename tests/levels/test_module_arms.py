@@ -314,6 +314,7 @@ def test_experts_serve_the_first_tokens_that_choose_them():
     assert late >= 4
 
 
+@pytest.mark.slow
 def test_experts_have_an_even_load_after_training():
     arm, spec = ARMS["router"], Spec(vocab=256, length=16, width=16, heads=2, layers=2)
     model, activity = arm.model(spec), router.balance(spec)

@@ -108,6 +108,7 @@ def test_learned_masks_begin_as_the_product_of_weight_and_input():
         np.testing.assert_array_equal(same[path], compression.largest(wanda, 0.5))
 
 
+@pytest.mark.slow
 def test_masks_learn_to_leave_out_what_harms():
     # the largest weights of one layer are noise: by size they stay, by what they do to the loss they go
     batch = jnp.tile(jnp.arange(7, dtype=jnp.int32), 3)[None, :16].repeat(8, 0)
