@@ -40,7 +40,7 @@ def run_rounds(
 
     Args:
       run: of the study.
-      name: of the checkpoints.
+      name: of the checkpoints; its words are joined.
       count: rounds.
       start: the state before the first.
       step: a round, by its number and the state before it: the state after it, and rows.
@@ -50,6 +50,7 @@ def run_rounds(
       The state after the last round.
     """
     folder, pace = run.folder.checkpoints, Pace()
+    name = name.replace(" ", "-")
     found = latest(folder)
     if found is None:
         run.folder.truncate_rows(0)

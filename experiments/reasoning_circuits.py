@@ -1,11 +1,11 @@
 """Circuits of reasoning: which weights of a decoder carry modus ponens, and what do they share?
 
-One decoder learns all token suites; circuits are found in it, in one that has learned shuffled answers by
+One decoder learns token suites; circuits are found in it, in one that has learned shuffled answers by
 heart and in one that was never trained. Beside them: overlap, bridges, backups, transplants between seeds,
 bits for attention or for perceptrons first, and one suite protected while another is learned.
 
     python -m experiments.reasoning_circuits
-    python -m experiments.reasoning_circuits --num-seeds 12 --width 64 --layers 4 --steps 6000
+    python -m experiments.reasoning_circuits --num-seeds 12 --width 64 --layers 4 --steps 6000 --suites all
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags):
     """Which weights of a decoder carry modus ponens, and what do they share?"""
 
     num_seeds: int = changed(lab.SeedFlags, "num_seeds", 2, "networks; verdicts need 12")
-    suites: tuple[str, ...] = option(("all",), f"all, or two or more of: {', '.join(SUITES)}")
+    suites: tuple[str, ...] = option(
+        ("copy", "induction", "agreement", "tense"), f"all, or two or more of: {', '.join(SUITES)}"
+    )
     width: int = option(32, "units of the stream", least=1)
     heads: int = option(4, "of every attention", least=1)
     layers: int = option(2, "of attention and perceptron", least=1)
@@ -50,7 +52,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags):
     look: int = option(16, "samples of every suite that circuits are found on", "samples", least=2)
     fraction: float = option(0.9, "of a network's own gap, that a circuit must recover", fraction=True)
     chunks: int = option(16, "parts of a circuit that are tried to be left out, at the finest", least=0)
-    nodes: int = option(8, "of integrated gradients", least=1)
+    nodes: int = option(4, "of integrated gradients", least=1)
     parts: int = option(4, "shares of a perceptron, beside the heads, that may be bridges", least=1)
     budgets: tuple[int, ...] = option((3, 4), "mean bits per weight")
     out: str = changed(lab.RunFlags, "out", "checkpoints/reasoning_circuits")
