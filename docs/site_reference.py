@@ -111,7 +111,7 @@ def page(module: types.ModuleType, comment: dict[str, dict[str, list[str]]]) -> 
             elsewhere.append(f"``{one}`` of {foreign(value)}")
         elif isinstance(value, types.ModuleType):
             below.append(value.__name__)
-        elif isinstance(value, type | types.FunctionType):
+        elif isinstance(inspect.unwrap(value) if callable(value) else value, type | types.FunctionType):
             home = HOMES.setdefault(id(value), full)
             if home != full:
                 elsewhere.append(f":py:obj:`{home}`")

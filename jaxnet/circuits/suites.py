@@ -41,7 +41,7 @@ class Suite(flax.struct.PyTreeNode):
     """
 
     x: Array
-    y: Int[Array, "sample *time"] | TokenLabels
+    y: Int[Array, "sample ..."] | TokenLabels
     weight: Float[Array, "capability sample"]
     control: Float[Array, "capability sample"]
     asked: Int[Array, "capability"]
