@@ -174,9 +174,9 @@ def cliff_beside(n: Numbers) -> str:
 
 
 def ends_of(c: Mapping[str, Any]) -> tuple[str, ...]:
-    """Both arms of a comparison of accuracies, without the data set; nothing of other measures."""
+    """Both arms of a comparison of accuracies read once, without the data set; nothing of others."""
     ends = (c[key].split(": ")[-1] for key in ("first", "second"))
-    return tuple(ends) if c["measure"] == "accuracy" else ()
+    return tuple(ends) if c["measure"] == "accuracy" and "protocol seed" not in c["where"] else ()
 
 
 def forgetting(n: Numbers) -> list[Answer]:
