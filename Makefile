@@ -132,6 +132,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
 	$(PY) -m experiments.level_transformer --num-seeds 12 --steps 2000 --resume --doc docs/results/levels.md
 	$(PY) -m experiments.claims
+	$(PY) -m experiments.article
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.
 ONE_CORE := taskset -c 0 $(PY)

@@ -30,6 +30,11 @@ EXPERIMENTS = {
     "bootstrap": "optimal_bootstrap",
     "cliff_rescue": "cliff_rescue_report",
     "methods": "method_comparison",
+    "exactness": "exactness_training",
+    "structure": "structure_report",
+    "guard": "guarded_training",
+    "reasoning": "reasoning_circuits",
+    "levels": "level_transformer",
 }
 """The experiment whose numbers a page has, where it is not called after it."""
 

@@ -1,0 +1,71 @@
+"""``experiments.article``: names that exist, comparisons that are asked, a page from numbers made by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jaxnet
+from experiments import article
+from experiments._article import COMMANDS, IDEAS
+from jaxnet.errors import InputError
+from jaxnet.levels import ARMS
+
+EVERY = [idea for ideas in IDEAS.values() for idea in ideas]
+
+
+@pytest.mark.parametrize("idea", EVERY, ids=lambda idea: idea.said)
+def test_an_idea_is_where_it_says(idea: Any) -> None:
+    home: Any = jaxnet
+    for name in re.findall(r"`([^`]+)`", idea.where):
+        if idea.where.startswith("arm"):
+            assert name in ARMS
+        elif name.startswith("experiments."):
+            importlib.import_module(name)
+        else:
+            first, *rest = name.split(".")
+            home = getattr(jaxnet, first) if hasattr(jaxnet, first) else getattr(home, first) and home
+            for part in rest:
+                getattr(home, part)
+    assert not idea.page or (idea.page in COMMANDS and idea.asked)
+
+
+@pytest.mark.parametrize("page", ["forgetting", "circuits", "compress", "reasoning"])
+def test_what_a_row_shows_is_asked_by_the_experiment(page: str) -> None:
+    module = importlib.import_module(f"experiments.{COMMANDS[page].split()[0]}")
+    study = getattr(module, "CONTROLS", None) or module.STUDY
+    questions = getattr(study, "questions", None) or module.questions
+    titles = [f"{q.where}: {q.shown}" for q in questions(module.Config(num_seeds=12))]
+    for idea in EVERY:
+        for word in idea.asked if idea.page == page else ():
+            assert any(word in title for title in titles), (word, titles)
+
+
+def test_a_page_from_numbers_by_hand(tmp_path: Path) -> None:
+    asked = {
+        "title": "gram − none, accuracy", "first": "gram", "second": "none", "measure": "accuracy",
+        "difference": -0.0025, "ci95": [-0.005, 0.0], "n": 16, "verdict": "no difference shown",
+        "primary": True, "where": "",
+    }  # fmt: skip
+    others = [{**asked, "title": f"{kind} − none, accuracy"} for kind in ("defect", "gluing")]
+    found = {"experiment": "exactness_training", "config": {}, "arms": {}, "comparisons": [asked, *others]}
+    (tmp_path / "exactness.json").write_text(json.dumps(found))
+    values = article.main(article.Config(results=str(tmp_path), doc=str(tmp_path / "article.md")))
+    assert values["answered"] == 3 and values["answered"] + values["open"] < values["ideas"]
+    text = (tmp_path / "article.md").read_text()
+    assert "| gram − none, accuracy | 16 | -0.25 (-0.50 .. +0.00) points | no difference shown " in text
+    assert text.count("not tested yet: `python -m experiments.") == values["open"]
+    (tmp_path / "exactness.json").write_text(json.dumps({**found, "comparisons": [asked]}))
+    with pytest.raises(InputError, match="no comparison of defect − none or nearest"):
+        article.main(article.Config(results=str(tmp_path), doc=str(tmp_path / "article.md")))
+
+
+def test_the_page_is_what_the_numbers_say(tmp_path: Path) -> None:
+    results = Path(__file__).parents[2] / "docs" / "results"
+    article.main(article.Config(results=str(results), doc=str(tmp_path / "article.md")))
+    assert (tmp_path / "article.md").read_text() == (results / "article.md").read_text()
