@@ -172,7 +172,7 @@ def test_other_allocations(allocation, key):
         assert allocation != "constant-fan-in" or len(set(m.sum(axis=1))) == 1
 
 
-@pytest.mark.parametrize("init", ["sparse-fan-in", "dense-fan-in"])
+@pytest.mark.parametrize("init", ["sparse-fan-in", pytest.param("dense-fan-in", marks=pytest.mark.slow)])
 def test_initial_values_are_those_of_a_layer(init, key):
     """As :func:`init_layer` draws them for the unpadded topology."""
     sizes = small.SMALL
