@@ -77,9 +77,8 @@ APART = "gains apart"
 """The recipe ``described`` from 512 units, enough for 10 high extrema; layers and patches measured apart."""
 
 QUESTIONS_DESCRIBED = [
-    lab.Question(AS, f"{AS}, {other}", measure, f"As described against {other}: {what}", primary=primary)
+    lab.Question(AS, f"{AS}, {other}", "accuracy", f"As described against {other}")
     for other in ("without patches", "without layers", "random place", "sizes by high and low")
-    for measure, what, primary in (("accuracy", "accuracy", True), ("weights", "weights", False))
 ]
 
 HEADLINE: dict[str, dict[str, Any]] = {
