@@ -127,17 +127,14 @@ def said(summary: Mapping[str, Any]) -> str:
 
 
 def questions(config: Config) -> list[lab.Question]:
-    """Sparser against the densest: share and number of weights; against nonsense; bridges against rivals."""
+    """Sparser against the densest: share of the weights; against nonsense; bridges against rivals."""
     if config.from_checkpoint is not None:
         return []
     names, asked = [f"{d:g}" for d in sorted(config.densities)], list[lab.Question]()
     for name in names[:-1]:
         pair = f"{name}: {ARMS[0]}", f"{names[-1]}: {ARMS[0]}"
-        for measure, what in (("size", "share of the weights"), ("weights", "weights")):
-            title = f"{what} in a circuit, {name} − {names[-1]}"
-            asked.append(
-                lab.Question(*pair, measure, title, primary=measure == "size", higher_is_better=False)
-            )
+        title = f"share of the weights in a circuit, {name} − {names[-1]}"
+        asked.append(lab.Question(*pair, "size", title, higher_is_better=False))
     for name in names:
         title = "accuracy of a circuits' mask − a random mask, retrained"
         again = f"{name}: {AGAIN[0]}", f"{name}: {AGAIN[1]}"
