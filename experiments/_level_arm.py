@@ -199,7 +199,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     from jaxnet.keys import INIT, purpose
     from jaxnet.levels import ARMS, num_params
     from jaxnet.programs import ONCE
-    from jaxnet.train import Net, Task, evaluate, train_batches
+    from jaxnet.train import Net, evaluate, train_batches
 
     config, text, arm = run.config, run.dataset, ARMS[run.config.arm]
     spec, stuff = make_spec(config, vocab_of(text)), Material(config, text)  # type: ignore[arg-type]
@@ -212,16 +212,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     together, number = Together(run, count), partial(jnp.asarray, dtype=jnp.int32)
     phases = arm.trained(spec, config.steps)
     ends = np.cumsum([steps for _, steps in phases])
-    tasks = [
-        Task(
-            arm.model(one),
-            config.batch_size,
-            LOOKED,
-            penalty=arm.penalty and arm.penalty(one),
-            activity=arm.activity and arm.activity(one),
-        )
-        for one, _ in phases
-    ]
+    tasks = [arm.task(one, config.batch_size, eval_batch_size=LOOKED) for one, _ in phases]
     plain = plain_optimizer(config.steps)
     optimizer = plain if arm.optimizer is None else arm.optimizer(spec, plain, config.steps)
     every, fair = config.steps // config.looks, config.fair_looks or config.looks

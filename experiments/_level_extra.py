@@ -101,7 +101,9 @@ def run_extras(
             values = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
             run = CompressConfig(**values)
             found[name] = {
-                "compression": COMPRESS.compute(run, report=_silent, dataset=dataset, given=plain)[0]
+                "compression": COMPRESS.compute(run, report=lambda line: None, dataset=dataset, given=plain)[
+                    0
+                ]
             }
     return found
 
@@ -130,7 +132,11 @@ def search(config: Any, arm_config: Any, spec: Any, dataset: Any, rate: float) -
         words = tuple("full" if w is None else str(w) for w in one.windows)
         more: dict[str, Any] = {"layers": one.layers, "heads": one.heads, "windows": words, "rates": (rate,)}
         more |= {"steps": every * LOOKS, "looks": LOOKS, "judged": False, "folder": f"search {name}"}
-        runs.append(ARM.compute(arm_config(config, one, "plain", **more), report=_silent, dataset=dataset)[0])
+        runs.append(
+            ARM.compute(arm_config(config, one, "plain", **more), report=lambda line: None, dataset=dataset)[
+                0
+            ]
+        )
         (arm,) = runs[-1]["arms"].values()
         curves.append([s["curve"] for s in arm["seeds"]])
 
@@ -173,7 +179,3 @@ def search(config: Any, arm_config: Any, spec: Any, dataset: Any, rate: float) -
     told = {key: runs[0][key] for key in ("config", "provenance")}
     answers = [c.as_dict() for c in comparisons]
     return {**told, "arms": arms, "comparisons": answers, "tau": tau, "candidates": table, "timing": timing}
-
-
-def _silent(line: str) -> None:
-    del line

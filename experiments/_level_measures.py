@@ -48,12 +48,7 @@ class Cost(NamedTuple):
 
 @lru_cache(256)
 def _step(arm: Any, spec: Any, batch_size: int) -> tuple[int, int]:
-    task = Task(
-        arm.model(spec),
-        batch_size,
-        penalty=arm.penalty and arm.penalty(spec),
-        activity=arm.activity and arm.activity(spec),
-    )
+    task = arm.task(spec, batch_size)
     tokens = jnp.zeros((batch_size, spec.length), jnp.int32)
     labels = losses.TokenLabels(tokens, jnp.ones(tokens.shape))
     net = jax.eval_shape(lambda key: arm.model(spec).init(tokens[:1], key=key), jax.random.key(0))

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import suites
-from jaxnet.data.sequences import Sequences
+from jaxnet.data.sequences import Sequences, padded
 from jaxnet.keys import key_of
-from jaxnet.types import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +63,8 @@ def draw(names: Sequence[str], seed: int, train: int, test: int) -> Samples:
         parts["test"].append(judged.data)
         parts["control"].append(judged.control)
     length = max(part.x.shape[1] for part in parts["train"])
-
-    def filled(array: Array) -> Array:
-        return jnp.pad(array, ((0, 0), (0, length - array.shape[1])))
-
     made = {
-        what: jax.tree.map(lambda *arrays: jnp.concatenate([filled(a) for a in arrays]), *of)
+        what: jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(padded(one, length) for one in of))
         for what, of in parts.items()
     }
     digest = hashlib.sha256()

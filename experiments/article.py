@@ -65,8 +65,7 @@ def row(idea: Idea, folder: Path) -> dict[str, Any]:
 
 def title_of(c: Mapping[str, Any]) -> str:
     """What a comparison is called, with its context."""
-    where = c.get("where") or ""
-    return c["title"] if not where or where in c["title"] else f"{where}: {c['title']}"
+    return lab.Question(c["first"], c["second"], c["measure"], c["title"], where=c["where"]).in_full
 
 
 def main(config: Config) -> dict[str, Any]:

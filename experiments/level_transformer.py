@@ -109,12 +109,7 @@ def settle(config: Config) -> Config:
     }
     values |= {"rates": (1e-3, 2e-3, 4e-3, 8e-3) if long else (4e-3,)}
     values |= {"extras": extra.EXTRAS if long else ("none",)}
-    found = settled(config, values)
-    if config.arms is None and not long:  # of those, what there is
-        from jaxnet.levels import ARMS
-
-        object.__setattr__(found, "arms", tuple(name for name in FEW if name in ARMS))
-    return found
+    return settled(config, values)
 
 
 def names_of(asked: Sequence[str]) -> tuple[str, ...]:
@@ -191,36 +186,26 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     for name in names:
         arm, points = ARMS[name], points_of(rates, ARMS[name].dials, best)
         tried, place = list[dict[str, Any]](), 0
-        given: dict[str, Any] = {"rates": [p[0] for p in points], "strengths": [p[1] for p in points]}
+        given = dict(zip(("rates", "strengths"), zip(*points, strict=True), strict=True))
         if len(points) > 1:
             looks = max(1, round(config.trial_share * config.looks))
             trial = {"steps": config.steps // config.looks * looks, "looks": looks, "judged": False}
             trial |= {"num_seeds": config.trial_seeds, "seed": config.seed + config.num_seeds}
-            run = arm_config(config, specs[name], name, folder=f"{name} trials", **trial, **_tuples(given))
-            tried, place = tuned(ARM.compute(run, report=_silent, dataset=dataset)[0])
+            run = arm_config(config, specs[name], name, folder=f"{name} trials", **trial, **given)
+            tried, place = tuned(ARM.compute(run, report=lambda line: None, dataset=dataset)[0])
         rate, strength = points[place]
         fair = plain / Cost.of(arm_config(config, specs[name], name), arm, specs[name]).flops
         looks = max(1, round(min(fair, MOST_LOOKS) * config.looks))
         more = {"rates": (rate,), "strengths": (strength,), "fair_looks": looks}
         run = arm_config(config, specs[name], name, **more)
-        summary, ended = ARM.compute(run, report=_silent, dataset=dataset)
+        summary, ended = ARM.compute(run, report=lambda line: None, dataset=dataset)
         if name == BASELINE:
             best, kept = rate, ended.shared
-        (found[name],) = (
-            {**summary, "tried": tried, "point": [rate, strength], "fair": looks / config.looks},
-        )
+        found[name] = {**summary, "tried": tried, "point": [rate, strength], "fair": looks / config.looks}
         _name_arm(found[name], name)
         print(shown.arm_line(name, found[name]), flush=True)
     shown.add_steps(found, BASELINE, config.looks)
     return {"arms": found, **extra.run_extras(config, arm_config, asked, dataset, kept, best or rates[0])}
-
-
-def _tuples(given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    return {name: tuple(values) for name, values in given.items()}
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def _name_arm(summary: dict[str, Any], name: str) -> None:

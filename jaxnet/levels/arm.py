@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.nn import Linen
-from jaxnet.train import Activity, Penalty
+from jaxnet.train import Activity, Penalty, Task
 from jaxnet.transformer import Decoder, Spec
 from jaxnet.types import PyTree, Scalar
 
@@ -52,6 +52,12 @@ class Arm:
     def model(self, spec: Spec) -> Linen:
         """The model of a spec, for training."""
         return Linen(self.module(spec), watch=() if self.watch is None else self.watch(spec))
+
+    def task(self, spec: Spec, batch_size: int, **how: Any) -> Task:
+        """The model with the arm's losses, for training; ``how`` is more of :class:`jaxnet.train.Task`."""
+        losses = {"penalty": self.penalty, "activity": self.activity}
+        made: dict[str, Any] = {name: loss and loss(spec) for name, loss in losses.items()}
+        return Task(self.model(spec), batch_size, **made, **how)
 
     def carried(self, spec: Spec, params: Any, strength: Any, progress: Any) -> dict[str, Any]:
         """What a network carries from now on, until somebody looks again."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxnet import transformer
+from jaxnet import transformer, trees
 from jaxnet.transformer import Decoder, Spec
 
 NEAR = 0.01
@@ -24,7 +24,7 @@ def num_params(module: flax.linen.Module) -> int:
     if type(module) is Decoder:  # known, and asked for often
         return transformer.num_params(module.spec)
     shapes: Any = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    return trees.count(shapes["params"])
 
 
 def matched(module: Callable[[Spec], flax.linen.Module], spec: Spec, target: int) -> Spec:
