@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +36,7 @@ class TextFlags(lab.RunFlags, lab.SeedFlags):
     suite_samples: int = option(2000, "sentences of every suite to learn from", "samples", least=1)
     heads: int = option(4, "of every attention", least=1)
     windows: tuple[str, ...] | None = option(
-        None, "of every layer: full, so many tokens, or topK for the K largest scores; none: all full"
+        None, "of every layer: full, so many tokens, or top-NUMBER: the largest scores; none: all full"
     )
     batch_size: int = option(8, "sequences per step", "sequences", least=1)
     kernel: Literal["auto", "dense", "csr"] = option("dense", "all weights are there", cli=False)
@@ -61,20 +60,9 @@ class ArmConfig(TextFlags):
     judged: bool = option(True, "read the test text")
 
 
-def window_of(word: str) -> Any:
-    """What a word of ``--windows`` means."""
-    from jaxnet.transformer import TopK
-
-    if word == "full":
-        return None
-    if found := re.fullmatch(r"(top)?(\d+)", word):
-        return TopK(int(found[2])) if found[1] else int(found[2])
-    raise InputError(f"--windows: {word!r} is neither full, a number of tokens, nor topK with a number K")
-
-
 def make_spec(config: Any, vocab: int) -> Spec:
     """The decoder; InputError where it cannot be."""
-    from jaxnet.transformer import Spec
+    from jaxnet.transformer import Spec, window_of
 
     hidden = getattr(config, "hidden", None)
     try:

@@ -34,7 +34,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags):
     heads: int = option(4, "of every attention", least=1)
     layers: int = option(2, "of attention and perceptron", least=1)
     windows: tuple[str, ...] | None = option(
-        None, "what each layer's attention sees: all, a number of tokens, or top-NUMBER", none="all"
+        None, "what each layer's attention sees: full, a number of tokens, or top-NUMBER", none="all full"
     )
     density: float = option(1.0, "fraction of the weights that exist", "in (0, 1]", fraction=True)
     lr: float = option(3e-3, "Adam's highest learning rate", above=0)
@@ -103,21 +103,13 @@ def make_spec(config: Config, length: int) -> Any:
       InputError: windows that it cannot have, or heads of an odd width.
     """
     from jaxnet import suites
-    from jaxnet.transformer import Spec, TopK
-
-    def window(word: str) -> Any:
-        number = word.removeprefix("top-")
-        if word == "all":
-            return None
-        if not number.isdigit():
-            raise InputError(f"--windows: must be all, a number of tokens, or top-NUMBER: {word!r}")
-        return TopK(int(number)) if word.startswith("top-") else int(number)
+    from jaxnet.transformer import Spec, window_of
 
     try:
-        windows = tuple(window(word) for word in config.windows or ())
+        windows = tuple(window_of(word) for word in config.windows or ())
         return Spec(suites.VOCAB, length, config.width, config.heads, config.layers, windows)
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(str(error)) from None
+        raise InputError(str(error)) from None
 
 
 def load(config: Config) -> Any:

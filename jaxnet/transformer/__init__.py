@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxnet.transformer.attention import attend
 from jaxnet.transformer.components import Components, components
 from jaxnet.transformer.network import WEIGHTS, Block, Decoder, Linear, Stream, init, model
-from jaxnet.transformer.spec import MLP_FACTOR, Spec, TopK, Window, block_params, num_params
+from jaxnet.transformer.spec import MLP_FACTOR, Spec, TopK, Window, block_params, num_params, window_of
 
 __all__ = [
     "MLP_FACTOR",
@@ -29,4 +29,5 @@ __all__ = [
     "init",
     "model",
     "num_params",
+    "window_of",
 ]

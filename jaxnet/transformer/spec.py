@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 from typing import Any
 
 MLP_FACTOR = 4
@@ -26,6 +27,22 @@ class TopK:
 
 Window = int | TopK | None
 """What a token attends to: the last so many tokens, itself included; :class:`TopK`; None: its whole past."""
+
+
+def window_of(word: str) -> Window:
+    """The window that a word of a command line means: ``full``, a number of tokens, ``top-NUMBER``.
+
+    Raises:
+      ValueError: it is none of these, or the number is 0.
+
+    >>> [window_of(word) for word in ("full", "16", "top-4")]
+    [None, 16, TopK(k=4)]
+    """
+    if word == "full":
+        return None
+    if found := re.fullmatch(r"(top-)?(\d+)", word):
+        return TopK(int(found[2])) if found[1] else int(found[2])
+    raise ValueError(f"{word!r} is neither full, a number of tokens, nor top-NUMBER")
 
 
 @dataclasses.dataclass(frozen=True)

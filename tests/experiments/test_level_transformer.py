@@ -22,9 +22,9 @@ SMALL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--windows", "full,top0"], "k of top-k attention must be at least 1: 0"),
+        (["--windows", "full,top-0"], "k of top-k attention must be at least 1: 0"),
         (["--windows", "full,33"], "the window of layer 1 must be at most the length 32: 33 tokens"),
-        (["--windows", "wide,full"], "'wide' is neither full, a number of tokens, nor topK"),
+        (["--windows", "wide,full"], "'wide' is neither full, a number of tokens, nor top-NUMBER"),
         (["--heads", "3"], "heads must divide the width: 3 heads, width 16"),
         (["--dataset", "SHORT"], "the text is shorter than one batch"),
         (["--dataset", "nowhere.txt"], "no such file"),

@@ -21,10 +21,10 @@ from tests.experiments.wrong_input import assert_refused
     [
         (["--heads", "3"], "--heads must divide --width: 3 heads, width 32"),
         (["--heads", "32"], "a head needs an even number of them"),
-        (["--windows", "top-0,all"], "k of top-k attention must be at least 1: 0"),
+        (["--windows", "full,top-0"], "k of top-k attention must be at least 1: 0"),
         (["--windows", "4,400"], "window of layer 1 must be at most the length"),
         (["--windows", "4"], "windows must be as many as layers"),
-        (["--windows", "wide,all"], "--windows: must be all, a number of tokens, or top-NUMBER: 'wide'"),
+        (["--windows", "wide,full"], "'wide' is neither full, a number of tokens, nor top-NUMBER"),
         (["--suites", "copy,logic"], "--suites: unknown suite 'logic'"),
         (["--suites", "copy"], "--suites must be two or more"),
         (["--last", "copy"], "--last and --protect must differ: copy"),
