@@ -119,8 +119,8 @@ def attribute_change(
       losses: ``params -> (K,)``.
       labels: the group of every weight (:func:`groups`).
       number: of groups.
-      nodes: on the way. Noise of five times the weights on one of 32 groups of a ReLU network (MNIST) leaves an
-        error of the sum of 0.6 % of the change at most with 16 nodes, 0.14 % with 32 (24 networks).
+      nodes: on the way. Noise of five times the weights on one of 32 groups of a ReLU network (MNIST) leaves
+        an error of the sum of 0.6 % of the change at most with 16 nodes, 0.14 % with 32 (24 networks).
     """
     at, weight = np.polynomial.legendre.leggauss(nodes)
     change = jax.tree.map(jnp.subtract, new, old)
