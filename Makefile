@@ -126,6 +126,12 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
 	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --epochs 5 --doc docs/results/exactness.md
+	$(PY) -m experiments.forgetting --dataset mnist --resume --doc docs/results/forgetting.md
+	$(PY) -m experiments.guarded_training --dataset mnist --resume --doc docs/results/guard.md
+	$(PY) -m experiments.guarded_training --dataset mnist --drift spike --runs 0 --resume --out checkpoints/guard_spike \
+		--doc docs/results/guard_spike.md
+	$(PY) -m experiments.guarded_training --dataset mnist --drift label-noise --runs 0 --resume --out checkpoints/guard_noise \
+		--doc docs/results/guard_noise.md
 	$(PY) -m experiments.headline --resume --doc docs/results/headline.md --export checkpoints/headline
 	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
 	$(PY) -m experiments.reasoning_circuits $(REASONING_FLAGS) --resume --doc docs/results/reasoning.md
