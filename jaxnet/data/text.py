@@ -28,6 +28,7 @@ DEFAULT_LIMIT = 1 << 22
 PARTS = ("train", "val", "test")
 
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
+_GENERATED = {"encodings", "pydoc_data"}  # tables of code pages and one long string: no sources to learn from
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,8 +79,8 @@ def text(
 ) -> Text:
     """Reads a text as bytes; nothing is ever downloaded.
 
-    ``stdlib`` is the standard library of the running Python: its ``.py`` files in the order of their paths,
-    without tests and installed packages. Other Pythons have other texts: the fingerprint tells them apart.
+    ``stdlib`` is the standard library of the running Python (:func:`stdlib_files`). Other Pythons have other
+    texts: the fingerprint tells them apart.
 
     Args:
       source: ``stdlib``, or a path to a file (``./stdlib`` is a file).
@@ -108,18 +109,26 @@ def text(
 
 
 def stdlib_files() -> list[Path]:
-    """The Python files of the running Python's standard library, in the order of their paths below it."""
+    """The Python files of the running Python's standard library, in an order that mixes its packages.
+
+    Without tests, installed packages, and what was generated (``encodings``, ``pydoc_data``). The order is
+    that of the digests of the paths: the parts of a text follow each other, and in the order of the paths
+    the last ones would be one package alone.
+    """
     root = Path(sysconfig.get_path("stdlib"))
 
     def below(folder: Path) -> Iterator[Path]:
         for path in folder.iterdir():
             if path.is_dir():
-                if path.name not in _SKIPPED and not path.name.startswith("."):
+                if path.name not in _SKIPPED | _GENERATED and not path.name.startswith("."):
                     yield from below(path)
             elif path.suffix == ".py":
                 yield path
 
-    return sorted(below(root), key=lambda path: path.relative_to(root).parts) if root.is_dir() else []
+    def mixed(path: Path) -> bytes:
+        return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+
+    return sorted(below(root), key=mixed) if root.is_dir() else []
 
 
 def _standard_library(limit: int | None) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sysconfig
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +24,20 @@ def test_the_standard_library_is_the_same_every_time_and_has_no_tests():
     assert whole.tobytes()[: len(beginning)] == beginning[:50_000]
     names = {path.name for path in paths}
     assert {"argparse.py", "ast.py"} <= names and not any("site-packages" in p.parts for p in paths)
-    assert not any({"test", "tests"} & set(path.parts[-3:-1]) for path in paths)
+    assert not any({"test", "tests", "encodings"} & set(path.parts[-3:-1]) for path in paths)
+    assert paths == stdlib_files()
+
+
+def test_no_part_of_the_standard_library_is_one_package_alone():
+    # split one after the other: in the order of the paths, 4 MiB ended in the tables of encodings
+    root, sizes = Path(sysconfig.get_path("stdlib")), dict[str, int]()
+    place, end = 0, data.text("stdlib").train.size
+    for path in stdlib_files():
+        if place >= end and place < 1 << 22:
+            package = path.relative_to(root).parts[0]
+            sizes[package] = sizes.get(package, 0) + path.stat().st_size
+        place += path.stat().st_size
+    assert len(sizes) >= 8 and max(sizes.values()) <= sum(sizes.values()) / 2
 
 
 def test_a_file_in_windows(tmp_path):
