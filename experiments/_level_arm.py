@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from jaxnet.transformer import Spec
 
 LOOKED = 64
-"""Windows of the validation text, after every look and for the disagreement."""
+"""Windows all over the validation text, after every look and for the disagreement."""
 
 TESTED = 512
-"""Windows of the test text, and held-out sentences of every suite, in runs of some length."""
+"""Windows all over the test text, and held-out sentences of every suite, in runs of some length."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,15 @@ def longest_sentence() -> int:
     return max(grammar.draw(rng, 1, False).shape[1] - 1 for grammar in suites.SUITES.values())
 
 
+def spread_over(size: int, number: int) -> np.ndarray:
+    """The places of ``number`` of ``size`` windows, evenly over all: the first ones may be of one file.
+
+    >>> spread_over(10, 4).tolist()
+    [0, 2, 5, 7]
+    """
+    return np.arange(number, dtype=np.int64) * size // number
+
+
 class Material:
     """What is learned from and judged by, on the device."""
 
@@ -135,11 +144,15 @@ class Material:
         known = [padded(one.data, config.length) for one in drawn(0, config.suite_samples)]
         others = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *known)
         self.train = Mixed(windows("train"), others, text.vocab)
-        val, test = windows("val"), windows("test")
-        self.val = val.replace(tokens=val.tokens[: LOOKED * val.length + 1])
-        x, y = test.batch(jnp.arange(config.tested) % test.size)
+
+        def spread(part: str, number: int) -> Sequences:
+            whole = windows(part)
+            x, y = whole.batch(jnp.asarray(spread_over(whole.size, number)))
+            return Sequences(x, y, jnp.ones(x.shape))
+
+        self.val = spread("val", LOOKED)
         held = drawn(1, config.tested)
-        parts = [Sequences(x, y, jnp.ones(x.shape)), *(behind(one.data) for one in held)]
+        parts = [spread("test", config.tested), *(behind(one.data) for one in held)]
         parts += [behind(one.control) for one in held]
         self.judged = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
         self.names = tuple(suites.SUITES)

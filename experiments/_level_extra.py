@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._level_arm import ARM, ArmConfig
+from experiments._level_arm import ARM, ArmConfig, spread_over
 from jaxnet import lab
 from jaxnet.lab import option
 
@@ -51,7 +51,7 @@ def run_compression(run: lab.Run[CompressConfig], given: Any) -> lab.Found:
     index, _ = epoch_batches(stuff.train.text.size, size, run.key_data)
     index = index[jnp.arange(LEARNING) % len(index)]
     x, y = jax.vmap(stuff.train.text.batch)(index)
-    text = stuff.train.text.batch(jnp.arange(FITTED) % stuff.train.text.size)[0]
+    text = stuff.train.text.batch(jnp.asarray(spread_over(stuff.train.text.size, FITTED)))[0]
     test = jax.tree.map(lambda leaf: leaf[0], stuff.judged)
 
     def loss(structure: Any, params: Any, batch: Any) -> Any:

@@ -53,8 +53,11 @@ def _step(arm: Any, spec: Any, batch_size: int) -> tuple[int, int]:
     labels = losses.TokenLabels(tokens, jnp.ones(tokens.shape))
     net = jax.eval_shape(lambda key: arm.model(spec).init(tokens[:1], key=key), jax.random.key(0))
 
+    # what a look gives is made between steps, not in them
+    seen = jax.eval_shape(lambda params: arm.carried(spec, params, 1.0, 1.0), net[0])
+    carried = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), seen)
+
     def loss(params: Any) -> Scalar:
-        carried = arm.carried(spec, params, 1.0, 1.0)
         return batch_loss(task, params, net[1], carried, tokens, labels, jnp.ones(batch_size), None)[0]
 
     return matmul_flops(jax.value_and_grad(loss), net[0]), kept_bytes(loss, net[0])

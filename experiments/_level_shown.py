@@ -177,6 +177,8 @@ def extra_tables(groups: Mapping[str, Any]) -> list[tuple[str, list[str], list[l
 
 def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the document shows."""
+    from experiments._level_arm import LOOKED
+    from experiments._level_extra import FITTED, LEARNING
     from jaxnet.levels import ARMS, NEAR
 
     arms = groups["arms"]
@@ -193,6 +195,8 @@ def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -
         "spec": next(iter(arms.values()))["spec"],
         "fair": {name: s["fair"] for name, s in arms.items()},
         "near": NEAR,
+        "looked": LOOKED,
+        "fitted": (FITTED, LEARNING),
         "seconds": sum(
             s["timing"]["run_seconds"] + s["timing"]["compile_seconds"]
             for g in groups.values()

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import level_transformer
-from experiments._level_arm import ARM, ArmConfig, load_text
+from experiments._level_arm import ARM, ArmConfig, Material, load_text, spread_over
+from experiments._level_measures import Cost
 from experiments._level_shown import reached
+from jaxnet.levels import ARMS, matmul_flops, stability
 from jaxnet.store.folder import RunFolder
+from jaxnet.transformer import Decoder, Spec
 from tests.experiments.wrong_input import assert_refused
 
 SMALL: dict[str, Any] = {
@@ -74,6 +79,25 @@ def test_steps_to_a_loss_are_linear_between_looks():
     assert reached([3.0, 2.0, 1.0], 2.0, 3) == (2 / 3, True)
     assert reached([3.0, 2.0, 1.0], 0.5, 3) == (1.0, False)
     assert reached([1.0], 2.0, 4) == (0.25, True)
+
+
+def test_windows_to_judge_by_are_from_all_over_a_text():
+    config = ArmConfig(**SMALL)
+    text, stuff = load_text(config), Material(config, load_text(config))
+    for part, x in (("val", stuff.val.x), ("test", stuff.judged.x[0])):
+        tokens, size = getattr(text, part), text.windows(part, 30).size
+        for place, row in zip(spread_over(size, len(x)), x, strict=True):
+            assert row.tolist() == tokens[place * 30 : place * 30 + 30].tolist()
+        assert spread_over(size, len(x))[-1] >= size - 1 - size / len(x)
+
+
+def test_what_a_look_sees_between_steps_is_no_part_of_a_step():
+    spec, config = Spec(vocab=9, length=8, width=8, heads=2, layers=3), ArmConfig(steps=10, batch_size=2)
+    plain, pages = (Cost.of(config, ARMS[name], spec) for name in ("plain", "pages"))
+    params = jax.eval_shape(Decoder(spec).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    seen = {"strength": jnp.ones(()), "progress": jnp.ones(()), "seen": jnp.zeros(4)}
+    alone = jax.value_and_grad(lambda values: stability.penalty(spec)(values, seen))
+    assert pages.flops == plain.flops + matmul_flops(alone, params)
 
 
 class Killed(BaseException):
