@@ -159,7 +159,8 @@ def relations(made: Reasoning, net: Any, keep: Array, arms: Arms) -> dict[str, A
     return {
         "overlaps": got["overlap"].mean(0).tolist(),
         "chances": got["chance"].mean(0).tolist(),
-        "dependencies": np.nanmean(np.nan_to_num(got["dependencies"]), 0).tolist(),
+        # of seeds that have a gap
+        "dependencies": np.ma.masked_invalid(got["dependencies"]).mean(0).filled(np.nan).tolist(),
     }
 
 

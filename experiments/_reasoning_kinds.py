@@ -20,6 +20,15 @@ RULES = ("sensitivity", "attention first", "MLP first", "uniform")
 MOVED = ("none", "circuit", "random")
 """What another seed's network is given of this one's."""
 
+CONTROL = {
+    **{"copy": 1 / 16, "induction": 1 / 9, "modus ponens": 1 / 2, "contrapositive": 1 / 2},
+    **{"syllogism": 1 / 2, "transitivity": 1 / 2, "agreement": 1 / 2, "tense": 1 / 3},
+}
+"""The best accuracy on controls that can be expected: one over the words among which their answer is drawn.
+
+Who has learned the form of a sentence knows these words: it is above the chance of all answers alike.
+"""
+
 SOLVED = 0.95
 """Accuracy on samples never seen from which a suite counts as solved."""
 

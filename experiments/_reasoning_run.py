@@ -45,6 +45,7 @@ class Reasoning:
         self.task = Task(transformer.model(spec), config.per_suite * self.number, penalty=penalty)
         self.keys, self.look = run.keys, of_suites(self.samples.train, self.number, config.look)
         self.all_of_them = Together(run, len(run.seeds))
+        self.orders = dict[tuple[tuple[int, ...], int], Any]()
         self.how = quickly(transformer.num_params(spec))
 
     def together(self, what: str, function: Any, each: Any, *args: Any, **how: Any) -> Any:
@@ -92,6 +93,15 @@ class Reasoning:
             return Batches(rows.astype(jnp.int32), jnp.ones((ROUND, size)))
 
         return draw
+
+    def batches(self, suites: list[int], most: int, at: int) -> Batches:
+        """A round's batches of some suites, by a program for these suites."""
+        args = self.run.key_data, jnp.asarray(at, jnp.int32)
+        if (which := (tuple(suites), most)) not in self.orders:
+            name = f"an order of {len(suites)} suites{'' if most == self.config.samples else ', few samples'}"
+            self.orders[which] = self.run.compiled(name, self.order(suites, most), *args, options=ONCE)
+        made: Batches = self.orders[which](*args)
+        return made
 
     def learn(self, net: Any, y: Any, batches: Any, data: Any) -> Net:
         """A round."""
@@ -150,14 +160,6 @@ def rounds(made: Reasoning) -> Any:
         ("shuffled answers", every, config.look, config.shuffled_steps // ROUND),
     ]
     plan = [(phase, at) for phase, what in enumerate(phases) for at in range(what[3])]
-    orders: dict[Any, Any] = {}
-
-    def batches_of(suites: list[int], most: int, at: int) -> Batches:
-        name = f"an order of {len(suites)} suites{'' if most == config.samples else ', few samples'}"
-        args = run.key_data, jnp.asarray(at, jnp.int32)
-        if name not in orders:
-            orders[name] = run.compiled(name, made.order(suites, most), *args, options=ONCE)
-        return orders[name](*args)
 
     def search(net: Net, y: Array, k: int) -> Any:
         args = net, y, jnp.asarray(k, jnp.int32), train
@@ -172,7 +174,7 @@ def rounds(made: Reasoning) -> Any:
             found = made.together("protection", made.held, (True, True, True, False), *args)
             return {**state, "nets": {**state["nets"], **found}}
         # those that are held see the last suite at the same rounds
-        batches = batches_of(suites, most, within if name in HELD else at)
+        batches = made.batches(suites, most, within if name in HELD else at)
         y = mixed if name == "shuffled answers" else right
         args = state["nets"][name], y, batches, train
         net = made.together("a round", made.learn, (True, True, False, False), *args)

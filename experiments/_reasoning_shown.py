@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._reasoning_kinds import ARMS, HELD, MOVED, RULES, SOLVED
+from experiments._reasoning_kinds import ARMS, CONTROL, HELD, MOVED, RULES, SOLVED
 from jaxnet import lab
 from jaxnet.lab.shown import NOTHING, number, percent
 
@@ -26,7 +26,7 @@ def rate(arm: Mapping[str, Any], measure: str) -> str:
 
 
 def solved_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A row per suite: accuracy on samples and controls, chance, in how many seeds it is solved."""
+    """A row per suite: accuracy on samples and controls, what both can be, in how many seeds it is solved."""
     from jaxnet.suites import SUITES
 
     arms, rows = summary["arms"], []
@@ -34,9 +34,8 @@ def solved_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         cells = [
             mean(arms[ARMS[0]], f"by_suite.{what}.{name}", ".1f", 100) for what in ("accuracy", "control")
         ]
-        rows.append(
-            [name, *cells, percent(SUITES[name].chance, ".1f"), rate(arms[ARMS[0]], f"solves {name}")]
-        )
+        known = (percent(value, ".1f") for value in (CONTROL[name], SUITES[name].chance))
+        rows.append([name, *cells, *known, rate(arms[ARMS[0]], f"solves {name}")])
     return rows
 
 
@@ -110,6 +109,7 @@ SOLVED_HEADS = [
     "suite",
     "accuracy %",
     "on controls %",
+    "at most on controls %",
     "chance %",
     f"seeds with {100 * SOLVED:.0f} % or more",
 ]
@@ -153,9 +153,18 @@ def values(config: Any, groups: Any, comparisons: Sequence[Any]) -> dict[str, An
         ],
         "dependencies": named_rows(summary, "dependencies"),
         "never": {name: mean(summary["arms"][name], "never", ".0f", 100) for name in ARMS},
+        "own": {name: own_losses(summary, name) for name in ARMS},
         "trained": arm["aggregate"],
         "chance": summary["arms"]["random circuits"]["aggregate"]["overlap"],
     }
+
+
+def own_losses(summary: Mapping[str, Any], arm: str) -> list[str]:
+    """Mean losses over all suites with all weights, and with none."""
+    found = summary["arms"][arm]["aggregate"]
+    sides = ("full", "empty")
+    losses = [[found[f"by_suite.{side}.{name}"]["mean"] for name in summary["names"]] for side in sides]
+    return [number(None if None in side else float(np.mean(side)), ".2f") for side in losses]
 
 
 def named_rows(summary: Mapping[str, Any], what: str) -> list[list[str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import jaxnet
-from experiments import _reasoning_data, _reasoning_kinds, reasoning_circuits
+from experiments import _reasoning_data, _reasoning_kinds, _reasoning_run, reasoning_circuits
 from jaxnet import suites
 from tests.experiments.stopped import stopped_and_continued
 from tests.experiments.wrong_input import assert_refused
@@ -64,6 +65,50 @@ def test_samples_of_all_suites_have_one_length_and_no_answer_where_they_are_fill
     assert not np.any(np.asarray(parts.weight)[0, :, short:]) and np.all(parts.weight.sum(-1) > 0)
     answers = np.asarray(parts.y)[np.asarray(parts.weight) > 0]
     assert {suites.WORDS[token] for token in answers} <= {*suites.LETTERS, "was", "is", "will"}
+
+
+def test_every_suite_is_learned_from_its_own_samples_of_two_as_well():
+    config = reasoning_circuits.Config(suites=("copy", "tense"), samples=8, look=4, per_suite=2, num_seeds=1)
+    run: Any = SimpleNamespace(
+        config=config, dataset=_reasoning_data.draw(config.suite_names, 0, 8, 2), seeds=range(1),
+        keys=jaxnet.keys.keys_of(range(1)), key_data=jaxnet.keys.key_of(0),
+        compiled=lambda what, function, *args, **options: function,
+    )  # fmt: skip
+    made = _reasoning_run.Reasoning(run, reasoning_circuits.make_spec(config, run.dataset.length))
+    for suite in (0, 1):  # one alone each: all but the last, then the last one
+        rows = np.asarray(made.batches([suite], 8, 0).indices)
+        assert rows.min() >= 8 * suite and rows.max() < 8 * (suite + 1)
+    assert np.asarray(made.batches([0, 1], 4, 0).indices).max() < 8 + 4
+
+
+def drawn_from(name: str, words: list[str]) -> set[str]:
+    """The words among which the answer of a control is drawn, from its others."""
+    at = [i for i, word in enumerate(words) if word in ("if", "all")]
+    match name:
+        case "induction":
+            return set(words[1:10])
+        case "modus ponens":
+            return {words[i + 3] for i in at} - {words[words.index("know") + 2]}
+        case "contrapositive":
+            return {words[i + 1] for i in at} - {words[words.index("not") + 1]}
+        case "syllogism":  # all A are B, all C are B: half of the answers are of the chain that is asked for
+            left = {words[i + 1]: words[i + 3] for i in at[:-1]}
+            asked = words[at[-1] + 1]
+            mine = {word for word in left if left[word] == left[asked]} - {asked}
+            return mine | {"another"}
+    return set(suites.SUITES[name].answers)
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_the_best_guess_on_controls_is_one_over_the_words_that_are_drawn_from(name):
+    control = suites.suite(name, suites_key(1), 60).control
+    answers = np.asarray(control.y)[:, -1]
+    number = round(1 / _reasoning_kinds.CONTROL[name])
+    for x, y in zip(control.x, answers, strict=True):
+        words, answer = suites.show(x).split(), suites.show([y])
+        found = drawn_from(name, words)
+        assert len(found) == number and (answer in found or "another" in found)
+    assert len(set(answers.tolist())) >= number / 2
 
 
 def suites_key(seed: int) -> Any:
