@@ -218,7 +218,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     optimizer = plain if arm.optimizer is None else arm.optimizer(spec, plain, config.steps)
     every, fair = config.steps // config.looks, config.fair_looks or config.looks
     looks = max(config.looks, fair) if config.judged else config.looks
-    parts, how, seconds = len(stuff.judged.x), quickly(num_params(arm.module(spec))), list[float]()
+    parts, how = len(stuff.judged.x), quickly(num_params(arm.module(spec)))
 
     def begin(key: Any, rate: Any, strength: Any) -> dict[str, Any]:
         # parameters have the same shapes in all phases
@@ -230,7 +230,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             "right": jnp.full(parts, jnp.nan),
             "apart": jnp.asarray(jnp.nan),
         }
-        return {"net": net, "curve": jnp.full(looks, jnp.nan), "steps": blank, "flops": blank}
+        unknown = jnp.full(looks, jnp.nan)  # seconds are in the state, so that a continued run has them too
+        return {"net": net, "curve": unknown, "seconds": unknown, "steps": blank, "flops": blank}
 
     def learn(phase: int, net: Net, key: Any, strength: Any, look: Any, train: Any, val: Any) -> Any:
         one, progress = phases[phase][0], jnp.minimum(look * every / config.steps, 1.0)
@@ -245,8 +246,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         args = state["net"], keys, strengths, number(t), stuff.train, stuff.val
         each, before = (True, True, True, False, False, False), run.clock.run_seconds
         net, loss = together(f"learning, phase {phase}", partial(learn, phase), each, *args, **how)
-        seconds.append(run.clock.run_seconds - before)
         state = {**state, "net": net, "curve": state["curve"].at[:, t].set(loss)}
+        state["seconds"] = state["seconds"].at[:, t].set(run.clock.run_seconds - before)
         for name, when in (("steps", config.looks), ("flops", fair)):
             if config.judged and t + 1 == when:
                 given = net.params, net.structure, stuff.judged, stuff.val
@@ -282,7 +283,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     cost = Cost.of(config, arm, spec)
     extra = {"kernel": config.kernel, "spec": dataclasses.asdict(spec), "cost": cost._asdict()}
     tokens = every * config.batch_size * config.length * count
-    timing = {"tokens_per_second": tokens / float(np.median(seconds))} if seconds else {}
+    timing = {"tokens_per_second": tokens / float(np.median(np.asarray(end["seconds"])))}
     given = {"params": end["net"].params, "task": tasks[-1], "stuff": stuff, "params_count": cost.params}
     arms = lab.entries(seeds, names, diverged=gone, **measures)
     return lab.Found(arms, extra=extra, timing=timing, shared=given)
