@@ -55,7 +55,7 @@ class ArmConfig(TextFlags):
     layers: int = option(2, "blocks", least=1)
     steps: int = option(40, "of training", "steps", least=1)
     looks: int = option(10, "in these steps", least=1)
-    fair_looks: int | None = option(None, "looks at which the products are those of the plain decoder")
+    fair_looks: float | None = option(None, "looks after which the products are those of the plain decoder")
     tested: int = option(TESTED, "windows of the test text, and held-out sentences of every suite", least=1)
     judged: bool = option(True, "read the test text")
 
@@ -111,15 +111,6 @@ def longest_sentence() -> int:
     return max(grammar.draw(rng, 1, False).shape[1] - 1 for grammar in suites.SUITES.values())
 
 
-def spread_over(size: int, number: int) -> np.ndarray:
-    """The places of ``number`` of ``size`` windows, evenly over all: the first ones may be of one file.
-
-    >>> spread_over(10, 4).tolist()
-    [0, 2, 5, 7]
-    """
-    return np.arange(number, dtype=np.int64) * size // number
-
-
 class Material:
     """What is learned from and judged by, on the device."""
 
@@ -128,6 +119,7 @@ class Material:
         import jax
         import jax.numpy as jnp
 
+        from experiments._level_measures import spread_over
         from jaxnet import suites
         from jaxnet.data.sequences import Mixed, Sequences, padded
         from jaxnet.keys import key_of
@@ -195,7 +187,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     import jax.numpy as jnp
     import optax
 
-    from experiments._level_measures import Cost, judge
+    from experiments._level_measures import Cost, judge, judgements
     from experiments._rounds import Together, quickly, run_rounds
     from jaxnet.keys import INIT, purpose
     from jaxnet.levels import ARMS, num_params
@@ -216,8 +208,9 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     tasks = [arm.task(one, config.batch_size, eval_batch_size=LOOKED) for one, _ in phases]
     plain = plain_optimizer(config.steps)
     optimizer = plain if arm.optimizer is None else arm.optimizer(spec, plain, config.steps)
-    every, fair = config.steps // config.looks, config.fair_looks or config.looks
-    looks = max(config.looks, fair) if config.judged else config.looks
+    every = config.steps // config.looks
+    judged = judgements(config.looks, config.fair_looks or config.looks) if config.judged else []
+    looks = max([config.looks, *(when for _, when, _ in judged)])
     parts, how = len(stuff.judged.x), quickly(num_params(arm.module(spec)))
 
     def begin(key: Any, rate: Any, strength: Any) -> dict[str, Any]:
@@ -248,10 +241,12 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         net, loss = together(f"learning, phase {phase}", partial(learn, phase), each, *args, **how)
         state = {**state, "net": net, "curve": state["curve"].at[:, t].set(loss)}
         state["seconds"] = state["seconds"].at[:, t].set(run.clock.run_seconds - before)
-        for name, when in (("steps", config.looks), ("flops", fair)):
-            if config.judged and t + 1 == when:
+        for name, when, share in judged:
+            if t + 1 == when:
                 given = net.params, net.structure, stuff.judged, stuff.val
-                state[name] = together("the test", last, (True, True, False, False), *given, **how)
+                now = together("the test", last, (True, True, False, False), *given, **how)
+                mixed = jax.tree.map(lambda old, new, s=share: old + s * (new - old), state[name], now)
+                state[name] = now if share == 1 else mixed
         values = np.asarray(loss, float)
         rows = [
             {"seed": seed, "rate": rate, "strength": strength, "phase": config.arm, "look": t + 1}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._level_arm import ARM, ArmConfig, spread_over
+from experiments._level_arm import ARM, ArmConfig
 from jaxnet import lab
 from jaxnet.lab import option
 
@@ -38,6 +38,7 @@ def run_compression(run: lab.Run[CompressConfig], given: Any) -> lab.Found:
     import jax
     import jax.numpy as jnp
 
+    from experiments._level_measures import spread_over
     from experiments._rounds import Together, quickly
     from jaxnet.data.batches import epoch_batches
     from jaxnet.keys import METHOD, purpose

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import losses
 from jaxnet.levels import kept_bytes, matmul_flops, num_params
@@ -14,6 +15,29 @@ from jaxnet.levels.gluing import disagreement
 from jaxnet.train import Task, evaluate
 from jaxnet.train.batch import batch_loss
 from jaxnet.types import Array, Scalar
+
+
+def spread_over(size: int, number: int) -> np.ndarray:
+    """The places of ``number`` of ``size`` windows, evenly over all: the first ones may be of one file.
+
+    >>> spread_over(10, 4).tolist()
+    [0, 2, 5, 7]
+    """
+    return np.arange(number, dtype=np.int64) * size // number
+
+
+def judgements(looks: int, fair: float) -> list[tuple[str, int, float]]:
+    """What is judged after which look, and by which share it takes the place of what was judged before.
+
+    At equal products a network is between two looks, where its loss is taken for linear: rounded to a look,
+    it would be up to half a look ahead or behind, which is as much as arms differ by.
+
+    >>> judgements(20, 19.25)
+    [('steps', 20, 1.0), ('flops', 19, 1.0), ('flops', 20, 0.25)]
+    """
+    before = int(fair)
+    after = [("flops", before + 1, fair - before)] if fair > before else []
+    return [("steps", looks, 1.0), ("flops", before, 1.0), *after]
 
 
 def judge(task: Task, params: Any, structure: Any, parts: Any, text: Any) -> dict[str, Array]:

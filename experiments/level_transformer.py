@@ -195,13 +195,18 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
             tried, place = tuned(ARM.compute(run, report=lambda line: None, dataset=dataset)[0])
         rate, strength = points[place]
         fair = plain / Cost.of(arm_config(config, specs[name], name), arm, specs[name]).flops
-        looks = max(1, round(min(fair, MOST_LOOKS) * config.looks))
-        more = {"rates": (rate,), "strengths": (strength,), "fair_looks": looks}
+        fair_looks = max(1.0, min(fair, MOST_LOOKS) * config.looks)
+        more = {"rates": (rate,), "strengths": (strength,), "fair_looks": fair_looks}
         run = arm_config(config, specs[name], name, **more)
         summary, ended = ARM.compute(run, report=lambda line: None, dataset=dataset)
         if name == BASELINE:
             best, kept = rate, ended.shared
-        found[name] = {**summary, "tried": tried, "point": [rate, strength], "fair": looks / config.looks}
+        found[name] = {
+            **summary,
+            "tried": tried,
+            "point": [rate, strength],
+            "fair": fair_looks / config.looks,
+        }
         _name_arm(found[name], name)
         print(shown.arm_line(name, found[name]), flush=True)
     shown.add_steps(found, BASELINE, config.looks)

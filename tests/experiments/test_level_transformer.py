@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import level_transformer
-from experiments._level_arm import ARM, ArmConfig, Material, load_text, spread_over
-from experiments._level_measures import Cost
+from experiments._level_arm import ARM, ArmConfig, Material, load_text
+from experiments._level_measures import Cost, judgements, spread_over
 from experiments._level_shown import reached
 from jaxnet.levels import ARMS, matmul_flops, stability
 from jaxnet.store.folder import RunFolder
@@ -100,6 +100,12 @@ def test_what_a_look_sees_between_steps_is_no_part_of_a_step():
     assert pages.flops == plain.flops + matmul_flops(alone, params)
 
 
+def test_equal_products_are_between_two_looks():
+    assert judgements(4, 4) == [("steps", 4, 1), ("flops", 4, 1)]
+    assert judgements(4, 2.75) == [("steps", 4, 1), ("flops", 2, 1), ("flops", 3, 0.75)]
+    assert judgements(4, 4.5)[1:] == [("flops", 4, 1), ("flops", 5, 0.5)]
+
+
 class Killed(BaseException):
     """Ends a run where it is."""
 
@@ -107,7 +113,9 @@ class Killed(BaseException):
 @pytest.mark.slow
 def test_a_run_killed_between_two_phases_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch) -> None:
     def run(folder: str, **more: Any) -> Any:
-        config = ArmConfig(arm="curriculum", out=str(tmp_path / folder), **{**SMALL, "fair_looks": 4, **more})
+        config = ArmConfig(
+            arm="curriculum", out=str(tmp_path / folder), **{**SMALL, "fair_looks": 3.5, **more}
+        )
         dataset: Any = load_text(config)
         return ARM.compute(config, report=lambda line: None, dataset=dataset)[0]
 
@@ -131,6 +139,7 @@ def test_a_run_killed_between_two_phases_goes_on_to_the_same_bits(tmp_path: Path
     rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     assert rows[0] == rows[1] and rows[0].count(b"\n") == 8
     (arm,) = whole["arms"].values()
+    assert all(s["loss_at_equal_flops"] != s["loss"] for s in arm["seeds"])
     assert len(arm["seeds"][0]["curve"]) == 4 and 0 <= arm["aggregate"]["disagreement"]["mean"] <= 1
 
 
