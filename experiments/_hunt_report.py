@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,18 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float
     run = seconds["run_seconds"]
     if drawn:
         seconds["drawing_seconds"] = hunt.drawing_seconds
-    return arms_of(rows), extra, {**seconds, "networks_per_second": started / run if run else math.nan}
+    told = {"networks_per_second": started / run if run else math.nan, "peak_bytes": peak_bytes()}
+    return arms_of(rows), extra, {**seconds, **told}
+
+
+def peak_bytes() -> float:
+    """Most memory that this process has held so far, samples and compiler included; NaN where none tells."""
+    with contextlib.suppress(ImportError):
+        import resource  # not on Windows
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(most if sys.platform == "darwin" else 1024 * most)
+    return math.nan
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[object]]]]:

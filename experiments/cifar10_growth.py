@@ -2,7 +2,8 @@
 
 In every cell networks that start at a density and grow (``experiments.indefinite_growth --recipe lean``)
 are compared with networks that have as many weights from the start, on the same seeds, for as many
-epochs; those with RigL with RigL, those without with static ones. Cells are runs of their own: some of them with --hidden and --densities, continued with --resume.
+epochs; those that have RigL with RigL, those that have not with static ones. Cells are runs of their own:
+some of them with --hidden and --densities, continued with --resume.
 
     python -m experiments.cifar10_growth --hidden 512 --densities 0.01
     python -m experiments.cifar10_growth --resume --doc docs/results/cifar10_growth.md
