@@ -16,6 +16,7 @@ from typing import Any
 from experiments import claims
 from experiments._claim_answers import Numbers, difference
 from experiments.cifar10_conv import ARMS
+from experiments.cifar10_growth import GROWTH
 from jaxnet import lab
 from jaxnet.files import read_json, user_path
 from jaxnet.lab import changed, option
@@ -90,12 +91,12 @@ def wide(n: Numbers) -> Found:
 
 def growing(n: Numbers) -> Found:
     """Growth at equal weights."""
-    for first, second in (("growing, without RigL", "static"), ("growing", "RigL")):
-        ends = f": {first}", f": {second}"
-        found = n.pairs(
-            lambda c, e=ends: c["first"].endswith(e[0]) and c["second"].endswith(e[1]),
-            f"{first} and {second}",
-        )
+    for first, second in GROWTH:
+
+        def chosen(c: Mapping[str, Any], ends: tuple[str, str] = (f": {first}", f": {second}")) -> bool:
+            return bool(c["first"].endswith(ends[0]) and c["second"].endswith(ends[1]))
+
+        found = n.pairs(chosen, f"{first} and {second}")
         verdicts = [c["verdict"] for c in found]
         points = sorted(100 * c["difference"] for c in found if c["difference"] is not None)
         span = f"; {points[0]:+.2f} to {points[-1]:+.2f} points" if points else ""
@@ -174,19 +175,17 @@ def main(config: Config) -> dict[str, Any]:
     from jaxnet.files import write_bytes
     from jaxnet.lab.report import render
 
-    folder, parts = user_path(config.results), []
+    folder, parts = user_path(config.results), list[dict[str, Any]]()
     for page, (command, answers) in PAGES.items():
         n = claims.numbers_of(folder, page)
         rows = [] if n is None else list(answers(n))
         link = f"{page}.md" if (folder / f"{page}.md").exists() else f"{page}.json"
-        ends = (
-            f"--json docs/results/{page}.json" if "benchmarks" in command else f"--doc docs/results/{page}.md"
-        )
-        parts.append({"page": link if rows else "", "command": f"{command} {ends}", "rows": rows})
-    parts.append(
-        {"page": "", "command": f"{SWEEP} --out {config.sweep}", "rows": memory(user_path(config.sweep))}
-    )
-    values = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
+        flag, kind = ("json", "json") if "benchmarks" in command else ("doc", "md")
+        whole = f"{command} --{flag} docs/results/{page}.{kind}"
+        parts.append({"page": link if rows else "", "command": whole, "rows": rows})
+    swept = memory(user_path(config.sweep))
+    parts.append({"page": "", "command": f"{SWEEP} --out {config.sweep}", "rows": swept})
+    values: dict[str, Any] = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
     write_bytes(user_path(config.doc), render(TEMPLATE, values).encode())
     print(f"{len(parts) - values['open']} of {len(parts)} parts have been run")
     print(f"written to {user_path(config.doc)}")

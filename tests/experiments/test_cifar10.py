@@ -274,9 +274,9 @@ def test_one_page_from_numbers_by_hand(tmp_path: Path) -> None:
     assert main()["open"] == len(cifar10.PAGES) + 1
     arms = {"0.01: set": arm(0.55, 0.57, accuracy_peers=(0.58, 0.6)), "0.01: rigl": arm(0.5, 0.52)}
     write("cifar10_mlp", experiment="cifar10_mlp", config={"densities": [0.01]}, arms=arms, comparisons=[])
-    cell, pairs = "128 at 0.01: {}", [("growing, without RigL", "static"), ("growing", "RigL")]
     found = [
-        pair(*map(cell.format, names), -0.01 * k, ("worse", "better")[k]) for k, names in enumerate(pairs)
+        pair("128 at 0.01: growing, without RigL", "128 at 0.01: static", -0.02, "worse"),
+        pair("128 at 0.01: growing", "128 at 0.01: RigL", 0.01, "better"),
     ]
     write("cifar10_growth", experiment="cifar10_growth", config={}, arms={}, comparisons=found)
     seconds = {"csr": {"median": 0.6}, "torch_masked": {"median": 12.0}}
