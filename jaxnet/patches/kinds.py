@@ -44,6 +44,7 @@ class PatchRules:
       scale_high: factor on the output of a high ``mlp`` patch.
       scale_low: factor on the output of a low ``mlp`` patch.
       total: patches in all, in turn one of every layer and sort; None for no limit.
+      first_layer: also low patches in the first layer, for networks whose inputs are units of another model.
     """
 
     kind: str = "mlp"
@@ -56,6 +57,7 @@ class PatchRules:
     scale_high: float = 0.3
     scale_low: float = 0.5
     total: int | None = None
+    first_layer: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""
