@@ -99,7 +99,7 @@ def with_channels(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
     free = [math.prod(shape) - count for shape, count in zip(shapes, held, strict=False)]
     shares = [config.added * n // sum(free) for n in free]
     shares[free.index(max(free))] += config.added - sum(shares)
-    units = max(1, min(shape[3] for shape in shapes) // 4)
+    units = max(shape[3] for shape in shapes)  # all that are extreme: fewer have no room for so many weights
     return changes.grow_around(
         net,
         dict(zip(chain, extrema, strict=True)),
