@@ -36,8 +36,7 @@ class PatchRules:
       kind: one of :data:`KINDS`.
       max_patches: slots per hidden layer and sort of extremum; 0 for no patches.
       placement: one of :data:`~jaxnet.patches.places.PLACEMENTS`.
-      patch_density: fraction of the layer above (below) that a ``dense`` patch
-        connects its extremum to, in (0, 1].
+      patch_density: fraction of the layer above (below) that a ``dense`` patch connects to, in (0, 1].
       hidden: hidden units of an ``mlp`` patch.
       max_targets: outputs of a high ``mlp`` patch.
       max_inputs: inputs of a low ``mlp`` patch.
