@@ -12,6 +12,13 @@ REASONING_FLAGS ?= --num-seeds 12 --width 64 --layers 4 --steps 6000 --last-step
 	--suites all --nodes 8
 METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
+# Those of CIFAR-10. --peers: also the best epoch on the test images, as the published levels are chosen.
+CIFAR10_DENSITIES ?= 0.005,0.01,0.02,0.05
+CIFAR10_METHODS ?= static,set,rigl,chts,static-correlated,set-correlated,rigl-correlated
+CIFAR10_MLP_FLAGS ?= --peers
+CIFAR10_WIDE_METHODS ?= set,rigl,chts,set-correlated,rigl-correlated
+CIFAR10_WIDE_FLAGS ?= $(CIFAR10_MLP_FLAGS) --sizes 3072,3072,3072,3072,10 --allocation dense-output \
+	--densities 0.011073 --num-seeds 1 --out checkpoints/cifar10_mlp_wide
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -27,12 +34,12 @@ INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
 
 .PHONY: help demo test test-slow test-gpu check lint types imports format setup docs wheel bench bench-gpu asan \
-	results pictures clean distclean
+	results results-cifar10 pictures clean distclean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUN_STAMP)  ## Train scaffolds and patches on the digits; results go to checkpoints/demo
 	$(PY) -m experiments.patched_density $(DEMO_FLAGS)
@@ -139,6 +146,45 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.level_transformer --num-seeds 12 --steps 2000 --resume --doc docs/results/levels.md
 	$(PY) -m experiments.claims
 	$(PY) -m experiments.article
+
+# Parts, and last of each experiment the whole with its page, which takes over what its parts have trained. Any of it may
+# be stopped at any moment (timeout -s INT 3500 make results-cifar10) and started again: it continues. Arms that share
+# their first phase are one part. The speed is measured once, on a machine that should be idle: remove its file to measure
+# it again.
+EACH = $$(echo $(1) | tr , ' ')
+COMMA := ,
+ONCE = test -f docs/results/$(1).json || { $(PY) -m benchmarks.large_network --ways csr$(COMMA)torch_masked --augment $(2) \
+	--json checkpoints/$(1).json && mv checkpoints/$(1).json docs/results/$(1).json; }
+results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, at full size (many hours, in parts)
+	@$(call ONCE,cifar10_speed,--densities 0.01$(COMMA)0.05)
+	@$(call ONCE,cifar10_speed_wide,--hidden 3072$(COMMA)3072$(COMMA)3072 --allocation dense-output --densities 0.011073)
+	$(PY) -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 \
+		--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep --resume
+	@set -e; for d in $(call EACH,$(CIFAR10_DENSITIES)); do for m in $(call EACH,$(CIFAR10_METHODS)); do \
+		$(PY) -m experiments.cifar10_mlp $(CIFAR10_MLP_FLAGS) --densities $$d --methods $$m --baseline $$m --resume; \
+	done; done
+	$(PY) -m experiments.cifar10_mlp $(CIFAR10_MLP_FLAGS) --densities $(CIFAR10_DENSITIES) \
+		--methods $(CIFAR10_METHODS) --resume --doc docs/results/cifar10_mlp.md
+	@set -e; for m in $(call EACH,$(CIFAR10_WIDE_METHODS)); do \
+		$(PY) -m experiments.cifar10_mlp $(CIFAR10_WIDE_FLAGS) --methods $$m --baseline $$m --resume; \
+	done
+	$(PY) -m experiments.cifar10_mlp $(CIFAR10_WIDE_FLAGS) --methods $(CIFAR10_WIDE_METHODS) --baseline set --resume \
+		--doc docs/results/cifar10_mlp_wide.md
+	@set -e; for h in 512 256-128; do \
+		$(PY) -m experiments.cifar10_patched --hidden $$h --headline-seeds 0 --resume; \
+	done
+	$(PY) -m experiments.cifar10_patched --resume --doc docs/results/cifar10_patched.md
+	@set -e; for h in 128 512 256-128 512-256; do for d in 0.01 0.02 0.05; do \
+		$(PY) -m experiments.cifar10_growth --hidden $$h --densities $$d --resume; \
+	done; done
+	$(PY) -m experiments.cifar10_growth --resume --doc docs/results/cifar10_growth.md
+	@set -e; for a in dense small sparse set rigl pruned fewer,frozen,patches,channels,growing rigl-patches; do \
+		$(PY) -m experiments.cifar10_conv --arms $$a --place-seeds 0 --resume; \
+	done
+	$(PY) -m experiments.cifar10_conv --arms none --resume
+	$(PY) -m experiments.cifar10_conv --resume --doc docs/results/cifar10_conv.md
+	$(PY) -m experiments.cifar10
+	$(PY) -m experiments.claims
 
 # Speed on one core, by the processor's time: others on the machine change it less than what passes.
 ONE_CORE := taskset -c 0 $(PY)

@@ -12,6 +12,7 @@ import jaxnet
 from experiments._conv_net import counts_of
 from jaxnet import changes
 from jaxnet.optim import followed
+from jaxnet.patches import slot_counts
 
 QUANTILE = 0.12
 """Of the channels and units, at either end, that count as extreme."""
@@ -59,18 +60,33 @@ def zeros(part: Any) -> Any:
 
 
 def with_patches(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
-    """Dense patches at hidden units of the head, as many as have about the weights to be added."""
-    sizes = [entry.shape for entry in net.structure["head"].weights]
-    each = sum(int(PATCH_DENSITY * n) for n in (sizes[0][1], sizes[1][0]))
-    rules = jaxnet.PatchRules("dense", max(1, config.added // each), config.placement, PATCH_DENSITY)
+    """Dense patches at hidden units of the head's first layer, as many as have the weights to be added.
+
+    A low patch reads the base's features: with one hidden layer there are no others, and a high one leads
+    into the outputs only. Low ones begin at random, as in ``experiments.patched_density``: silent ones would
+    never get a gradient at a unit that is dead, and the places could not be compared.
+    """
+    there = [entry.shape for entry in net.structure["head"].weights]
+    each = weights_of_patches([there[0][1], *(outputs for outputs, _ in there)], 1)
+    number = max(1, config.added // each)
+    rules = jaxnet.PatchRules("dense", number, config.placement, PATCH_DENSITY, first_layer=True)
 
     def patched(params: Any) -> Any:
         head, wired = jaxnet.with_patches(
-            params["head"], net.structure["head"], extrema, rules, key_patch=key, silent=True
+            params["head"], net.structure["head"], extrema, rules, key_patch=key
         )
         return {**params, "head": head}, {**net.structure, "head": wired}
 
     return changes.reshape(net, patched)
+
+
+def weights_of_patches(sizes: list[int], number: int) -> int:
+    """Weights of so many dense patches of every layer and sort, in a head of these sizes, at most."""
+    counts = slot_counts(sizes, number, first_layer=True)
+    return sum(
+        high * max(1, round(PATCH_DENSITY * above)) + low * max(1, round(PATCH_DENSITY * below))
+        for (high, low), below, above in zip(counts, sizes[:-1], sizes[1:], strict=True)
+    )
 
 
 def with_channels(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
@@ -83,7 +99,7 @@ def with_channels(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
     free = [math.prod(shape) - count for shape, count in zip(shapes, held, strict=False)]
     shares = [config.added * n // sum(free) for n in free]
     shares[free.index(max(free))] += config.added - sum(shares)
-    units = max(1, min(shape[3] for shape in shapes) // 4)
+    units = max(shape[3] for shape in shapes)  # all that are extreme: fewer have no room for so many weights
     return changes.grow_around(
         net,
         dict(zip(chain, extrema, strict=True)),

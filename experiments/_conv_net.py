@@ -108,16 +108,24 @@ def small_like(
 ) -> tuple[Base, tuple[int, ...]]:
     """Blocks and hidden layers in the same proportions, of a dense network of at most so many weights.
 
+    What the whole numbers leave goes to the first hidden layer, as far as it reaches.
+
     Raises:
       ValueError: not even one channel each is possible.
     """
+
+    def count(base: Base, units: tuple[int, ...]) -> int:
+        return sum(map(math.prod, layers(base, image, units, classes)))
+
     for percent in range(100, 0, -1):
         smaller, units = (
             tuple(tuple(max(1, n * percent // 100) for n in sizes) for sizes in all_of_them)
             for all_of_them in (base, (hidden,))
         )
-        if sum(map(math.prod, layers(smaller, image, units[0], classes))) <= weights:
-            return smaller, units[0]
+        least, more = units[0][0], units[0][1:]
+        fits = [n for n in range(least, hidden[0] + 1) if count(smaller, (n, *more)) <= weights]
+        if fits:
+            return smaller, (fits[-1], *more)
     raise ValueError(f"{weights} weights are too few for any dense network of these layers")
 
 

@@ -38,7 +38,9 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
         ("12", "24", "48-48"), "channels of the convolutions of every block, which ends with a pooling"
     )
     hidden: tuple[int, ...] = option((128,), "hidden layers of the head")
-    weights: int = option(60_000, "that exist at the end, of base, head and what is added", least=1)
+    weights: int = option(
+        59_300, "that exist at the end, of base, head and what is added; no biases, no normalisation", least=1
+    )
     base_share: float = option(0.45, "of the weights, in the base", fraction=True)
     start: Literal["sparse", "dense", "small"] = option("sparse", "small: a dense network of as many weights")
     base: Literal["joint", "frozen"] = option("joint", "frozen: not trained in the second phase")

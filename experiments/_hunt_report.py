@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from experiments._hunt_plan import ACTIVATION, settings
 from experiments._hunt_rows import final_rows, table_of
 from jaxnet.allocation import dense_counts
-from jaxnet.files import disk_errors
+from jaxnet.files import disk_errors, read_json
 from jaxnet.lab.report import render
 from jaxnet.lab.run import make_split
 from jaxnet.lab.shown import NOTHING, left_out, percent
@@ -49,6 +52,7 @@ def arms_of(rows: pa.Table) -> dict[str, list[dict[str, Any]]]:
 def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """Saves the winners; arms, what ``summary.json`` holds beside what every study's does, and seconds."""
     config, plan, table = hunt.config, list(hunt.plan.values()), hunt.table.read()
+    peak = peak_bytes(hunt.folder.path)  # what is saved next takes the summary away
     rows = final_rows(config, table)
     judged, best = (
         (hunt.splits[1].size, len(hunt.dataset.y_test)),
@@ -86,7 +90,27 @@ def describe(hunt: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, float
     run = seconds["run_seconds"]
     if drawn:
         seconds["drawing_seconds"] = hunt.drawing_seconds
-    return arms_of(rows), extra, {**seconds, "networks_per_second": started / run if run else math.nan}
+    told = {
+        "networks_per_second": started / run if run else math.nan,
+        "peak_bytes": peak,
+    }
+    return arms_of(rows), extra, {**seconds, **told}
+
+
+def peak_bytes(folder: Path) -> float:
+    """Most memory that this process has held so far, samples and compiler included; NaN where none tells.
+
+    A hunt that was complete before is told of as it was then: nothing is trained any more.
+    """
+    before = math.nan
+    if (path := folder / SUMMARY).exists():
+        before = float(read_json(path)["timing"].get("peak_bytes") or math.nan)
+    with contextlib.suppress(ImportError):
+        import resource  # not on Windows
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(np.fmax(most if sys.platform == "darwin" else 1024 * most, before))
+    return before
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[object]]]]:

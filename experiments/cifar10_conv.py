@@ -21,6 +21,7 @@ from experiments._conv_run import ARM, MOST, SHARED, ArmConfig
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
+from jaxnet.lab.compare import LEAST_PAIRS
 from jaxnet.lab.shown import number, percent
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -147,9 +148,13 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def questions(config: Config) -> list[lab.Question]:
-    """What every part contributes; places, judged."""
+    """What every part contributes, judged where there are pairs enough for a verdict; places, judged.
+
+    Questions that no number of wins could answer would only make Holm's correction of the others harder.
+    """
+    enough = config.num_seeds >= LEAST_PAIRS
     asked = [
-        lab.Question(first, second, "accuracy", what, where="arms")
+        lab.Question(first, second, "accuracy", what, primary=enough, where="arms")
         for first, second, what in CONTRIBUTIONS
         if {first, second} <= set(config.arms or ())
     ]

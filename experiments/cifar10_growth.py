@@ -2,7 +2,8 @@
 
 In every cell networks that start at a density and grow (``experiments.indefinite_growth --recipe lean``)
 are compared with networks that have as many weights from the start, on the same seeds, for as many
-epochs. Cells are runs of their own: some of them with --hidden and --densities, continued with --resume.
+epochs; those that have RigL with RigL, those that have not with static ones. Cells are runs of their own:
+some of them with --hidden and --densities, continued with --resume.
 
     python -m experiments.cifar10_growth --hidden 512 --densities 0.01
     python -m experiments.cifar10_growth --resume --doc docs/results/cifar10_growth.md
@@ -37,11 +38,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """What each arm changes in the recipe ``lean``."""
 
+GROWTH = ("growing, without RigL", "static"), ("growing", "RigL")
+"""What growth adds: the second arm has as many weights from the start and is else the same."""
+
 ASKED = (
-    ("growing", "static", True),
-    ("growing, without RigL", "static", True),
+    *((*pair, True) for pair in GROWTH),
     ("growing, dead units revived", "growing", True),
-    ("growing", "RigL", False),
+    ("growing", "static", False),  # growth and RigL at once
 )
 """The first arm minus the second, and whether that is judged."""
 
@@ -82,14 +85,16 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     """Runs every arm of every cell; by cell."""
     data = {name: getattr(config, name) for name in ("dataset", "data_dir", "normalise", "augment")}
     dataset = lab.run.load(growth.Config(**data))
-    groups = {}
-    for name, density, cell in cells(config):
+    groups, plans = {}, []
+    for name, density, cell in cells(config):  # all of them before the first is trained
         sizes = (dataset.num_features, *hidden_sizes(name), dataset.num_classes)
         dense = sum(allocation.dense_counts(sizes))
         added = max(2, round(config.added * density * dense))
         end = (int(density * dense) + (config.iterations - 1) * added + 0.5) / dense
         if end > 1:
             raise InputError(f"--added {config.added}: {cell} would grow beyond a dense network")
+        plans.append((cell, density, sizes, added, end))
+    for cell, density, sizes, added, end in plans:
         values: dict[str, Any] = {"recipe": "lean", "target": 1.0, "sizes": sizes, "added": added}
         values |= {field: getattr(config, field) for field in ("num_seeds", "iterations", "epochs")}
         values |= {"batch_size": config.batch_size, "shared": ()}
@@ -116,37 +121,45 @@ def questions(config: Config) -> list[lab.Question]:
 
 
 def draw_map(path: Path, config: Config, groups: Any, comparisons: Sequence[lab.Comparison]) -> None:
-    """A heat map of the differences of growing and static, with their intervals."""
-    plots, static = lab.plots, [c for c in comparisons if c.question.second.endswith(": static")]
-    known = {c.question.first: c for c in static}
-    shape = len(config.hidden), len(config.densities)
-    first, second, _ = ASKED[0]
-    found = [known.get(f"{cell}: {first}") for _, _, cell in cells(config)]
-    points = np.array([np.nan if c is None or c.difference is None else 100 * c.difference for c in found])
-    most = max(0.1, float(np.nanmax(np.abs(points), initial=0.1)))
-    figure, axes = plots.plt.subplots(
-        figsize=(2.6 + 1.7 * shape[1], 1.8 + 0.7 * shape[0]), layout="constrained"
+    """A heat map, with intervals, of what growth adds: without RigL and beside it."""
+    plots, shape = lab.plots, (len(config.hidden), len(config.densities))
+    known = {(c.question.first, c.question.second): c for c in comparisons}
+    maps = [[known.get((f"{cell}: {a}", f"{cell}: {b}")) for _, _, cell in cells(config)] for a, b in GROWTH]
+    points = np.array(
+        [[np.nan if c is None or c.difference is None else 100 * c.difference for c in one] for one in maps]
     )
-    image = axes.imshow(points.reshape(shape), cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-    for place, comparison in enumerate(found):
-        if comparison is not None:
-            text = f"{percent(comparison.difference, '+.2f')}\n{comparison.interval()}"
-            dark = abs(points[place]) > 0.6 * most
-            at = (place % shape[1], place // shape[1])
-            axes.text(*at, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axes.set_xticks(range(shape[1]), [f"{d:g}" for d in config.densities])
-    axes.set_yticks(range(shape[0]), list(config.hidden))
-    axes.set(xlabel="density at the start", ylabel="hidden layers at the start")
-    axes.set_title(f"{first} minus {second}, points of test accuracy, 95 % intervals", fontsize=9)
-    figure.colorbar(image, ax=axes)
+    most = max(0.1, float(np.nanmax(np.abs(points), initial=0.1)))
+    size = (1.6 + 2 * (0.6 + 1.7 * shape[1]), 1.8 + 0.7 * shape[0])
+    figure, both = plots.plt.subplots(1, len(GROWTH), figsize=size, layout="constrained", sharey=True)
+    for axes, found, values, (a, b) in zip(both, maps, points, GROWTH, strict=True):
+        image = axes.imshow(values.reshape(shape), cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+        for place, comparison in enumerate(found):
+            if comparison is not None:
+                text = f"{percent(comparison.difference, '+.2f')}\n{comparison.interval()}"
+                color = "white" if abs(values[place]) > 0.6 * most else "black"
+                at = (place % shape[1], place // shape[1])
+                axes.text(*at, text, ha="center", va="center", fontsize=8, color=color)
+        axes.set_xticks(range(shape[1]), [f"{d:g}" for d in config.densities])
+        axes.set(xlabel="density at the start")
+        axes.set_title(f"{a} minus {b}", fontsize=9)
+    both[0].set_yticks(range(shape[0]), list(config.hidden))
+    both[0].set(ylabel="hidden layers at the start")
+    figure.colorbar(image, ax=both, label="points of test accuracy, 95 % intervals")
     plots.save_figure(figure, path)
 
 
 def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the document shows besides the comparisons."""
     arms = {name: arm for group in groups.values() for name, arm in group.items()}
-    judged = [c for c in comparisons if c.question.primary and c.question.second.endswith(": static")]
-    return {"arms": arms, "signs": [c.sign for c in judged]}
+    signs = {pair: signs_of(comparisons, *pair) for pair in GROWTH}
+    return {"arms": arms, "signs": signs}
+
+
+def signs_of(comparisons: Sequence[Any], first: str, second: str) -> list[int]:
+    """In every cell: 1 where the first arm is shown to be better, -1 where worse, else 0."""
+    ends = f": {first}", f": {second}"
+    asked = [(c, c.question) for c in comparisons]
+    return [c.sign for c, q in asked if q.first.endswith(ends[0]) and q.second.endswith(ends[1])]
 
 
 REPORT = Path(__file__).parent / "reports" / "cifar10_growth.md"

@@ -7,7 +7,10 @@ any can be killed and continued with --resume.
 
     python -m experiments.cifar10_mlp --densities 0.01 --methods static,rigl-correlated
     python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --allocation dense-output \
-        --densities 0.011073 --num-seeds 2 --methods static,set-correlated
+        --densities 0.011073 --num-seeds 1 --methods set,set-correlated --baseline set --peers
+
+A run of all methods and densities with --resume takes over what parts have trained: parts of the same
+--num-seeds and --epochs, and ``dense``, which no density changes, from the part of the first density.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from experiments import method_comparison as comparison
 from jaxnet import lab
-from jaxnet.lab import changed
+from jaxnet.lab import changed, option
 from jaxnet.lab.shown import number
 
 PUBLISHED = (
@@ -52,7 +55,7 @@ class Config(comparison.Config):
         ("static", "set", "rigl", "chts", "static-correlated", "set-correlated", "rigl-correlated"),
     )
     densities: tuple[float, ...] = changed(comparison.Config, "densities", (0.005, 0.01, 0.02, 0.05))
-    num_seeds: int = changed(comparison.Config, "num_seeds", 2)
+    num_seeds: int = option(2, "networks of every method and density; verdicts need 12", least=1)
     epochs: int = changed(comparison.Config, "epochs", 100)
     every: int = changed(comparison.Config, "every", 300)
     rates: tuple[float, ...] = changed(comparison.Config, "rates", (1e-2,))
@@ -62,11 +65,12 @@ class Config(comparison.Config):
 def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """What the comparison of methods shows, seconds, and what others have published."""
     runs = {name: run for runs in groups.values() for name, run in runs.items()}
-    seconds = [
-        [name, run["kernel"], number(spent / run["epochs"], ".2f"), number(spent, ".0f")]
-        for name, run in runs.items()
-        for spent in [run["seconds_per_network"]]
-    ]
+    seconds = []
+    for name, run in runs.items():
+        (arm,), spent = run["arms"].values(), run["seconds_per_network"]
+        each = number(spent / run["epochs"], ".2f"), number(spent / 60, ".1f")
+        together = len(arm["seeds"])
+        seconds.append([name, run["kernel"], *each, str(together), number(together * spent / 60, ".1f")])
     return {**comparison.values(config, groups, comparisons), "seconds": seconds, "published": PUBLISHED}
 
 

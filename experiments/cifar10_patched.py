@@ -1,8 +1,9 @@
 """Patched density on CIFAR-10: the original's run, and what its suggested architectures gain by patches.
 
-First the original ([3072, 64, 10] at 0.02, extrema over five test batches, the output layer watched), then
-the controls of ``experiments.patched_density_controls`` on the architectures that it suggests, with 20
-patches in all. Any run can be killed and continued with --resume.
+First the original ([3072, 64, 10] at 0.02, extrema over five test batches, the output layer watched) beside
+the same with patches at random places and without any, then the controls of
+``experiments.patched_density_controls`` on the architectures that it suggests, with 20 patches in all. Any
+run can be killed and continued with --resume; a part is ``--hidden 512 --headline-seeds 0``.
 
     python -m experiments.cifar10_patched --doc docs/results/cifar10_patched.md
 """
@@ -30,6 +31,17 @@ ARMS = {name: arm for name, arm in controls.ARMS.items() if "% from the start" n
 }
 """Those on MNIST; as many weights as with patches are counted here."""
 
+ORIGINAL: dict[str, dict[str, Any]] = {
+    "original": {},
+    "original, adaptive thresholds": {"detector": "adaptive"},
+    "original, random places": {"placement": "random"},
+    "original, no patches": {"max_patches": 0},
+}
+"""Runs of ``--protocol seed``: the original, as its bug analysis wants it, and what its patches add."""
+
+ORIGINAL_SHARED = (*controls.SCAFFOLD, "detector")
+"""Those that agree in these share scaffolds and the extrema found in them."""
+
 
 def hidden_sizes(name: str) -> tuple[int, ...]:
     """Hidden layers by their name, for instance ``256-128``; InputError where it names none."""
@@ -50,7 +62,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     density: float = option(0.05, "of their scaffolds", "in (0, 1]", fraction=True)
     total_patches: int = option(20, "patches in all of a network with controls", least=1)
     num_seeds: int = option(16, "networks in each arm of the controls; verdicts need 12", least=2)
-    headline_seeds: int = option(8, "networks of the original; 0: none", least=0)
+    headline_seeds: int = option(16, "networks of each run of the original; 0: none", least=0)
     headline_hidden: int = option(64, "hidden units of the original", least=1)
     test_batches: int = option(5, "test batches of 64 by which the original finds extrema", least=1)
     scaffold_epochs: int = option(20, "epochs without patches", "epochs", least=1)
@@ -79,6 +91,7 @@ def run(config: Config) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     if config.headline_seeds:
         original: dict[str, Any] = {
+            "shared": ORIGINAL_SHARED,
             "protocol": "seed",
             "sizes": (ends[0], config.headline_hidden, ends[1]),
             "extrema_samples": BATCH * config.test_batches,
@@ -86,7 +99,7 @@ def run(config: Config) -> dict[str, Any]:
             "num_seeds": config.headline_seeds,
         }
         plain = replace(config, augment=None)  # the original has none here
-        groups["original"] = lab.run_arms(STUDY, {"original": {}}, plain, **{**original, **epochs})
+        groups["original"] = lab.run_arms(STUDY, ORIGINAL, plain, **{**original, **epochs})
     for name in config.hidden:
         sizes = (ends[0], *hidden_sizes(name), ends[1])
         place = replace(config, out=f"{config.out}/{name}")
@@ -112,8 +125,12 @@ def config_of_data(config: Config) -> Any:
 
 
 def questions(config: Config) -> list[lab.Question]:
-    """Those on MNIST, of every architecture."""
+    """What the original's patches add; those on MNIST, of every architecture."""
     asked = []
+    if config.headline_seeds:
+        for second, what in (("random places", "patches at random places"), ("no patches", "training on")):
+            title = f"The original against {what}"
+            asked.append(lab.Question("original", f"original, {second}", "patched_accuracy", title))
     for name in config.hidden:
         for q in controls.QUESTIONS:
             first, second = (MORE if "2.6 %" in arm else arm for arm in (q.first, q.second))
@@ -124,10 +141,9 @@ def questions(config: Config) -> list[lab.Question]:
 
 def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]) -> dict[str, Any]:
     """The controls of every architecture, and the layers of the original."""
-    original = groups.get("original", {}).get("original")
     return {
         "controls": {name: groups[name] for name in config.hidden},
-        "original": original,
+        "originals": groups.get("original", {}),
         "arms": {name: arm for group in groups.values() for name, arm in group.items()},
     }
 

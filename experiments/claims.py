@@ -21,7 +21,10 @@ from jaxnet.files import read_json, user_path
 from jaxnet.lab import option
 
 TEMPLATE = Path(__file__).parent / "reports" / "claims.md"
-KEYS = {"gpu": ("device", "by_chunk", "config")}
+KEYS = {
+    "gpu": ("device", "by_chunk", "config"),
+    **dict.fromkeys(("cifar10_speed", "cifar10_speed_wide"), ("sizes", "by_density", "config")),
+}
 """What a results file has, where it is not that of an experiment."""
 
 EXPERIMENTS = {
@@ -35,6 +38,7 @@ EXPERIMENTS = {
     "guard": "guarded_training",
     "reasoning": "reasoning_circuits",
     "levels": "level_transformer",
+    "cifar10_mlp_wide": "cifar10_mlp",
 }
 """The experiment whose numbers a page has, where it is not called after it."""
 

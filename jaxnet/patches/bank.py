@@ -67,7 +67,8 @@ def add_patches(
     bank, kind = onto[0], onto[0].kind
     check_same_use(bank.rules, rules)
     layers, values = list(bank.layers), list(onto[1])
-    slots = {t: n for t, n in enumerate(slot_counts(sizes, rules.max_patches)) if sum(n)}
+    counts = slot_counts(sizes, rules.max_patches, rules.first_layer)
+    slots = {t: n for t, n in enumerate(counts) if sum(n)}
     keys = {t: [jax.random.fold_in(key_patch, 2 * t + purpose) for purpose in (0, 1)] for t in slots}
     places = {t: place(extrema, t, n, rules.placement, key_place=keys[t][0]) for t, n in slots.items()}
     if rules.total is not None and slots:

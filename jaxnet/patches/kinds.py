@@ -36,14 +36,14 @@ class PatchRules:
       kind: one of :data:`KINDS`.
       max_patches: slots per hidden layer and sort of extremum; 0 for no patches.
       placement: one of :data:`~jaxnet.patches.places.PLACEMENTS`.
-      patch_density: fraction of the layer above (below) that a ``dense`` patch
-        connects its extremum to, in (0, 1].
+      patch_density: fraction of the layer above (below) that a ``dense`` patch connects to, in (0, 1].
       hidden: hidden units of an ``mlp`` patch.
       max_targets: outputs of a high ``mlp`` patch.
       max_inputs: inputs of a low ``mlp`` patch.
       scale_high: factor on the output of a high ``mlp`` patch.
       scale_low: factor on the output of a low ``mlp`` patch.
       total: patches in all, in turn one of every layer and sort; None for no limit.
+      first_layer: also low patches in the first layer, for networks whose inputs are units of another model.
     """
 
     kind: str = "mlp"
@@ -56,6 +56,7 @@ class PatchRules:
     scale_high: float = 0.3
     scale_low: float = 0.5
     total: int | None = None
+    first_layer: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range."""

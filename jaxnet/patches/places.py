@@ -55,18 +55,19 @@ def choose_units(
     return unit, jnp.arange(slots) < jnp.minimum(jnp.sum(is_extremum), slots)
 
 
-def slot_counts(sizes: Sequence[int], max_patches: int) -> list[tuple[int, int]]:
+def slot_counts(sizes: Sequence[int], max_patches: int, first_layer: bool = False) -> list[tuple[int, int]]:
     """High and low slots of each layer (weight matrix).
 
     Layer ``t`` is fed by high patches at the units it reads from (not the
     network's input) and by low patches at its own units (neither in the first
-    layer, which has no hidden layer below, nor at the output), as in the original.
+    layer, which has no hidden layer below, nor at the output), as in the original. With ``first_layer``
+    there are low ones in the first layer too: where its inputs are units of a model below.
     """
     last = len(sizes) - 2
     counts = []
     for t in range(last + 1):
         high = min(max_patches, sizes[t]) if t > 0 else 0
-        low = min(max_patches, sizes[t + 1]) if 0 < t < last else 0
+        low = min(max_patches, sizes[t + 1]) if (t > 0 or first_layer) and t < last else 0
         counts.append((high, low))
     return counts
 

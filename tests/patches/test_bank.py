@@ -79,6 +79,9 @@ def test_slot_counts_by_hand():
     # never more slots than units
     assert slot_counts((9, 3, 2, 4), 5) == [(0, 0), (3, 2), (2, 0)]
     assert slot_counts((9, 3, 2, 4), 0) == [(0, 0), (0, 0), (0, 0)]
+    # above units of another model
+    assert slot_counts((768, 128, 10), 7, first_layer=True) == [(0, 7), (7, 0)]
+    assert slot_counts((768, 10), 7, first_layer=True) == [(0, 0)]
 
 
 def test_high_slots_come_first_and_low_ones_sit_in_the_layer_itself():

@@ -1,0 +1,196 @@
+"""CIFAR-10 on one page: what was asked, what came out, on which page, and by which command.
+
+Reads the numbers beside the result pages and writes one page; nothing is trained. What was not run yet says
+so. ``make results-cifar10`` makes all of it.
+
+    python -m experiments.cifar10
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import claims
+from experiments._claim_answers import Numbers, difference
+from experiments.cifar10_conv import ARMS
+from experiments.cifar10_growth import GROWTH
+from jaxnet import lab
+from jaxnet.files import read_json, user_path
+from jaxnet.lab import changed, option
+from jaxnet.lab.shown import NOTHING, number
+
+TEMPLATE = Path(__file__).parent / "reports" / "cifar10.md"
+PATCHED, PEERS = "patched_accuracy", "accuracy_peers"
+
+Found = Iterator[tuple[str, str]]
+"""What was asked, and what came out."""
+
+
+def level(n: Numbers, name: str, measure: str = "accuracy") -> str:
+    """The mean of an arm, beside that of the best test epochs where it is known."""
+    peers = f", best test epoch {n.shown(name, PEERS)}" if PEERS in n.arm(name)["aggregate"] else ""
+    return f"{n.shown(name, measure)}{peers}"
+
+
+def best(n: Numbers, names: Iterable[str], measure: str = "accuracy") -> str:
+    """The arm of the highest mean."""
+    known = {name: mean for name in names if (mean := n.mean(name, measure)["mean"]) is not None}
+    if not known:
+        return NOTHING
+    name = max(known, key=lambda one: known[one])
+    return f"{name}: {level(n, name, measure)}"
+
+
+def starting(n: Numbers, start: str) -> list[str]:
+    """The arms whose names begin so."""
+    return [name for name in n.found["arms"] if name.startswith(start)]
+
+
+def asked(n: Numbers, first: str, second: str, measure: str = "accuracy") -> str:
+    """A difference with its interval and verdict."""
+    c = n.pair(first, second, measure)
+    return f"{difference(c)} points, {c['verdict']}"
+
+
+def patched(n: Numbers) -> Found:
+    """The original, what its patches add, the architectures that it suggests."""
+    if "original" in n.found["arms"]:
+        levels = f"{n.shown('original', 'scaffold_accuracy')}, then {n.shown('original', PATCHED)}"
+        yield "the original: a scaffold of 26 to 31 % (printed: 28.62), then 30.40", levels
+        for other, what in (("random places", "as many at random places"), ("no patches", "training on")):
+            pair = "original", f"original, {other}", PATCHED
+            yield f"its patches against {what}", asked(n, *pair)
+    for name in n.found["config"]["hidden"]:
+        shown = n.shown(f"{name}: mlp, extrema", PATCHED), best(n, starting(n, f"{name}: "), PATCHED)
+        yield f"hidden layers {name}, hoped: 60 to 70 %", f"patches at extrema {shown[0]}; best {shown[1]}"
+        pair = f"{name}: mlp, extrema", f"{name}: mlp, random", PATCHED
+        yield f"patches at extrema against random places, {name}", asked(n, *pair)
+
+
+def perceptron(n: Numbers) -> Found:
+    """3072-1024-512-10 at every density."""
+    bars = {0.005: ": Nerva 53.3", 0.01: ": at least 56.2 (Nerva), aim 60", 0.05: ": at least 61.5, aim 64"}
+    for density in n.found["config"]["densities"]:
+        what = f"3072-1024-512-10 at {100 * density:g} %"
+        yield f"{what}{bars.get(density, '')}", f"best {best(n, starting(n, f'{density:g}: '))}"
+
+
+def wide(n: Numbers) -> Found:
+    """3072 x 4 - 10."""
+    (density,) = n.found["config"]["densities"]
+    published = {"set": "62.70", "rigl": "63.90", "chts": "69.97"}
+    for name, bar in published.items():
+        if (arm := f"{density:g}: {name}") in n.found["arms"]:
+            yield f"3072 x 4 - 10, {name}: published {bar}", level(n, arm)
+    what = "3072 x 4 - 10: above 69.97 (CHTs), aim 71.29 (CHTss)"
+    yield what, f"best {best(n, starting(n, f'{density:g}: '))}"
+
+
+def growing(n: Numbers) -> Found:
+    """Growth at equal weights."""
+    for first, second in GROWTH:
+
+        def chosen(c: Mapping[str, Any], ends: tuple[str, str] = (f": {first}", f": {second}")) -> bool:
+            return bool(c["first"].endswith(ends[0]) and c["second"].endswith(ends[1]))
+
+        found = n.pairs(chosen, f"{first} and {second}")
+        verdicts = [c["verdict"] for c in found]
+        points = sorted(100 * c["difference"] for c in found if c["difference"] is not None)
+        span = f"; {points[0]:+.2f} to {points[-1]:+.2f} points" if points else ""
+        counts = f"better in {verdicts.count('better')}, worse in {verdicts.count('worse')}"
+        yield f"{first} against {second}, equal weights", f"{counts} of {len(found)} cells{span}"
+
+
+def speed(n: Numbers) -> Found:
+    """Seconds of an epoch beside masked PyTorch, augmentation included in both."""
+    sizes = "-".join(map(str, n.found["sizes"]))
+    bars = {0.01: ", at least 15 times", 0.05: ", at least 5 times"} if len(n.found["sizes"]) == 4 else {}
+    for density, found in n.found["by_density"].items():
+        seconds = {way: spread["median"] for way, spread in found["seconds_per_epoch"].items()}
+        ours, theirs = seconds["csr"], seconds["torch_masked"]
+        times = found["ratios"]["csr_vs_torch_masked"]["median"]
+        what = f"{sizes} at {100 * float(density):.3g} %: times as fast as masked PyTorch"
+        shown = f"{times:.1f} ({ours:.2f} and {theirs:.2f} s an epoch; 100 epochs: {100 * ours / 60:.0f} and "
+        yield f"{what}{bars.get(float(density), '')}", f"{shown}{100 * theirs / 60:.0f} min)"
+
+
+def convolutional(n: Numbers) -> Found:
+    """The convolutional base."""
+    names = [name for name in n.found["arms"] if name in ARMS and name != "dense"]
+    yield "a convolutional base, at most 60,000 non-zeros: at least 72 %, aim 80", f"best {best(n, names)}"
+
+
+MLP = "python -m experiments.cifar10_mlp"
+WIDE = "--sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073"
+SPEED = "python -m benchmarks.large_network --ways csr,torch_masked --augment"
+PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
+    "cifar10_patched": ("python -m experiments.cifar10_patched", patched),
+    "cifar10_mlp": (MLP, perceptron),
+    "cifar10_mlp_wide": (f"{MLP} {WIDE} --num-seeds 1 --peers", wide),
+    "cifar10_speed": (f"{SPEED} --densities 0.01,0.05", speed),
+    "cifar10_speed_wide": (
+        f"{SPEED} --hidden 3072,3072,3072 --allocation dense-output --densities 0.011073",
+        speed,
+    ),
+    "cifar10_growth": ("python -m experiments.cifar10_growth", growing),
+    "cifar10_conv": ("python -m experiments.cifar10_conv", convolutional),
+}
+"""By page, or by file of numbers: what makes it, and what it answers."""
+
+SWEEP = (
+    "python -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 "
+    "--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1"
+)
+
+
+@dataclass(frozen=True)
+class Config(claims.Config):
+    """What came out on CIFAR-10, on one page."""
+
+    doc: str = changed(claims.Config, "doc", "docs/results/cifar10.md")
+    sweep: str = option("checkpoints/cifar10_sweep", "folder of a hunt of 128 seeds, whose memory is shown")
+
+
+def memory(folder: Path) -> list[tuple[str, str]]:
+    """What a hunt was planned to hold, and what its process held; nothing without one."""
+    if not (folder / "summary.json").exists():
+        return []
+    found: Mapping[str, Any] = read_json(folder / "summary.json")
+    programs = [program for stage in found["plan"] for program in stage["programs"]]
+    planned, allowed = (
+        max(p["bytes_per_call"] for p in programs) / 2**20,
+        min(p["bytes_allowed"] for p in programs) / 2**20,
+    )
+    peak = found["timing"].get("peak_bytes")
+    held = number(None if peak is None else peak / 2**20, ".0f")
+    what = f"{found['networks']['trained']} seeds in one hunt stay within the planned memory"
+    return [(what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB")]
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Writes the page."""
+    from jaxnet.files import write_bytes
+    from jaxnet.lab.report import render
+
+    folder, parts = user_path(config.results), list[dict[str, Any]]()
+    for page, (command, answers) in PAGES.items():
+        n = claims.numbers_of(folder, page)
+        rows = [] if n is None else list(answers(n))
+        link = f"{page}.md" if (folder / f"{page}.md").exists() else f"{page}.json"
+        flag, kind = ("json", "json") if "benchmarks" in command else ("doc", "md")
+        whole = f"{command} --{flag} docs/results/{page}.{kind}"
+        parts.append({"page": link if rows else "", "command": whole, "rows": rows})
+    swept = memory(user_path(config.sweep))
+    parts.append({"page": "", "command": f"{SWEEP} --out {config.sweep}", "rows": swept})
+    values: dict[str, Any] = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
+    write_bytes(user_path(config.doc), render(TEMPLATE, values).encode())
+    print(f"{len(parts) - values['open']} of {len(parts)} parts have been run")
+    print(f"written to {user_path(config.doc)}")
+    return values
+
+
+if __name__ == "__main__":
+    lab.run_main(main, Config, description=__doc__, prog="python -m experiments.cifar10")
