@@ -42,11 +42,17 @@ class Recipe:
 ALWAYS = Recipe("sparse-momentum-correlated", 160)
 """Never more weights than are counted."""
 
-PRUNED = Recipe("lamp", 160)
-"""Begins with all weights."""
+PRUNED = Recipe("lamp", 160, weight_decay=0.05)
+"""Begins with all weights. Line c after 60 epochs, two networks on validation samples: 98.50 % with a decay
+of 1e-4, 98.68 with 0.05."""
 
 PLAIN: dict[str, Any] = {"augment": False, "taught": False}
 """Neither augmentation nor distillation."""
+
+ALONE = dataclasses.replace(PRUNED, **PLAIN, weight_decay=0.2)
+"""Pruned with neither. After 60 epochs, two networks on validation samples: 97.73 % with a decay of 1e-4,
+97.73 with 0.01, 97.97 with 0.05, 98.09 with 0.2, 97.90 with 0.5, 97.55 with 1; after 160: 97.56 (five networks)
+with 1e-4, 98.09 with 0.3."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ LINES = {
             _THREE,
             0.02,
             "at the end",
-            dataclasses.replace(PRUNED, **PLAIN),
+            ALONE,
             98.0,
             98.3,
             "published 98.08 at 3.9k",
