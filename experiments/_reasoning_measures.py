@@ -40,7 +40,7 @@ def accuracies(
 ) -> Float[Array, "suite"]:
     """``(K,)``, the share of the answers that are right, by suite; NaN of a diverged network."""
     right, finite = answers(task, params, structure, data)
-    of = jnp.sum(right * data.weight, 1) / jnp.sum(data.weight, 1)
+    of = jnp.sum(jnp.where(right, data.weight, 0), 1) / jnp.sum(data.weight, 1)
     return jnp.where(finite, jnp.mean(of.reshape(number, -1), 1), jnp.nan)
 
 

@@ -119,7 +119,10 @@ class Reasoning:
         def frozen(mask: Array) -> Net:
             parts = circuits.split(mask, *own)
             free = jax.tree.map_with_path(
-                lambda p, leaf: 1.0 - parts.get(jax.tree_util.keystr(p), jnp.zeros(leaf.shape)), net.params
+                lambda p, leaf: jnp.where(
+                    parts.get(jax.tree_util.keystr(p), False), 0.0, jnp.ones_like(leaf)
+                ),
+                net.params,
             )
             return net.replace(opt_state=with_scales(net.opt_state, free))
 
