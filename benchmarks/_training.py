@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +25,7 @@ from jaxnet.errors import InputError
 from jaxnet.kernels import product
 from jaxnet.nn.mlp import MLP, NetworkSpec, init
 from jaxnet.nn.params import Params, Structure, to_masked_network
+from jaxnet.provenance import peak_memory
 from jaxnet.sweep.memory import program_bytes
 from jaxnet.train import Net, Task, init_state, make_epoch
 from jaxnet.types import Array
@@ -143,15 +142,7 @@ def _main(text: str) -> None:
     y = np.arange(number, dtype=np.int32) % work.sizes[-1]
     split = Split(jnp.asarray(x), jnp.asarray(y), jnp.asarray(0.5), jnp.asarray(0.25))
     Training(work, split)()
-    print(_own_peak())
-
-
-def _own_peak() -> int:
-    """Peak of this process. ``ru_maxrss`` is no such thing on Linux: it begins at the parent's size."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak_memory())
 
 
 if __name__ == "__main__":

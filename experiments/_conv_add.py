@@ -13,6 +13,7 @@ from experiments._conv_net import counts_of
 from jaxnet import changes
 from jaxnet.optim import followed
 from jaxnet.patches import slot_counts
+from jaxnet.patches.dense import connected
 
 QUANTILE = 0.12
 """Of the channels and units, at either end, that count as extreme."""
@@ -84,7 +85,7 @@ def weights_of_patches(sizes: list[int], number: int) -> int:
     """Weights of so many dense patches of every layer and sort, in a head of these sizes, at most."""
     counts = slot_counts(sizes, number, first_layer=True)
     return sum(
-        high * max(1, round(PATCH_DENSITY * above)) + low * max(1, round(PATCH_DENSITY * below))
+        high * connected(PATCH_DENSITY, above) + low * connected(PATCH_DENSITY, below)
         for (high, low), below, above in zip(counts, sizes[:-1], sizes[1:], strict=True)
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from jaxnet.files import disk_errors, read_json
 from jaxnet.lab.report import render
 from jaxnet.lab.run import make_split
 from jaxnet.lab.shown import NOTHING, left_out, percent
+from jaxnet.provenance import peak_memory
 from jaxnet.store.folder import SUMMARY
 from jaxnet.sweep.ranking import Rankings, describe_halving, rankings, save_winners, titles_of
 from jaxnet.sweep.selection import aggregates, distribution, selection
@@ -105,12 +104,7 @@ def peak_bytes(folder: Path) -> float:
     before = math.nan
     if (path := folder / SUMMARY).exists():
         before = float(read_json(path)["timing"].get("peak_bytes") or math.nan)
-    with contextlib.suppress(ImportError):
-        import resource  # not on Windows
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return float(np.fmax(most if sys.platform == "darwin" else 1024 * most, before))
-    return before
+    return float(np.fmax(peak_memory() or math.nan, before))
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[object]]]]:

@@ -101,11 +101,8 @@ def run_extras(
             base = arm_config(config, spec, "plain", rates=(rate,), folder="compression")
             values = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
             run = CompressConfig(**values)
-            found[name] = {
-                "compression": COMPRESS.compute(run, report=lambda line: None, dataset=dataset, given=plain)[
-                    0
-                ]
-            }
+            summary, _ = COMPRESS.compute(run, report=lambda line: None, dataset=dataset, given=plain)
+            found[name] = {"compression": summary}
     return found
 
 
@@ -133,11 +130,8 @@ def search(config: Any, arm_config: Any, spec: Any, dataset: Any, rate: float) -
         words = tuple("full" if w is None else str(w) for w in one.windows)
         more: dict[str, Any] = {"layers": one.layers, "heads": one.heads, "windows": words, "rates": (rate,)}
         more |= {"steps": every * LOOKS, "looks": LOOKS, "judged": False, "folder": f"search {name}"}
-        runs.append(
-            ARM.compute(arm_config(config, one, "plain", **more), report=lambda line: None, dataset=dataset)[
-                0
-            ]
-        )
+        run = arm_config(config, one, "plain", **more)
+        runs.append(ARM.compute(run, report=lambda line: None, dataset=dataset)[0])
         (arm,) = runs[-1]["arms"].values()
         curves.append([s["curve"] for s in arm["seeds"]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -98,7 +99,7 @@ WIRED = {
 ARMS = {**SPARSE, **DENSE, **WIRED}
 
 
-PUBLISHED = {
+PUBLISHED: dict[tuple[str, tuple[int, ...]], dict[str, float]] = {
     ("mnist", (784, 1568, 1568, 1568, 10)): {
         **{"set": 98.14, "rigl": 98.61, "chts": 98.81, "chtss": 98.83, "dense": 98.78},
     },
@@ -109,6 +110,11 @@ PUBLISHED = {
 """Test accuracies (%) of the authors of Cannistraci-Hebb training (arXiv 2501.19107) by data set,
 sizes and arm: 1 % of the weights and a dense output layer, 100 epochs, of which the best on the test
 samples counts."""
+
+
+def published(dataset: str, sizes: Sequence[int]) -> Mapping[str, float]:
+    """What is published of a network on a data set, by arm; nothing of most."""
+    return PUBLISHED.get((dataset, tuple(sizes)), {})
 
 
 def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:

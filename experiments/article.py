@@ -70,9 +70,6 @@ def title_of(c: Mapping[str, Any]) -> str:
 
 def main(config: Config) -> dict[str, Any]:
     """Writes the page."""
-    from jaxnet.files import write_bytes
-    from jaxnet.lab.report import render
-
     folder = user_path(config.results)
     sections = {name: [row(idea, folder) for idea in ideas] for name, ideas in IDEAS.items()}
     every = [one for rows in sections.values() for one in rows]
@@ -82,9 +79,8 @@ def main(config: Config) -> dict[str, Any]:
         "ideas": len(every),
     }
     values["open"] = sum(bool(one["command"]) for one in every)
-    write_bytes(user_path(config.doc), render(TEMPLATE, values).encode())
-    print(f"{values['ideas']} ideas: {values['answered']} answered by experiments, {values['open']} not yet")
-    print(f"written to {user_path(config.doc)}")
+    said = f"{values['ideas']} ideas: {values['answered']} answered by experiments, {values['open']} not yet"
+    claims.write_page(config, TEMPLATE, values, said)
     return values
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from experiments import claims
 from experiments._claim_answers import Numbers, difference
+from experiments._method_arms import published
 from experiments.cifar10_conv import ARMS
 from experiments.cifar10_growth import GROWTH
+from experiments.cifar10_mlp import WIDE as WIDE_SIZES
 from jaxnet import lab
 from jaxnet.files import read_json, user_path
 from jaxnet.lab import changed, option
@@ -81,11 +83,11 @@ def perceptron(n: Numbers) -> Found:
 def wide(n: Numbers) -> Found:
     """3072 x 4 - 10."""
     (density,) = n.found["config"]["densities"]
-    published = {"set": "62.70", "rigl": "63.90", "chts": "69.97"}
-    for name, bar in published.items():
+    known = published("cifar10", WIDE_SIZES)
+    for name in ("set", "rigl", "chts"):
         if (arm := f"{density:g}: {name}") in n.found["arms"]:
-            yield f"3072 x 4 - 10, {name}: published {bar}", level(n, arm)
-    what = "3072 x 4 - 10: above 69.97 (CHTs), aim 71.29 (CHTss)"
+            yield f"3072 x 4 - 10, {name}: published {known[name]:.2f}", level(n, arm)
+    what = f"3072 x 4 - 10: above {known['chts']:.2f} (CHTs), aim {known['chtss']:.2f} (CHTss)"
     yield what, f"best {best(n, starting(n, f'{density:g}: '))}"
 
 
@@ -172,9 +174,6 @@ def memory(folder: Path) -> list[tuple[str, str]]:
 
 def main(config: Config) -> dict[str, Any]:
     """Writes the page."""
-    from jaxnet.files import write_bytes
-    from jaxnet.lab.report import render
-
     folder, parts = user_path(config.results), list[dict[str, Any]]()
     for page, (command, answers) in PAGES.items():
         n = claims.numbers_of(folder, page)
@@ -186,9 +185,8 @@ def main(config: Config) -> dict[str, Any]:
     swept = memory(user_path(config.sweep))
     parts.append({"page": "", "command": f"{SWEEP} --out {config.sweep}", "rows": swept})
     values: dict[str, Any] = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
-    write_bytes(user_path(config.doc), render(TEMPLATE, values).encode())
-    print(f"{len(parts) - values['open']} of {len(parts)} parts have been run")
-    print(f"written to {user_path(config.doc)}")
+    said = f"{len(parts) - values['open']} of {len(parts)} parts have been run"
+    claims.write_page(config, TEMPLATE, values, said)
     return values
 
 

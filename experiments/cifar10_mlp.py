@@ -22,17 +22,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from experiments import method_comparison as comparison
+from experiments._method_arms import published
 from jaxnet import lab
 from jaxnet.lab import changed, option
 from jaxnet.lab.shown import number
+
+WIDE = 3072, 3072, 3072, 3072, 10
+"""The network of Cannistraci-Hebb training, of which levels are published."""
+
+_WIDE = {name: f"{value:.2f}" for name, value in published("cifar10", WIDE).items()}
+_TITLES = {"set": "SET", "rigl": "RigL", "granet": "GraNet", "chts": "CHTs", "chtss": "CHTss"}
 
 PUBLISHED = (
     ("3072-1024-512-10, 0.5 %", "Nerva 53.3, masked PyTorch 46.6"),
     ("3072-1024-512-10, 1 %", "Nerva 56.2, masked PyTorch 54.0"),
     ("3072-1024-512-10, 5 %", "Nerva 61.4, masked PyTorch 62.3"),
     ("3072-1024-512-10, dense", "Nerva 64.4, PyTorch 65.3"),
-    ("3072-3072-3072-3072-10, 314k weights", "SET 62.70, RigL 63.90, GraNet 69.31, CHTs 69.97, CHTss 71.29"),
-    ("3072-3072-3072-3072-10, dense", "62.85"),
+    (
+        "3072-3072-3072-3072-10, 314k weights",
+        ", ".join(f"{title} {_WIDE[name]}" for name, title in _TITLES.items()),
+    ),
+    ("3072-3072-3072-3072-10, dense", _WIDE["dense"]),
 )
 """Test accuracies of the best epoch, chosen on the test samples (wiegerw/nerva; Zhang et al. 2025)."""
 

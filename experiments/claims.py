@@ -140,12 +140,20 @@ def best_lines(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def write_page(config: Config, template: Path, values: Mapping[str, Any], said: str) -> None:
+    """Writes a page that is made from numbers of other pages, and says in a line what it holds."""
+    from jaxnet.files import write_bytes
+    from jaxnet.lab.report import render
+
+    path = user_path(config.doc)
+    write_bytes(path, render(template, values).encode())
+    print(f"{said}\nwritten to {path}")
+
+
 def main(config: Config) -> dict[str, Any]:
     """Writes the page."""
     from experiments._claim_answers import MARGIN
     from experiments._claims import LEVEL
-    from jaxnet.files import write_bytes
-    from jaxnet.lab.report import render
 
     folder = user_path(config.results)
     found = rows(folder)
@@ -162,9 +170,8 @@ def main(config: Config) -> dict[str, Any]:
         "margin": 100 * MARGIN,
         "level": LEVEL,
     }
-    write_bytes(user_path(config.doc), render(TEMPLATE, values).encode())
-    print(f"{len(found)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in times.items()))
-    print(f"written to {user_path(config.doc)}")
+    said = f"{len(found)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in times.items())
+    write_page(config, TEMPLATE, values, said)
     return values
 
 

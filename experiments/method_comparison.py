@@ -215,7 +215,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
             if config.peers:
                 peers = a.get("accuracy_peers")
                 row += [lab.report.mean_and_interval(peers) if peers else NOTHING]
-                known = methods.PUBLISHED.get((config.dataset, tuple(run["sizes"])), {})
+                known = methods.published(config.dataset, run["sizes"])
                 row += [number(known.get(name.split(": ")[1]), ".2f")]
             tables.setdefault(density, []).append(row)
     order = [

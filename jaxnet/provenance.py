@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,25 @@ def _free_memory(root: Path) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf, others not these names
         return 2**32
+
+
+def peak_memory(root: Path = Path("/")) -> int | None:
+    """Most bytes that this process has held so far; None where nothing tells (Windows).
+
+    Args:
+      root: where ``proc`` is. ``ru_maxrss``, asked where it is not, is no such thing on Linux: it begins at
+        the size of the parent.
+    """
+    with contextlib.suppress(OSError), (root / "proc" / "self" / "status").open() as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def version(package: str) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnet.cgroups import memory_left, processor_quota
-from jaxnet.provenance import available_memory, processors
+from jaxnet.provenance import available_memory, peak_memory, processors
 
 GIB = 2**30
 UNLIMITED = 9223372036854771712  # what version 1 says
@@ -154,3 +154,11 @@ def test_processors_are_whole_and_no_more_than_there_are(
     assert 1 <= count <= there
     # enough for the quota, and not one more
     assert count == there or (count - 1) * period < quota <= count * period
+
+
+def test_the_peak_of_a_process_is_its_own(tmp_path: Path) -> None:
+    here = machine(tmp_path, {"proc/self/status": "VmPeak: 9 kB\nVmHWM: 2048 kB\nVmRSS: 4 kB"})
+    assert peak_memory(here) == 2 * 2**20
+    # where no such file is: what the system says of resources, no less than an array that was just filled
+    held = bytearray(b"1") * 2**24
+    assert (peak_memory(tmp_path / "nothing") or len(held)) >= len(held)

@@ -21,6 +21,11 @@ from jaxnet.topology import Topology, join_topologies, topology_from_flat, topol
 from jaxnet.types import Array, Bool, Features, Int, Key, Values
 
 
+def connected(patch_density: float, size: int) -> int:
+    """Units of a layer of ``size`` that one patch connects its extremum to: at least one, half to even."""
+    return max(1, round(patch_density * size))
+
+
 class DensePatches(LayerPatches, kw_only=True):
     """The ``dense`` patches that feed one layer.
 
@@ -57,8 +62,8 @@ class Dense(Kind[DensePatches]):
     ) -> tuple[DensePatches, DensePatchParams]:
         """Draws connections at random among the positions where no weight exists yet.
 
-        A high patch gets ``max(1, round(patch_density * out))`` targets (half to
-        even), a low one as many sources of ``in``; fewer only where fewer are free.
+        A high patch gets :func:`connected` targets of ``out``, a low one as many
+        sources of ``in``; fewer only where fewer are free.
         High patches choose first. New weights of high patches are zero (the function is
         unchanged when they are added); those of low patches are normal with standard
         deviation ``1 / sqrt(sources)``, because a dead unit passes no gradient on
@@ -67,7 +72,7 @@ class Dense(Kind[DensePatches]):
         num_out, num_in = taken.shape
         n, slots = placed.num_high, jnp.arange(placed.unit.shape[0], dtype=jnp.int32)
         key_targets, key_sources, key_values = jax.random.split(key_patch, 3)
-        width_low = max(1, round(rules.patch_density * num_in))
+        width_low = connected(rules.patch_density, num_in)
         flat, exists, owner = [], [], []
         held = taken.ravel()
         # position of the i-th target of unit u: i * in + u; of its i-th source: u * in + i
@@ -79,7 +84,7 @@ class Dense(Kind[DensePatches]):
                 continue
             start = placed.unit[mine, None] * base
             rank = jax.random.uniform(key, (mine.shape[0], size))
-            width = max(1, round(rules.patch_density * size))
+            width = connected(rules.patch_density, size)
             index, free = first_by_rank(rank, width, held[start + jnp.arange(size) * step])
             flat.append(start + index * step)
             exists.append(free & placed.active[mine, None])
