@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import optax
 
 import jaxnet
 from experiments import _winner
-from experiments._rounds import Together, quickly, run_rounds
+from experiments._rounds import Rows, Together, quickly, run_rounds
 from jaxnet import circuits, compress, lab, methods
 from jaxnet.circuits import extract, weight_values
 from jaxnet.data.batches import Split
@@ -24,6 +26,9 @@ from jaxnet.types import Array
 
 WHOLE, FACTS = "whole", "facts"
 
+Part = Callable[["Compression", dict[str, Any]], Rows]
+"""``(compression, networks) -> rows``: a part of the measurements."""
+
 
 class Compression:
     """The programs of a run, each compiled once for all seeds."""
@@ -32,11 +37,15 @@ class Compression:
         """Nothing is computed yet."""
         config = run.config
         self.run, self.spec, self.config = run, spec, config
-        self.task, self.adam = run.task(spec), optax.adam(float(config.lr or 1e-3))
-        self.winner = _winner.of(config)
+        self.task, lr = run.task(spec), float(config.lr or 1e-3)
+        self.train, self.test = run.split("train"), run.split("test")
+        self.facts_epochs = config.epochs + config.facts_epochs
+        steps = self.facts_epochs * -(-self.train.size // config.batch_size)
+        # facts are learned at a rate that falls: at a steady one, every batch undoes some of them
+        self.optimisers = {WHOLE: optax.adam(lr), FACTS: optax.adam(optax.cosine_decay_schedule(lr, steps))}
+        self.winner, self._circuit = _winner.of(config), None
         self.all_of_them = Together(run, len(run.seeds))
         self.how = quickly(spec.dense_weights)
-        self.train, self.test = run.split("train"), run.split("test")
         self.keys, self.order = run.keys, run.order(config.batch_size)
         x, _ = self.train.batch(jnp.arange(min(config.samples, self.train.size)))
         self.x, self.y = x, self.train.y[: x.shape[0]]
@@ -60,21 +69,21 @@ class Compression:
         drawn = jax.random.randint(purpose(key, LOOK), (number,), 0, self.spec.sizes[-1]).astype(y.dtype)
         return y.at[:number].set(drawn)
 
-    def start(self) -> Any:
+    def start(self, name: str) -> Any:
         """Networks before training; with a checkpoint, that network."""
-        return self.together("the start", self.begin, (True,), self.keys)
+        return self.together(f"the start: {name}", partial(self.begin, name), (True,), self.keys)
 
-    def begin(self, key: Any) -> Net:
-        """One network before training."""
+    def begin(self, name: str, key: Any) -> Net:
+        """One network before training, :data:`WHOLE` or :data:`FACTS`."""
         if self.winner is not None:
             params, structure = jax.tree.map(jnp.asarray, (self.winner.params, self.winner.structure))
         else:
             params, structure = to_masked_network(*jaxnet.init(self.spec, **network_keys(key)))
             structure = release_masks(structure)
-        return Net.of(params, structure, self.adam)
+        return Net.of(params, structure, self.optimisers[name])
 
-    def learn(self, net: Any, ys: Array, at: int, rigl: Any = None) -> Any:
-        """An epoch."""
+    def learn(self, net: Any, ys: Array, at: int, what: str = WHOLE, rigl: Any = None) -> Any:
+        """An epoch; ``what`` names networks that are trained alike."""
         drawn = self.order(self.run.key_data, jnp.asarray(at, jnp.int32))
         steps = len(drawn[0])
 
@@ -90,7 +99,7 @@ class Compression:
         each = (True, True, True, False, False, False)
         done = jnp.asarray(at * steps, jnp.int32)
         args = net, ys, self.keys, Batches(*drawn), self.train.x, done
-        return self.together("an epoch" if rigl is None else "an epoch of RigL", one, each, *args)
+        return self.together(f"an epoch: {what}", one, each, *args)
 
     def counts(self, structure: Any) -> np.ndarray:
         """``(seed, layer)``, weights that exist."""
@@ -130,6 +139,10 @@ class Compression:
             f"scores by {name}", one, each, net.params, net.structure, self.keys, self.x, self.y
         )
 
+    def all_scores(self, net: Any) -> dict[str, Array]:
+        """``(seed, E)`` by every score."""
+        return {name: self.scores(name, net) for name in compress.SCORES}
+
     def pruned(self, net: Any, scores: Array, ratio: float, keep: Array | None = None) -> Any:
         """Parameters and structure of what stays."""
         keep = jnp.zeros(scores.shape, bool) if keep is None else keep
@@ -154,7 +167,7 @@ class Compression:
 
     def tuned(self, params: Any, structure: Any) -> Any:
         """Parameters after more epochs."""
-        net = self.together("nets", lambda p, s: Net.of(p, s, self.adam), (True, True), params, structure)
+        net = self.together("nets", lambda p, s: Net.of(p, s, self.optimisers[WHOLE]), (True, True), params, structure)
         for at in range(self.config.tune_epochs):
             net = self.learn(net, self.true, self.config.epochs + at)
         return net.params
@@ -181,7 +194,7 @@ class Compression:
             for layer, entry, width in zip(made.scaffold, left.weights, sizes[:-1], strict=True):
                 there = jnp.maximum(jnp.sum(entry.mask, 1, keepdims=True), 1)
                 grow.append(layer.replace(weight=layer.weight * jnp.sqrt(width / there.astype(jnp.float32))))
-            return Net.of(clear(made.replace(scaffold=tuple(grow)), left), left, self.adam)
+            return Net.of(clear(made.replace(scaffold=tuple(grow)), left), left, self.optimisers[WHOLE])
 
         name = "small networks" if small else "sparse networks"
         return self.together(name, one, (True, True), self.keys, counts)
@@ -213,11 +226,16 @@ class Compression:
             else None
         )
         for at in range(epochs):
-            net = self.learn(net, self.true, at, rigl)
+            net = self.learn(net, self.true, at, "RigL" if rigl else WHOLE, rigl)
         return net.params, net.structure
 
     def circuit(self, net: Any) -> Array:
-        """``(seed, E)``, the part of every weight in the losses of all classes, by integrated gradients."""
+        """``(seed, E)``, the part of every weight in the losses of all classes, by integrated gradients.
+
+        Of the networks it is asked of first; the same for every ratio.
+        """
+        if self._circuit is not None:
+            return self._circuit
 
         def one(params: Any, structure: Any, x: Any, y: Any) -> Array:
             suite = circuits.of_classes(x, y, self.spec.sizes[-1])
@@ -228,7 +246,8 @@ class Compression:
             return -attribute_change(*ends, whole, jnp.arange(number), number, nodes=8)[:, 0]
 
         each = (True, True, False, False)
-        return self.together("circuits", one, each, net.params, net.structure, self.x, self.y)
+        self._circuit = self.together("circuits", one, each, net.params, net.structure, self.x, self.y)
+        return self._circuit
 
     def rounded(self, net: Any, bits: Array) -> np.ndarray:
         """``(seed,)`` accuracy with the bits ``(seed, layer)`` of every array of weights."""
@@ -264,21 +283,26 @@ def circuit_paths(params: Any, structure: Any) -> list[str]:
     return list(entries(structure))
 
 
-def trained(made: Compression) -> dict[str, Any]:
-    """Whole networks, and (without a checkpoint) ones that have memorised facts; kill-safe."""
+def rounds(made: Compression, parts: Sequence[Part]) -> dict[str, Any]:
+    """Trains whole networks and (without a checkpoint) ones that memorise facts, then measures part by part.
+
+    All is kill-safe: the rows of a part that is done are on disk.
+    """
     names = [WHOLE] if made.winner is not None else [WHOLE, FACTS]
     epochs = 0 if made.winner is not None else made.config.epochs
+    training = 0 if made.winner is not None else epochs + made.facts_epochs
 
     def start() -> Any:
-        return {name: made.start() for name in names}
+        return {name: made.start(name) for name in names}
 
     def step(at: int, state: Any) -> Any:
-        name, ys = (WHOLE, made.true) if at < epochs else (FACTS, made.wrong)
-        done = at if at < epochs else at - epochs
-        return {**state, name: made.learn(state[name], ys, done)}, []
+        if at >= training:
+            return state, parts[at - training](made, state)
+        if at < epochs:
+            return {**state, WHOLE: made.learn(state[WHOLE], made.true, at)}, []
+        return {**state, FACTS: made.learn(state[FACTS], made.wrong, at - epochs, "facts")}, []
 
     def shapes(done: int) -> Any:
-        return {name: jax.eval_shape(jax.vmap(made.begin), made.keys) for name in names}
+        return {name: jax.eval_shape(jax.vmap(partial(made.begin, name)), made.keys) for name in names}
 
-    rounds = 0 if made.winner is not None else 2 * epochs + made.config.facts_epochs
-    return run_rounds(made.run, "trained", rounds, start, step, shapes)
+    return run_rounds(made.run, "compress", training + len(parts), start, step, shapes)

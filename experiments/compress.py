@@ -11,6 +11,7 @@ networks trained from scratch for as long with as many weights; its weights get 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,66 +108,113 @@ def make_spec(config: Any, dataset: Dataset) -> jaxnet.NetworkSpec:
 
 
 def run_compress(run: lab.Run[Config]) -> lab.Found:
-    """Trains, compresses in every way, trains the rivals."""
-    import jax.numpy as jnp
-
+    """Trains, compresses in every way, trains the rivals; all that was measured is on disk at once."""
     from experiments import _compress_run as way
-    from jaxnet import compress
 
     config, seeds = run.config, run.seeds
     made = way.Compression(run, make_spec(config, run.dataset))
-    nets = way.trained(made)
-    net, arms = nets[way.WHOLE], dict[str, Any]()
+    parts = [whole, *(functools.partial(pruned, ratio=r) for r in config.ratios), rounded]
+    nets = way.rounds(made, parts)
+    arms, chosen = dict[str, Any](), dict[str, Any]()
+    for row in run.folder.read_rows():
+        measures = {
+            name: np.array(row[name], float) for name in ("accuracy", "remembered", "kept") if name in row
+        }
+        # what a network answers after its weights have diverged is not a number
+        arms |= lab.entries(seeds, [row["arm"]], diverged=np.array(row["diverged"]), **measures)
+        if "bits" in row:
+            chosen[row["arm"]] = row["bits"]
+    sizes = made.counts(nets[way.WHOLE].structure)
+    known = [entry["remembered"] for entry in arms.get("facts: whole", ())]
+    extra: dict[str, Any] = {
+        "kernel": config.kernel,
+        "sizes": list(config.sizes or ()),
+        "bits_chosen": chosen,
+        "weights": int(sizes[0].sum()),
+        "known": known or None,
+    }
+    return lab.Found(arms, questions(config), extra)
 
-    def note(name: str, params: Any, structure: Any, **more: Any) -> np.ndarray:
-        accuracy = made.accuracy(params, structure)
-        arms.update(lab.entries(seeds, [name], diverged=np.isnan(accuracy), accuracy=accuracy, **more))
-        return accuracy
 
-    note("whole", net.params, net.structure)
-    scores = {name: made.scores(name, net) for name in SCORES}
-    use, there = made.circuit(net), exists(made, net)
-    facts = nets.get(way.FACTS)
-    known = rules = None
+def row(arm: str, judged: np.ndarray, **more: Any) -> dict[str, Any]:
+    """Of an arm, what was measured of every seed; it has diverged where ``judged`` is not a number."""
+    return {
+        "arm": arm,
+        "diverged": np.isnan(judged).tolist(),
+        **{name: np.asarray(values).tolist() for name, values in more.items()},
+    }
+
+
+def whole(made: Any, nets: dict[str, Any]) -> list[dict[str, Any]]:
+    """Networks before anything is done to them."""
+    net, facts = nets["whole"], nets.get("facts")
+    accuracy = made.accuracy(net.params, net.structure)
+    rows = [row("whole", accuracy, accuracy=accuracy)]
     if facts is not None:
+        accuracy = made.accuracy(facts.params, facts.structure)
         known = made.remembered(facts.params, facts.structure)
-        rules = note("facts: whole", facts.params, facts.structure, remembered=known)
-    for ratio in config.ratios:
-        label = f"{ratio:g}: "
-        for name in SCORES:
-            params, left = made.pruned(net, scores[name], ratio)
-            note(label + name, params, left)
-            note(label + f"{name} + tuned", made.tuned(params, left), left)
-            params = made.refit(net, params, left)
-            note(label + f"{name} + refit", params, left)
-            note(label + f"{name} + refit + tuned", made.tuned(params, left), left)
-        counts = jnp.asarray(made.counts(left).sum(1))
-        if made.winner is None:
-            for kind in ("small", "sparse", "rigl"):
-                note(label + f"{kind} from scratch", *made.from_scratch(counts, kind))
-        held = jnp.asarray(np.floor(config.keep * np.asarray(counts)).astype(np.int32))[:, None]
-        for what, by in (("circuit", use), ("random", scores["random"])):
-            place = jnp.argsort(jnp.argsort(-jnp.where(there, by, -jnp.inf), 1), 1)
-            keep = (place < held) & there
-            params, left = made.pruned(net, scores["magnitude"], ratio, keep)
-            note(label + f"{what} kept", params, left)
-        if facts is not None and known is not None and rules is not None:
-            params, left = made.pruned(facts, made.scores("magnitude", facts), ratio)
-            chance = 1 / run.dataset.num_classes  # what is known by chance is neither kept nor lost
-            kept = (made.remembered(params, left) - chance) / np.maximum(known - chance, 1e-9)
-            still = note(label + "facts network", params, left)
-            share = (still - chance) / np.maximum(rules - chance, 1e-9)
-            for name, values in (("facts", kept), ("rules", share)):
-                values = np.where(known < LEARNED, np.nan, values)
-                arms.update(
-                    lab.entries(seeds, [label + name + " kept"], diverged=np.isnan(still), kept=values)
-                )
+        rows.append(row("facts: whole", accuracy, accuracy=accuracy, remembered=known))
+    return rows
+
+
+def pruned(made: Any, nets: dict[str, Any], ratio: float) -> list[dict[str, Any]]:
+    """A share of the weights gone, in every way; rivals of as many weights."""
+    import jax.numpy as jnp
+
+    net, rows, label = nets["whole"], list[dict[str, Any]](), f"{ratio:g}: "
+
+    def note(name: str, params: Any, structure: Any) -> None:
+        accuracy = made.accuracy(params, structure)
+        rows.append(row(label + name, accuracy, accuracy=accuracy))
+
+    scores = made.all_scores(net)
+    for name in SCORES:
+        params, left = made.pruned(net, scores[name], ratio)
+        note(name, params, left)
+        note(f"{name} + tuned", made.tuned(params, left), left)
+        params = made.refit(net, params, left)
+        note(f"{name} + refit", params, left)
+        note(f"{name} + refit + tuned", made.tuned(params, left), left)
+    counts = jnp.asarray(made.counts(left).sum(1))
+    if made.winner is None:
+        for kind in ("small", "sparse", "rigl"):
+            note(f"{kind} from scratch", *made.from_scratch(counts, kind))
+    held = jnp.asarray(np.floor(made.config.keep * np.asarray(counts)).astype(np.int32))[:, None]
+    there = exists(made, net)
+    for what, by in (("circuit", made.circuit(net)), ("random", scores["random"])):
+        place = jnp.argsort(jnp.argsort(-jnp.where(there, by, -jnp.inf), 1), 1)
+        keep = (place < held) & there
+        note(f"{what} kept", *made.pruned(net, scores["magnitude"], ratio, keep))
+    return rows + (forgotten(made, nets["facts"], ratio, label) if "facts" in nets else [])
+
+
+def forgotten(made: Any, facts: Any, ratio: float, label: str) -> list[dict[str, Any]]:
+    """What is left of facts and of rules, by magnitude."""
+    chance = 1 / made.run.dataset.num_classes  # what is known by chance is neither kept nor lost
+    known = made.remembered(facts.params, facts.structure)
+    rules = made.accuracy(facts.params, facts.structure)
+    params, left = made.pruned(facts, made.scores("magnitude", facts), ratio)
+    still = made.accuracy(params, left)
+    kept = (made.remembered(params, left) - chance) / np.maximum(known - chance, 1e-9)
+    share = (still - chance) / np.maximum(rules - chance, 1e-9)
+    rows = [row(label + "facts network", still, accuracy=still)]
+    for name, values in (("facts", kept), ("rules", share)):
+        rows.append(row(label + name + " kept", still, kept=np.where(known < LEARNED, np.nan, values)))
+    return rows
+
+
+def rounded(made: Any, nets: dict[str, Any]) -> list[dict[str, Any]]:
+    """Fewer bits, shared out by every rule."""
+    import jax.numpy as jnp
+
+    from jaxnet import compress
+
+    net, rows = nets["whole"], list[dict[str, Any]]()
     sens, hessian = made.sensitivities(net)
     sizes = made.counts(net.structure)
     tables = {"sensitivity": sens, "Hessian trace": hessian}
     tables["size rule"] = np.broadcast_to(4.0 ** -np.array(compress.BITS), sens.shape)
-    chosen: dict[str, Any] = {}
-    for budget in config.bits:
+    for budget in made.config.bits:
         for rule in RULES:
             if rule == "uniform":
                 bits = np.full(sizes.shape, max(b for b in compress.BITS if b <= budget))
@@ -176,16 +224,8 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
                 ]
                 bits = np.stack(found)
             accuracy = made.rounded(net, jnp.asarray(bits))
-            name = f"{budget:g} bits: {rule}"
-            chosen[name] = bits.mean(0).tolist()
-            arms |= lab.entries(seeds, [name], diverged=np.isnan(accuracy), accuracy=accuracy)
-    extra: dict[str, Any] = {
-        "kernel": config.kernel,
-        "sizes": list(config.sizes or ()),
-        "bits_chosen": chosen,
-    }
-    extra |= {"weights": int(sizes[0].sum()), "known": None if known is None else known.tolist()}
-    return lab.Found(arms, questions(config), extra)
+            rows.append(row(f"{budget:g} bits: {rule}", accuracy, accuracy=accuracy, bits=bits.mean(0)))
+    return rows
 
 
 def exists(made: Any, net: Any) -> Any:
