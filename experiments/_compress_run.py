@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import optax
 
 import jaxnet
 from experiments import _winner
-from experiments._rounds import Rows, Together, quickly, run_rounds
+from experiments._rounds import Together, quickly
 from jaxnet import circuits, compress, lab, methods
 from jaxnet.circuits import extract, weight_values
 from jaxnet.data.batches import Split
@@ -25,9 +24,6 @@ from jaxnet.train import Batches, Net, evaluate, train_batches
 from jaxnet.types import Array
 
 WHOLE, FACTS = "whole", "facts"
-
-Part = Callable[["Compression", dict[str, Any]], Rows]
-"""``(compression, networks) -> rows``: a part of the measurements."""
 
 
 class Compression:
@@ -43,7 +39,8 @@ class Compression:
         steps = self.facts_epochs * -(-self.train.size // config.batch_size)
         # facts are learned at a rate that falls: at a steady one, every batch undoes some of them
         self.optimisers = {WHOLE: optax.adam(lr), FACTS: optax.adam(optax.cosine_decay_schedule(lr, steps))}
-        self.winner, self._circuit = _winner.of(config), None
+        self.winner = _winner.of(config)
+        self._circuit: Array | None = None
         self.all_of_them = Together(run, len(run.seeds))
         self.how = quickly(spec.dense_weights)
         self.keys, self.order = run.keys, run.order(config.batch_size)
@@ -167,7 +164,9 @@ class Compression:
 
     def tuned(self, params: Any, structure: Any) -> Any:
         """Parameters after more epochs."""
-        net = self.together("nets", lambda p, s: Net.of(p, s, self.optimisers[WHOLE]), (True, True), params, structure)
+        net = self.together(
+            "nets", lambda p, s: Net.of(p, s, self.optimisers[WHOLE]), (True, True), params, structure
+        )
         for at in range(self.config.tune_epochs):
             net = self.learn(net, self.true, self.config.epochs + at)
         return net.params
@@ -281,28 +280,3 @@ class Compression:
 def circuit_paths(params: Any, structure: Any) -> list[str]:
     """The paths of all weights."""
     return list(entries(structure))
-
-
-def rounds(made: Compression, parts: Sequence[Part]) -> dict[str, Any]:
-    """Trains whole networks and (without a checkpoint) ones that memorise facts, then measures part by part.
-
-    All is kill-safe: the rows of a part that is done are on disk.
-    """
-    names = [WHOLE] if made.winner is not None else [WHOLE, FACTS]
-    epochs = 0 if made.winner is not None else made.config.epochs
-    training = 0 if made.winner is not None else epochs + made.facts_epochs
-
-    def start() -> Any:
-        return {name: made.start(name) for name in names}
-
-    def step(at: int, state: Any) -> Any:
-        if at >= training:
-            return state, parts[at - training](made, state)
-        if at < epochs:
-            return {**state, WHOLE: made.learn(state[WHOLE], made.true, at)}, []
-        return {**state, FACTS: made.learn(state[FACTS], made.wrong, at - epochs, "facts")}, []
-
-    def shapes(done: int) -> Any:
-        return {name: jax.eval_shape(jax.vmap(partial(made.begin, name)), made.keys) for name in names}
-
-    return run_rounds(made.run, "compress", training + len(parts), start, step, shapes)

@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxnet
 from experiments import _winner
-from experiments._compress_shown import RULES, SCORES, bit_rows, draw, pruned_rows
+from experiments._compress_shown import RULES, bit_rows, draw, pruned_rows
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -30,10 +30,6 @@ from jaxnet.lab.shown import arms_and_verdicts, number
 
 if TYPE_CHECKING:
     from jaxnet.data import Dataset
-
-
-LEARNED = 0.5
-"""Of the facts: what of them is kept is not asked of a network that knows fewer."""
 
 
 @dataclass(frozen=True)
@@ -109,22 +105,20 @@ def make_spec(config: Any, dataset: Dataset) -> jaxnet.NetworkSpec:
 
 def run_compress(run: lab.Run[Config]) -> lab.Found:
     """Trains, compresses in every way, trains the rivals; all that was measured is on disk at once."""
-    from experiments import _compress_run as way
+    from experiments import _compress_measures as measures
+    from experiments._compress_run import WHOLE, Compression
 
     config, seeds = run.config, run.seeds
-    made = way.Compression(run, make_spec(config, run.dataset))
-    parts = [whole, *(functools.partial(pruned, ratio=r) for r in config.ratios), rounded]
-    nets = way.rounds(made, parts)
+    made = Compression(run, make_spec(config, run.dataset))
+    by_ratio = [functools.partial(measures.pruned, ratio=ratio) for ratio in config.ratios]
+    nets = measures.rounds(made, [measures.whole, *by_ratio, measures.rounded])
     arms, chosen = dict[str, Any](), dict[str, Any]()
     for row in run.folder.read_rows():
-        measures = {
-            name: np.array(row[name], float) for name in ("accuracy", "remembered", "kept") if name in row
-        }
-        # what a network answers after its weights have diverged is not a number
-        arms |= lab.entries(seeds, [row["arm"]], diverged=np.array(row["diverged"]), **measures)
+        found = {key: np.array(row[key], float) for key in ("accuracy", "remembered", "kept") if key in row}
+        arms |= lab.entries(seeds, [row["arm"]], diverged=np.array(row["diverged"]), **found)
         if "bits" in row:
             chosen[row["arm"]] = row["bits"]
-    sizes = made.counts(nets[way.WHOLE].structure)
+    sizes = made.counts(nets[WHOLE].structure)
     known = [entry["remembered"] for entry in arms.get("facts: whole", ())]
     extra: dict[str, Any] = {
         "kernel": config.kernel,
@@ -134,105 +128,6 @@ def run_compress(run: lab.Run[Config]) -> lab.Found:
         "known": known or None,
     }
     return lab.Found(arms, questions(config), extra)
-
-
-def row(arm: str, judged: np.ndarray, **more: Any) -> dict[str, Any]:
-    """Of an arm, what was measured of every seed; it has diverged where ``judged`` is not a number."""
-    return {
-        "arm": arm,
-        "diverged": np.isnan(judged).tolist(),
-        **{name: np.asarray(values).tolist() for name, values in more.items()},
-    }
-
-
-def whole(made: Any, nets: dict[str, Any]) -> list[dict[str, Any]]:
-    """Networks before anything is done to them."""
-    net, facts = nets["whole"], nets.get("facts")
-    accuracy = made.accuracy(net.params, net.structure)
-    rows = [row("whole", accuracy, accuracy=accuracy)]
-    if facts is not None:
-        accuracy = made.accuracy(facts.params, facts.structure)
-        known = made.remembered(facts.params, facts.structure)
-        rows.append(row("facts: whole", accuracy, accuracy=accuracy, remembered=known))
-    return rows
-
-
-def pruned(made: Any, nets: dict[str, Any], ratio: float) -> list[dict[str, Any]]:
-    """A share of the weights gone, in every way; rivals of as many weights."""
-    import jax.numpy as jnp
-
-    net, rows, label = nets["whole"], list[dict[str, Any]](), f"{ratio:g}: "
-
-    def note(name: str, params: Any, structure: Any) -> None:
-        accuracy = made.accuracy(params, structure)
-        rows.append(row(label + name, accuracy, accuracy=accuracy))
-
-    scores = made.all_scores(net)
-    for name in SCORES:
-        params, left = made.pruned(net, scores[name], ratio)
-        note(name, params, left)
-        note(f"{name} + tuned", made.tuned(params, left), left)
-        params = made.refit(net, params, left)
-        note(f"{name} + refit", params, left)
-        note(f"{name} + refit + tuned", made.tuned(params, left), left)
-    counts = jnp.asarray(made.counts(left).sum(1))
-    if made.winner is None:
-        for kind in ("small", "sparse", "rigl"):
-            note(f"{kind} from scratch", *made.from_scratch(counts, kind))
-    held = jnp.asarray(np.floor(made.config.keep * np.asarray(counts)).astype(np.int32))[:, None]
-    there = exists(made, net)
-    for what, by in (("circuit", made.circuit(net)), ("random", scores["random"])):
-        place = jnp.argsort(jnp.argsort(-jnp.where(there, by, -jnp.inf), 1), 1)
-        keep = (place < held) & there
-        note(f"{what} kept", *made.pruned(net, scores["magnitude"], ratio, keep))
-    return rows + (forgotten(made, nets["facts"], ratio, label) if "facts" in nets else [])
-
-
-def forgotten(made: Any, facts: Any, ratio: float, label: str) -> list[dict[str, Any]]:
-    """What is left of facts and of rules, by magnitude."""
-    chance = 1 / made.run.dataset.num_classes  # what is known by chance is neither kept nor lost
-    known = made.remembered(facts.params, facts.structure)
-    rules = made.accuracy(facts.params, facts.structure)
-    params, left = made.pruned(facts, made.scores("magnitude", facts), ratio)
-    still = made.accuracy(params, left)
-    kept = (made.remembered(params, left) - chance) / np.maximum(known - chance, 1e-9)
-    share = (still - chance) / np.maximum(rules - chance, 1e-9)
-    rows = [row(label + "facts network", still, accuracy=still)]
-    for name, values in (("facts", kept), ("rules", share)):
-        rows.append(row(label + name + " kept", still, kept=np.where(known < LEARNED, np.nan, values)))
-    return rows
-
-
-def rounded(made: Any, nets: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fewer bits, shared out by every rule."""
-    import jax.numpy as jnp
-
-    from jaxnet import compress
-
-    net, rows = nets["whole"], list[dict[str, Any]]()
-    sens, hessian = made.sensitivities(net)
-    sizes = made.counts(net.structure)
-    tables = {"sensitivity": sens, "Hessian trace": hessian}
-    tables["size rule"] = np.broadcast_to(4.0 ** -np.array(compress.BITS), sens.shape)
-    for budget in made.config.bits:
-        for rule in RULES:
-            if rule == "uniform":
-                bits = np.full(sizes.shape, max(b for b in compress.BITS if b <= budget))
-            else:
-                found = [
-                    compress.allocate_bits(s, n, budget) for s, n in zip(tables[rule], sizes, strict=True)
-                ]
-                bits = np.stack(found)
-            accuracy = made.rounded(net, jnp.asarray(bits))
-            rows.append(row(f"{budget:g} bits: {rule}", accuracy, accuracy=accuracy, bits=bits.mean(0)))
-    return rows
-
-
-def exists(made: Any, net: Any) -> Any:
-    """``(seed, E)``, which weights there are."""
-    from jaxnet import circuits
-
-    return made.together("weights", circuits.existing, (True, True), net.params, net.structure)
 
 
 def questions(config: Config) -> list[lab.Question]:

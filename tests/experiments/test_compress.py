@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compress
+from experiments import _compress_shown, compress
 from tests.experiments.stopped import stopped_and_continued
 from tests.experiments.wrong_input import assert_refused
 
@@ -31,7 +31,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsy
 def test_scores_are_those_of_the_library():
     from jaxnet.compress import SCORES
 
-    assert SCORES == compress.SCORES
+    assert SCORES == _compress_shown.SCORES
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, mon
         sizes=(64, 12, 8, 10), ratios=(0.8,), num_seeds=2, epochs=3, facts=20, facts_epochs=1,
         samples=120, bits=(3.0,), out=str(tmp_path / "whole"), doc=str(tmp_path / "compress.md"),
     )  # fmt: skip
-    whole, found = stopped_and_continued(compress.STUDY.main, config, (4,), tmp_path / "killed", monkeypatch)
+    whole, found = stopped_and_continued(compress.STUDY.main, config, (4, 6), tmp_path / "killed", monkeypatch)
     assert (tmp_path / "compress.md").read_text().startswith("# Compression that knows")
     assert {q["first"] for q in whole["comparisons"]} <= set(whole["arms"])
     assert json.dumps(found["arms"]) == json.dumps(whole["arms"])
