@@ -143,6 +143,8 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1 --resume --doc docs/results/circuits.md
 	$(PY) -m experiments.reasoning_circuits $(REASONING_FLAGS) --resume --doc docs/results/reasoning.md
 	$(PY) -m experiments.compress --dataset mnist --facts 500 --samples 2000 --resume --doc docs/results/compress.md
+	$(PY) -m experiments.compress --dataset mnist --per row --sizes 784,100,100,10 --epochs 1 --lr 0.001 --facts 500 \
+		--samples 2000 --resume --out checkpoints/compress_rows --doc docs/results/compress_rows.md
 	$(PY) -m experiments.level_transformer --num-seeds 12 --steps 2000 --resume --doc docs/results/levels.md
 	$(PY) -m experiments.claims
 	$(PY) -m experiments.article

@@ -141,15 +141,16 @@ class Compression:
         return {name: self.scores(name, net) for name in compress.SCORES}
 
     def pruned(self, net: Any, scores: Array, ratio: float, keep: Array | None = None) -> Any:
-        """Parameters and structure of what stays."""
+        """Parameters and structure of what stays; weights to keep have their place among all."""
+        per = self.config.per if keep is None else "global"
         keep = jnp.zeros(scores.shape, bool) if keep is None else keep
 
         def one(params: Any, structure: Any, scores: Any, keep: Any, ratio: Any) -> Any:
-            return extract(params, structure, compress.kept(params, structure, scores, keep, ratio, "global"))
+            return extract(params, structure, compress.kept(params, structure, scores, keep, ratio, per))
 
         each = (True, True, True, True, False)
         args = net.params, net.structure, scores, keep, jnp.asarray(ratio)
-        return self.together("pruning", one, each, *args)
+        return self.together(f"pruning: {per}", one, each, *args)
 
     def refit(self, net: Any, params: Any, structure: Any) -> Any:
         """Parameters of what stays, fitted to what the whole network computes."""

@@ -15,7 +15,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         None, "units per layer; auto: 256,128 hidden ones, for small images 48,32", none="auto"
     )
     ratios: tuple[float, ...] = option((0.5, 0.7, 0.9, 0.95), "of the weights, that go", "in [0, 1)")
+    per: Literal["global", "layer", "row"] = option(
+        "global", "among which weights those of the smallest scores go"
+    )
     num_seeds: int = option(12, "networks of every arm; verdicts need 12", least=1)
     epochs: int = option(10, "of training", "epochs", least=1)
     tune_epochs: int = option(1, "of training after pruning", "epochs", least=1)
@@ -141,6 +144,7 @@ def questions(config: Config) -> list[lab.Question]:
             asked.append(lab.Question(*pair, measure, title or f"{first} − {second}", where=f"{ratio:g}"))  # noqa: B023
 
         ask("random + refit", "magnitude")
+        ask("random + refit", "weight x activation")
         ask("weight x activation", "magnitude")
         ask("weight x activation + refit", "random + refit")
         ask("weight x activation + refit", "magnitude + refit")

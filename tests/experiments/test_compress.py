@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -28,10 +28,11 @@ def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsy
     assert_refused(compress.STUDY.main, compress.Config, flags, said, tmp_path / "run", capsys)
 
 
-def test_scores_are_those_of_the_library():
-    from jaxnet.compress import SCORES
+def test_scores_and_scopes_are_those_of_the_library():
+    from jaxnet.compress import SCOPES, SCORES
 
     assert SCORES == _compress_shown.SCORES
+    assert set(SCOPES) == set(get_args(get_type_hints(compress.Config)["per"]))
 
 
 @pytest.mark.slow
@@ -40,7 +41,9 @@ def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, mon
         sizes=(64, 12, 8, 10), ratios=(0.8,), num_seeds=2, epochs=3, facts=20, facts_epochs=1,
         samples=120, bits=(3.0,), out=str(tmp_path / "whole"), doc=str(tmp_path / "compress.md"),
     )  # fmt: skip
-    whole, found = stopped_and_continued(compress.STUDY.main, config, (4, 6), tmp_path / "killed", monkeypatch)
+    whole, found = stopped_and_continued(
+        compress.STUDY.main, config, (4, 6), tmp_path / "killed", monkeypatch
+    )
     assert (tmp_path / "compress.md").read_text().startswith("# Compression that knows")
     assert {q["first"] for q in whole["comparisons"]} <= set(whole["arms"])
     assert json.dumps(found["arms"]) == json.dumps(whole["arms"])
