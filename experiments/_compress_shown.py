@@ -59,4 +59,4 @@ def draw(path: Path, config: Any, groups: Any, comparisons: Any) -> None:
                 [100 * r for r in config.ratios], means, style, marker="o", ms=4, color=color, label=name
             )
         axes.set(xlabel="weights pruned (%)", ylabel="test accuracy (%)")
-        plots.finish(axes, "", fontsize=7)
+        plots.finish(axes, "", fontsize=7, handlelength=3)

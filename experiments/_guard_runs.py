@@ -101,7 +101,7 @@ def planted(
     felt = rises >= FELT
     size = jnp.where(jnp.any(felt), sizes[jnp.argmax(felt)], sizes[-1])
     new = damaged(size)
-    shares = guard.attribute_change(net.params, new, losses, labels, PLANTED)[:, 0]
+    shares = guard.attribute_change(net.params, new, losses, labels, PLANTED, nodes=64)[:, 0]
     alone = guard.leave_one_out(net.params, new, losses, labels, PLANTED)[:, 0]
     norms = guard.update_norms(net.params, new, labels, PLANTED)
     change = (losses(new) - losses(net.params))[0]
