@@ -61,7 +61,8 @@ def attribute(
       structure: of it.
       suite: capabilities and samples.
       metric: what is shared out.
-      nodes: on the way.
+      nodes: on the way. For ten classes of MNIST in a trained network 784-256-128-10, 16 leave an error of
+        0.04 % of the change with ``zero``; with ``mean``, whose change is smaller, 2 %, and 64 leave 0.3 %.
       wrt: what the elements are.
       mode: what is left of what is gone.
       key: for ``resample``.
