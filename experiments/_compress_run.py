@@ -17,7 +17,9 @@ from jaxnet import circuits, compress, lab, methods
 from jaxnet.circuits import extract, weight_values
 from jaxnet.data.batches import Split
 from jaxnet.guard import attribute_change
+from jaxnet.kernels import product
 from jaxnet.keys import CHANGE, LOOK, METHOD, network_keys, purpose
+from jaxnet.nn.mlp import MLP
 from jaxnet.nn.params import release_masks, to_masked_network
 from jaxnet.structure import clear, entries
 from jaxnet.train import Batches, Net, evaluate, train_batches
@@ -262,10 +264,12 @@ class Compression:
     def sensitivities(self, net: Any) -> tuple[np.ndarray, np.ndarray]:
         """``(seed, layer, choice)``: rises of the loss, and what the Hessian's trace says of them."""
 
+        model = MLP(self.spec, product("dense"))  # the csr kernel has no second derivative
+
         def one(params: Any, structure: Any, key: Any, x: Any, y: Any) -> Any:
             def loss(values: Any) -> Array:
-                logits, _ = self.task.model(values, structure, x, key_forward=None)
-                return self.task.loss(logits, y, jnp.ones(y.shape[0]), axis=self.task.model.class_axis)
+                logits, _ = model(values, structure, x, key_forward=None)
+                return self.task.loss(logits, y, jnp.ones(y.shape[0]), axis=model.class_axis)
 
             paths = circuit_paths(params, structure)
             found = compress.sensitivity(loss, params, paths)

@@ -82,7 +82,8 @@ def hessian_sensitivity(
 ) -> Float[Array, "group bits"]:
     """``(G, Bits)``, the mean curvature of an array times the square of its quantisation error, halved.
 
-    The trace by Hutchinson's random signs (Dong et al. 2020, HAWQ-V2): the rival of :func:`sensitivity`.
+    The trace by Hutchinson's random signs (Dong et al. 2020, HAWQ-V2): the rival of :func:`sensitivity`. The
+    loss is differentiated twice, which the csr kernel does not allow: give a model with the dense one.
     """
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     gradient = jax.grad(loss)

@@ -151,7 +151,14 @@ def predicted_change(
     margins_of: Callable[[Any], Float[Array, "capability"]], params: PyTree, update: PyTree
 ) -> Float[Array, "capability"]:
     """What an update is going to do to the margins, to first order: gradient times update."""
-    return jax.jvp(margins_of, (params,), (update,))[1]
+    # backwards, margin by margin: the csr kernel cannot be differentiated forwards
+    value, pull = jax.vjp(margins_of, params)
+
+    def one(margin: Array) -> Array:
+        parts = jax.tree.map(lambda g, u: jnp.sum(g * u), pull(margin)[0], update)
+        return jnp.sum(jnp.stack(jax.tree.leaves(parts)))
+
+    return jax.lax.map(one, jnp.eye(value.shape[0], dtype=value.dtype))
 
 
 class Watch(flax.struct.PyTreeNode):

@@ -9,6 +9,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from experiments import _compress_shown, compress
+from jaxnet.kernels import PRODUCTS
+from tests.experiments.hunts import Hunted
 from tests.experiments.stopped import stopped_and_continued
 from tests.experiments.wrong_input import assert_refused
 
@@ -47,3 +49,21 @@ def test_a_small_run_killed_and_continued_ends_with_the_same(tmp_path: Path, mon
     assert (tmp_path / "compress.md").read_text().startswith("# Compression that knows")
     assert {q["first"] for q in whole["comparisons"]} <= set(whole["arms"])
     assert json.dumps(found["arms"]) == json.dumps(whole["arms"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["csr", "dense"])
+def test_a_hunts_winner_is_compressed(hunted: Hunted, kernel: Any, tmp_path: Path) -> None:
+    if kernel not in PRODUCTS:
+        pytest.skip("the csr kernel is not available here")
+    winner = hunted.summary["winners"][0]
+    config = compress.Config(
+        from_checkpoint=str(hunted.folder / winner["path"]), kernel=kernel, num_seeds=2, ratios=(0.5,),
+        bits=(3.0,), samples=120, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    found = compress.STUDY.main(config)
+    assert found["kernel"] == kernel and found["weights"] == winner["nonzeros"]
+    assert {q["first"] for q in found["comparisons"]} <= set(found["arms"])
+    assert not [
+        arm for arm in found["arms"] if "facts" in arm or "scratch" in arm
+    ]  # there is but one network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 import jaxnet
 from jaxnet import guard
 from jaxnet.errors import InputError
+from jaxnet.kernels import PRODUCTS
+from jaxnet.nn.mlp import MLP
 from jaxnet.nn.params import to_masked_network
 from jaxnet.train import Net
 from tests.networks import small
@@ -80,6 +83,21 @@ def test_early_warning_by_hand():
         lambda p: p["w"] ** 2, {"w": jnp.asarray([3.0])}, {"w": jnp.asarray([0.1])}
     )
     np.testing.assert_allclose(ahead, [0.6], rtol=1e-6)
+
+
+def test_what_an_update_will_do_is_told_with_any_kernel(key):
+    spec, params, structure = small(None, "tanh")
+    x = jax.random.normal(key, (3, 20, 10))
+    update = jax.tree.map(lambda p: 0.01 * jnp.cos(p), params)
+
+    def margins(model: MLP, params: Any) -> jax.Array:
+        return jnp.stack([jnp.mean(model(params, structure, part, key_forward=None)[0]) for part in x])
+
+    for product in PRODUCTS.values():
+        model = MLP(spec, product)
+        ahead = guard.predicted_change(partial(margins, model), params, update)
+        moved = [jax.tree.map(lambda p, u: p + s * u, params, update) for s in (0.5, -0.5)]  # noqa: B023
+        np.testing.assert_allclose(ahead, margins(model, moved[0]) - margins(model, moved[1]), atol=1e-5)
 
 
 def network(key: jax.Array, masked: bool) -> tuple[Any, Any, Any, Any, Any]:
