@@ -75,21 +75,6 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median=statistics.median(kept), min=min(kept), max=max(kept), n=len(kept), values=kept)
 
 
-def alternate(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every case, ``repeats`` times in turn; a first time, which may compile, is not counted.
-
-    A case must wait for its own result.
-    """
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):
-        for name, case in cases.items():
-            before = clock()
-            case()
-            if repeat:
-                times[name].append(clock() - before)
-    return times
-
-
 def shown(measured: Spread, digits: int = 1, unit: str = "") -> str:
     """``median (min..max)``; the median alone for a single measurement."""
     middle = f"{measured['median']:.{digits}f}{unit}"

@@ -39,7 +39,7 @@ class Config(Flags):
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
-    from jaxnet.programs import use_all_processors
+    from jaxnet.programs import alternate, use_all_processors
 
     use_all_processors()
     import flax.linen as linen
@@ -118,7 +118,7 @@ def main(config: Config) -> None:
         "one": lambda: jax.block_until_ready(one(alone, data, jax.random.key(1), jnp.asarray(0))),
         "many": lambda: jax.block_until_ready(many(states, *shared)),
     }
-    times = report.alternate(cases, config.repeats)
+    times = alternate(cases, config.repeats, report.clock)
     ratios = {
         "loop_over_one": report.ratio(times["loop"], times["one"]),
         "many_over_one": report.ratio(times["many"], times["one"]),

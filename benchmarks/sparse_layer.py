@@ -46,6 +46,7 @@ def main(config: Config) -> None:
 
     from jaxnet.kernels import PRODUCTS
     from jaxnet.nn import SparseDense
+    from jaxnet.programs import alternate
     from jaxnet.provenance import provenance
 
     product = PRODUCTS.get("csr", PRODUCTS["dense"])
@@ -95,7 +96,9 @@ def main(config: Config) -> None:
             run = program(loss)
             return lambda: jax.block_until_ready(run(params))
 
-        times = report.alternate({"module": case(module_loss), "bare": case(bare_loss)}, config.repeats)
+        times = alternate(
+            {"module": case(module_loss), "bare": case(bare_loss)}, config.repeats, report.clock
+        )
         ratio = report.ratio(times["module"], times["bare"])
         name = "-".join(map(str, (FEATURES, *sizes)))
         each = [report.spread([1e3 * t / config.steps for t in times[which]]) for which in ("module", "bare")]

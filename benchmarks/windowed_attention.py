@@ -43,6 +43,7 @@ def main(config: Config) -> None:
     """Measures, prints and writes."""
     import jax
 
+    from jaxnet.programs import alternate
     from jaxnet.provenance import provenance
     from jaxnet.transformer import attend
 
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
     for name, way in ways.items():
         cases[f"{name}, forward"] = case(way)
         cases[f"{name}, gradient"] = case(jax.grad(lambda *qkv, way=way: way(*qkv).sum(), (0, 1, 2)))
-    times = report.alternate(cases, config.repeats)
+    times = alternate(cases, config.repeats, report.clock)
     ratios = {
         f"{name} / blocks, {what}": report.ratio(times[f"{name}, {what}"], times[f"blocks, {what}"])
         for name in ("whole past", "masked")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._compress_run import FACTS, WHOLE, Compression
-from experiments._compress_shown import RULES, SCORES
+from experiments._compress_shown import RULES
 from experiments._rounds import Rows, run_rounds
 from jaxnet import circuits, compress
 
@@ -27,9 +27,10 @@ def rounds(made: Compression, parts: Sequence[Part]) -> dict[str, Any]:
 
     All is kill-safe: the rows of a part that is done are on disk.
     """
-    names = [WHOLE] if made.winner is not None else [WHOLE, FACTS]
-    epochs = 0 if made.winner is not None else made.config.epochs
-    training = 0 if made.winner is not None else epochs + made.facts_epochs
+    if made.winner is None:
+        names, epochs, training = [WHOLE, FACTS], made.config.epochs, made.config.epochs + made.facts_epochs
+    else:
+        names, epochs, training = [WHOLE], 0, 0
 
     def start() -> Any:
         return {name: made.start(name) for name in names}
@@ -62,8 +63,7 @@ def whole(made: Compression, nets: dict[str, Any]) -> Rows:
     accuracy = made.accuracy(net.params, net.structure)
     rows = [row("whole", accuracy, accuracy=accuracy)]
     if facts is not None:
-        accuracy = made.accuracy(facts.params, facts.structure)
-        known = made.remembered(facts.params, facts.structure)
+        known, accuracy = made.knowledge(facts)
         rows.append(row("facts: whole", accuracy, accuracy=accuracy, remembered=known))
     return rows
 
@@ -76,8 +76,8 @@ def pruned(made: Compression, nets: dict[str, Any], ratio: float) -> Rows:
         accuracy = made.accuracy(params, structure)
         rows.append(row(label + name, accuracy, accuracy=accuracy))
 
-    scores = made.all_scores(net)
-    for name in SCORES:
+    scores = made.once("scores", lambda: {name: made.scores(name, net) for name in compress.SCORES})
+    for name in compress.SCORES:
         params, left = made.pruned(net, scores[name], ratio)
         note(name, params, left)
         note(f"{name} + tuned", made.tuned(params, left), left)
@@ -89,8 +89,10 @@ def pruned(made: Compression, nets: dict[str, Any], ratio: float) -> Rows:
         for kind in ("small", "sparse", "rigl"):
             note(f"{kind} from scratch", *made.from_scratch(counts, kind))
     held = jnp.asarray(np.floor(made.config.keep * np.asarray(counts)).astype(np.int32))[:, None]
-    there = made.together("weights", circuits.existing, (True, True), net.params, net.structure)
-    for what, by in (("circuit", made.circuit(net)), ("random", scores["random"])):
+    own = net.params, net.structure
+    there = made.together("weights", circuits.existing, (True, True), *own)
+    circuit = made.once("circuit", lambda: made.circuit(net))
+    for what, by in (("circuit", circuit), ("random", scores["random"])):
         place = jnp.argsort(jnp.argsort(-jnp.where(there, by, -jnp.inf), 1), 1)
         keep = (place < held) & there
         note(f"{what} kept", *made.pruned(net, scores["magnitude"], ratio, keep))
@@ -100,8 +102,7 @@ def pruned(made: Compression, nets: dict[str, Any], ratio: float) -> Rows:
 def forgotten(made: Compression, facts: Any, ratio: float, label: str) -> Rows:
     """What is left of facts and of rules, by magnitude."""
     chance = 1 / made.run.dataset.num_classes  # what is known by chance is neither kept nor lost
-    known = made.remembered(facts.params, facts.structure)
-    rules = made.accuracy(facts.params, facts.structure)
+    known, rules = made.knowledge(facts)
     params, left = made.pruned(facts, made.scores("magnitude", facts), ratio)
     still = made.accuracy(params, left)
     kept = (made.remembered(params, left) - chance) / np.maximum(known - chance, 1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ class Compression:
         # facts are learned at a rate that falls: at a steady one, every batch undoes some of them
         self.optimisers = {WHOLE: optax.adam(lr), FACTS: optax.adam(optax.cosine_decay_schedule(lr, steps))}
         self.winner = _winner.of(config)
-        self._circuit: Array | None = None
+        self._known: dict[str, Any] = {}
         self.all_of_them = Together(run, len(run.seeds))
         self.how = quickly(spec.dense_weights)
         self.keys, self.order = run.keys, run.order(config.batch_size)
@@ -61,6 +62,12 @@ class Compression:
     def together(self, what: str, function: Any, each: Any, *args: Any) -> Any:
         """``function`` of every network, as :class:`experiments._rounds.Together` computes it."""
         return self.all_of_them(what, function, each, *args, **self.how)
+
+    def once(self, what: str, compute: Callable[[], Any]) -> Any:
+        """What is the same for every ratio, computed when it is first asked for."""
+        if what not in self._known:
+            self._known[what] = compute()
+        return self._known[what]
 
     def _facts(self, key: Any) -> Array:
         """Labels of the training images, the first ``facts`` of them drawn at random."""
@@ -127,6 +134,14 @@ class Compression:
             self.together("facts left", one, each, params, structure, self.wrong, self.train.x), float
         )
 
+    def knowledge(self, facts: Any) -> tuple[np.ndarray, np.ndarray]:
+        """``(seed,)`` of a whole network: facts, and test images (rules), that are answered right."""
+        own = facts.params, facts.structure
+        known: tuple[np.ndarray, np.ndarray] = self.once(
+            "knowledge", lambda: (self.remembered(*own), self.accuracy(*own))
+        )
+        return known
+
     def scores(self, name: str, net: Any) -> Array:
         """``(seed, E)``."""
 
@@ -137,10 +152,6 @@ class Compression:
         return self.together(
             f"scores by {name}", one, each, net.params, net.structure, self.keys, self.x, self.y
         )
-
-    def all_scores(self, net: Any) -> dict[str, Array]:
-        """``(seed, E)`` by every score."""
-        return {name: self.scores(name, net) for name in compress.SCORES}
 
     def pruned(self, net: Any, scores: Array, ratio: float, keep: Array | None = None) -> Any:
         """Parameters and structure of what stays; weights to keep have their place among all."""
@@ -232,12 +243,7 @@ class Compression:
         return net.params, net.structure
 
     def circuit(self, net: Any) -> Array:
-        """``(seed, E)``, the part of every weight in the losses of all classes, by integrated gradients.
-
-        Of the networks it is asked of first; the same for every ratio.
-        """
-        if self._circuit is not None:
-            return self._circuit
+        """``(seed, E)``, the part of every weight in the losses of all classes, by integrated gradients."""
 
         def one(params: Any, structure: Any, x: Any, y: Any) -> Array:
             suite = circuits.of_classes(x, y, self.spec.sizes[-1])
@@ -248,8 +254,7 @@ class Compression:
             return -attribute_change(*ends, whole, jnp.arange(number), number, nodes=8)[:, 0]
 
         each = (True, True, False, False)
-        self._circuit = self.together("circuits", one, each, net.params, net.structure, self.x, self.y)
-        return self._circuit
+        return self.together("circuits", one, each, net.params, net.structure, self.x, self.y)
 
     def rounded(self, net: Any, bits: Array) -> np.ndarray:
         """``(seed,)`` accuracy with the bits ``(seed, layer)`` of every array of weights."""

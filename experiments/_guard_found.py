@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from jaxnet import guard, keys, lab
 from jaxnet.data.batches import Split
 from jaxnet.guard import Canaries, Rules
 from jaxnet.nn.params import release_masks, to_masked_network
-from jaxnet.programs import ONCE
+from jaxnet.programs import ONCE, alternate
 from jaxnet.train import Batches, Net, evaluate, train_batches
 
 PAIRS = 3
@@ -134,10 +133,12 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
         else 0.0,
         "alarms where nothing is done": float(np.mean(np.asarray(state["alarms"])[:, 1])),
     }
-    timing = {}
-    if {"plain", "watched"} <= set(named):
-        shares = overhead(lambda: drifted("plain", state["run"]), lambda: drifted("watched", state["run"]))
-        timing["overhead_of_checks"] = shares
+    cases = {
+        name: lambda name=name: jax.block_until_ready(drifted(name, state["run"]))
+        for name in ("plain", "watched")
+    }
+    spent = alternate(cases, PAIRS, time.process_time)
+    timing = {"overhead_of_checks": float(np.median(np.divide(spent["watched"], spent["plain"]))) - 1}
     if config.runs:
         noticed |= without_drift(run, task, changed, drawn, val)
     rivals_asked = [n for n in arms if n not in ("blend", "nothing", "rollback")]
@@ -263,16 +264,3 @@ def without_drift(run: Any, task: Any, changed: Any, drawn: Any, val: Split) -> 
         "error of the sum of shares, 95 of 100 below": float(np.quantile(np.asarray(blame["error"]), 0.95)),
         "largest error of the sum of shares": float(np.max(np.asarray(blame["error"]))),
     }
-
-
-def overhead(plain: Callable[[], Any], watched: Callable[[], Any]) -> float:
-    """How much more processor time ``watched`` takes, the median of alternating pairs behind a first one."""
-    ratios = []
-    for _ in range(PAIRS + 1):
-        spent = []
-        for call in (plain, watched):
-            before = time.process_time()
-            jax.block_until_ready(call())
-            spent.append(time.process_time() - before)
-        ratios.append(spent[1] / spent[0])
-    return float(np.median(ratios[1:])) - 1

@@ -105,6 +105,21 @@ def sums(values: PyTree, labels: PyTree, number: int) -> Float[Array, "group"]:
     return total
 
 
+def by_gradient(
+    losses: Losses, params: PyTree, change: PyTree, total: Callable[[PyTree], Array]
+) -> Float[Array, "loss *of_total"]:
+    """What a change of the parameters does to every loss, to first order, added up by ``total``.
+
+    Backwards, loss by loss: the csr kernel cannot be differentiated forwards.
+    """
+    value, pull = jax.vjp(losses, params)
+
+    def one(loss: Array) -> Array:
+        return total(jax.tree.map(jnp.multiply, pull(loss)[0], change))
+
+    return jax.lax.map(one, jnp.eye(value.shape[0], dtype=value.dtype))
+
+
 def attribute_change(
     old: PyTree, new: PyTree, losses: Losses, labels: PyTree, number: int, *, nodes: int = 32
 ) -> Float[Array, "group loss"]:
@@ -128,9 +143,7 @@ def attribute_change(
     def one(node: tuple[Array, Array]) -> Array:
         place, share = node
         here = jax.tree.map(lambda o, c: o + place * c, old, change)
-        value, pull = jax.vjp(losses, here)
-        rows = jax.lax.map(lambda one: pull(one)[0], jnp.eye(value.shape[0], dtype=value.dtype))
-        return share * jax.vmap(lambda g: sums(jax.tree.map(jnp.multiply, g, change), labels, number))(rows)
+        return share * by_gradient(losses, here, change, lambda parts: sums(parts, labels, number))
 
     steps = jnp.asarray((at + 1) / 2, jnp.float32), jnp.asarray(weight / 2, jnp.float32)
     form = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], steps))

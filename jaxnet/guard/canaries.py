@@ -14,8 +14,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxnet.errors import InputError
+from jaxnet.guard.blame import by_gradient
 from jaxnet.types import Array, Bool, Float, Int, PyTree
 
 REFERENCE = 0.2
@@ -151,14 +153,7 @@ def predicted_change(
     margins_of: Callable[[Any], Float[Array, "capability"]], params: PyTree, update: PyTree
 ) -> Float[Array, "capability"]:
     """What an update is going to do to the margins, to first order: gradient times update."""
-    # backwards, margin by margin: the csr kernel cannot be differentiated forwards
-    value, pull = jax.vjp(margins_of, params)
-
-    def one(margin: Array) -> Array:
-        parts = jax.tree.map(lambda g, u: jnp.sum(g * u), pull(margin)[0], update)
-        return jnp.sum(jnp.stack(jax.tree.leaves(parts)))
-
-    return jax.lax.map(one, jnp.eye(value.shape[0], dtype=value.dtype))
+    return by_gradient(margins_of, params, update, optax.tree.sum)
 
 
 class Watch(flax.struct.PyTreeNode):
