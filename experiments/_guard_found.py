@@ -24,7 +24,7 @@ from jaxnet.nn.params import release_masks, to_masked_network
 from jaxnet.programs import ONCE, alternate
 from jaxnet.train import Batches, Net, evaluate, train_batches
 
-PAIRS = 3
+PAIRS = 7
 """Runs through the drift with and without checks, by which the cost of checks is told."""
 
 
