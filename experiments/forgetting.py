@@ -5,11 +5,13 @@ streams, and are compared where they learn new tasks equally well.
 
     python -m experiments.forgetting --tasks 3 --num-seeds 2
     python -m experiments.forgetting --dataset mnist --doc docs/results/forgetting.md
+    python -m experiments.forgetting --methods naive,ewc --dials naive=1,ewc=100
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +50,10 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
     bias: bool = option(True, "layers have biases")
     look: int = option(500, "samples looked at after a task (Fisher information, bases)", "samples", least=1)
     buffer: int = option(200, "most samples of a task that a replay keeps", "samples", least=1)
-    dials: tuple[float, ...] | None = option(
-        None, "values of the dial of every method; one: no trials; auto: its own four", none="auto"
+    dials: tuple[str, ...] | None = option(
+        None,
+        "values of the dial of every method, or METHOD=value; one value: no trials; auto: its own four",
+        none="auto",
     )
     trial_seeds: int = option(2, "other streams and networks, for the trials", least=1)
     match: float = option(
@@ -65,9 +69,25 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
             raise InputError(f"--tasks must be at least 2: {self.tasks}")
         if not self.densities or len(set(self.densities)) < len(self.densities):
             raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
-        if self.dials is not None and (not self.dials or min(self.dials) <= 0):
-            raise InputError(f"--dials must be one or more numbers above 0: {list(self.dials)}")
+        for name in METHODS:
+            dials_of(self, name)
         super().check()
+
+
+def dials_of(config: Config, name: str) -> tuple[float, ...]:
+    """The values of a method's dial that are asked for; none: its own."""
+    found: dict[str, list[float]] = {}
+    for one in config.dials or ():
+        method, _, value = one.rpartition("=")
+        if method and method not in METHODS:
+            raise InputError(f"--dials: unknown method {method!r}: choose from {', '.join(METHODS)}")
+        try:
+            found.setdefault(method, []).append(float(value))
+        except ValueError:
+            found[method] = [math.nan]
+        if not 0 < found[method][-1] < math.inf:
+            raise InputError(f"--dials must be numbers above 0, or METHOD=number: {one}")
+    return tuple(found.get(name, found.get("", ())))
 
 
 def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -93,15 +113,16 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     from jaxnet.continual import LEARNERS
 
     names, dataset = names_of(config.methods), lab.run.load(config)
+    values = {name: dials_of(config, name) or LEARNERS[name].values for name in names}
     other = {"num_seeds": config.trial_seeds, "seed": config.seed + config.num_seeds, "judged": False}
     runs = [(density, name) for density in config.densities for name in names]
     for density, name in runs:  # wrong input leaves nothing behind
-        settle_arm(arm_config(config, name, density, config.dials or LEARNERS[name].values), dataset)
+        settle_arm(arm_config(config, name, density, values[name]), dataset)
     found: dict[str, dict[str, Any]] = {}
     aims: dict[float, float | None] = {}
     rates: dict[float, float] = {}  # what the naive method learns best with, all others have
     for density, name in runs:
-        dials = config.dials or LEARNERS[name].values
+        dials = values[name]
 
         def one(dials: Sequence[float], **more: Any) -> dict[str, Any]:
             if density in rates:  # noqa: B023

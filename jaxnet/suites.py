@@ -10,15 +10,16 @@ learned another rule.
 
 >>> drawn = suite("modus ponens", jax.random.key(0), 1)
 >>> print(show(drawn.x[0]))
-if e then h . ; if f then d . ; we know that l . ; if l then c . ; so we have
->>> show(drawn.y[0, -1:])
-'c'
+if f then d ; if e then h ; if l then c ; we know e . so have h ; we know l . so have
+>>> show(drawn.y[0][drawn.weight[0] > 0])
+'h c'
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -85,12 +86,14 @@ class Grammar:
     Attributes:
       draw: ``draw(rng, n, control) -> (n, time + 1)`` tokens.
       answers: words that an answer can be, all equally likely.
-      counted: how many of the last words are answers.
+      counted: how many words are answers; the last word is one.
+      apart: words from one of them to the next.
     """
 
     draw: Callable[[np.random.Generator, int, bool], Words]
     answers: tuple[str, ...]
     counted: int = 1
+    apart: int = 1
 
     @property
     def chance(self) -> float:
@@ -125,7 +128,7 @@ def show(tokens: Any) -> str:
 
 def _sequences(tokens: Words, grammar: Grammar) -> Sequences:
     weight = np.zeros((len(tokens), tokens.shape[1] - 1), np.float32)
-    weight[:, -grammar.counted :] = 1
+    weight[:, -1 - grammar.apart * np.arange(grammar.counted)] = 1
     whole = jnp.asarray(tokens, jnp.int32)
     return Sequences(whole[:, :-1], whole[:, 1:], jnp.asarray(weight))
 
@@ -171,63 +174,73 @@ def copy(rng: np.random.Generator, n: int, control: bool) -> Words:
 
 
 def induction(rng: np.random.Generator, n: int, control: bool) -> Words:
-    """``a1 .. a12 q -> r``: ``q`` stood among the first nine letters, and ``r`` stood behind it there.
+    """``a1 .. a12 . ; q -> r . ; q -> r ..``: ``q`` stood among the first nine, and ``r`` behind it there.
 
-    The twelve letters differ. Control: ``q`` is one of the other four letters, and ``r`` is drawn from those
-    that could be answers.
+    The twelve letters differ; four are asked for, none of which is the answer to another. Control: they are
+    the four letters that stand nowhere, and each answer is drawn from those that could be one.
     """
-    letters, place = _letters(rng, n, 13), rng.integers(9, size=n)
-    asked = letters[:, 12] if control else _pick(letters, place)
-    return _phrase(n, letters[:, :12], asked, _pick(letters, place + 1))
+    letters = _letters(rng, n, 16)
+    apart = [place for place in combinations(range(9), 4) if min(np.diff(place)) > 1]
+    place = rng.permuted(np.array(apart)[rng.integers(len(apart), size=n)], axis=1)  # (n, question)
+    asked = letters[:, 12:] if control else np.take_along_axis(letters, place, 1)
+    told = rng.integers(9, size=place.shape) if control else place
+    answers = np.take_along_axis(letters, told + 1, 1)
+    asking = [_phrase(n, ". ;", asked[:, i], answers[:, i]) for i in range(4)]
+    return _phrase(n, letters[:, :12], *asking)
 
 
 def modus_ponens(rng: np.random.Generator, n: int, control: bool) -> Words:
-    """Three rules ``if A then B . ;`` and a fact ``we know that A . ;`` in any order; ``so we have -> B``.
+    """Three rules ``if A then B ;``, then of two of them ``we know A . so have -> B ;``.
 
-    All letters of the rules differ. Control: the fact is a consequent, ``B`` (affirming the consequent), and
-    the answer is drawn from the other consequents.
+    All letters of the rules differ. Control: the facts are consequents, ``B`` (affirming the consequent), and
+    each answer is drawn from the other consequents.
     """
-    return _conditional(rng, n, control, "we know that", "so we have", forward=True)
+    return _conditional(rng, n, control, "we know", ". so have", forward=True)
 
 
 def contrapositive(rng: np.random.Generator, n: int, control: bool) -> Words:
-    """Three rules ``if A then B . ;``, a fact ``we know not B . ;`` in any order; ``so we have not -> A``.
+    """Three rules ``if A then B ;``, then of two of them ``know not B . so have not -> A ;``.
 
-    All letters of the rules differ. Control: the fact is ``not A`` (denying the antecedent), and the answer
-    is drawn from the other antecedents.
+    All letters of the rules differ. Control: the facts are ``not A`` (denying the antecedent), and each
+    answer is drawn from the other antecedents.
     """
-    return _conditional(rng, n, control, "we know not", "so we have not", forward=False)
+    return _conditional(rng, n, control, "know not", ". so have not", forward=False)
 
 
 def _conditional(
     rng: np.random.Generator, n: int, control: bool, fact: str, end: str, *, forward: bool
 ) -> Words:
-    letters, asked = _letters(rng, n, 6), rng.integers(3, size=n)
+    letters = _letters(rng, n, 6)
     before, after = letters[:, :3], letters[:, 3:]
     given, wanted = (before, after) if forward else (after, before)
-    known = _pick(wanted if control else given, asked)
-    other = (asked + 1 + rng.integers(2, size=n)) % 3
-    answer = _pick(wanted, other if control else asked)
-    rules = [_phrase(n, "if", before[:, i], "then", after[:, i], ". ;") for i in range(3)]
-    premises = _shuffled(rng, n, [*rules, _phrase(n, fact, known, ". ;")])
-    return _phrase(n, premises, end, answer)
+    parts = [_phrase(n, "if", before[:, i], "then", after[:, i], ";") for i in range(3)]
+    for asked in rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1).T[:2]:
+        known = _pick(wanted if control else given, asked)
+        other = (asked + 1 + rng.integers(2, size=n)) % 3
+        answer = _pick(wanted, other if control else asked)
+        parts.append(_phrase(n, fact, known, end, answer, ";"))
+    return _phrase(n, *parts)[:, :-1]
 
 
 def syllogism(rng: np.random.Generator, n: int, control: bool) -> Words:
-    """Two chains ``all A are B . ;``, ``all B are C . ;``, premises in any order; ``so all A are -> C``.
+    """Two chains ``all A are B . ;``, ``all B are C . ;``, in any order; of both ``so all A are -> C ;``.
 
-    All six letters differ; the chain that is asked for is drawn. Control: the second premise of both is
-    ``all C are B . ;`` (the undistributed middle), and the answer is ``C`` of a chain that is drawn.
+    All six letters differ. Control: the second premise of both is ``all C are B . ;`` (the undistributed
+    middle), and each answer is ``C`` of a chain that is drawn.
     """
-    letters, asked = _letters(rng, n, 6).reshape(n, 2, 3), rng.integers(2, size=n)
+    letters = _letters(rng, n, 6).reshape(n, 2, 3)
     premises = []
     for chain in range(2):
         a, b, c = letters[:, chain].T
         premises += [_phrase(n, "all", a, "are", b, ". ;")]
         premises += [_phrase(n, "all", c if control else b, "are", b if control else c, ". ;")]
-    told = rng.integers(2, size=n) if control else asked
-    question = _phrase(n, "so all", _pick(letters[..., 0], asked), "are", _pick(letters[..., 2], told))
-    return _phrase(n, _shuffled(rng, n, premises), question)
+    parts, first = [_shuffled(rng, n, premises)], rng.integers(2, size=n)
+    for asked in (first, 1 - first):
+        told = rng.integers(2, size=n) if control else asked
+        parts.append(
+            _phrase(n, "so all", _pick(letters[..., 0], asked), "are", _pick(letters[..., 2], told), ";")
+        )
+    return _phrase(n, *parts)[:, :-1]
 
 
 def transitivity(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -288,10 +301,10 @@ def tense(rng: np.random.Generator, n: int, control: bool) -> Words:
 
 SUITES: dict[str, Grammar] = {
     "copy": Grammar(copy, LETTERS, counted=8),
-    "induction": Grammar(induction, LETTERS),
-    "modus ponens": Grammar(modus_ponens, LETTERS),
-    "contrapositive": Grammar(contrapositive, LETTERS),
-    "syllogism": Grammar(syllogism, LETTERS),
+    "induction": Grammar(induction, LETTERS, counted=4, apart=4),
+    "modus ponens": Grammar(modus_ponens, LETTERS, counted=2, apart=8),
+    "contrapositive": Grammar(contrapositive, LETTERS, counted=2, apart=9),
+    "syllogism": Grammar(syllogism, LETTERS, counted=2, apart=6),
     "transitivity": Grammar(transitivity, ("yes", "no")),
     "agreement": Grammar(agreement, ("is", "are")),
     "tense": Grammar(tense, ("was", "is", "will")),

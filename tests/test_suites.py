@@ -17,31 +17,26 @@ N = 4
 """Words of an n-gram."""
 
 
-def premises(words: list[str], size: int = 6, number: int = 4) -> Iterator[list[str]]:
+def premises(words: list[str], size: int, number: int) -> Iterator[list[str]]:
     return (words[size * i : size * (i + 1)] for i in range(number))
 
 
-def follow(words: list[str], first: str, second: str) -> dict[str, str]:
-    """What premises ``first A second B`` lead to."""
-    return {p[1]: p[3] for p in premises(words) if p[0] == first and p[2] == second}
-
-
 def conditional(words: list[str]) -> list[str]:
-    rules = follow(words, "if", "then")
-    (fact,) = (p for p in premises(words) if p[0] == "we")
-    if fact[2] == "that":
-        return [rules[fact[3]]] if fact[3] in rules else []
-    return [a for a, b in rules.items() if b == fact[3]]
+    rules = {p[1]: p[3] for p in premises(words, 5, 3)}
+    kind, fact = words[words[:-1].index("so", len(words) - 4) - 3 :][:2]
+    if kind == "know":
+        return [rules[fact]] if fact in rules else []
+    return [a for a, b in rules.items() if b == fact]
 
 
 def chained(words: list[str]) -> list[str]:
-    step = follow(words, "all", "are")
-    middle = step[words[26]]
+    step = {p[1]: p[3] for p in premises(words, 6, 4)}
+    middle = step[words[-2]]
     return [step[middle]] if middle in step else []
 
 
 def ordered(words: list[str]) -> list[str]:
-    over = {(p[1], p[3]) for p in premises(words)}
+    over = {(p[1], p[3]) for p in premises(words, 6, 4)}
     first, second = words[25], words[27]
 
     def above(a: str, b: str) -> bool:
@@ -51,7 +46,7 @@ def ordered(words: list[str]) -> list[str]:
 
 
 def induced(words: list[str]) -> list[str]:
-    *letters, asked = words
+    letters, asked = words[:12], words[-1]
     return [letters[letters.index(asked) + 1]] if asked in letters else []
 
 
@@ -61,7 +56,7 @@ def agreed(words: list[str]) -> list[str]:
 
 
 SOLVE: dict[str, Callable[[list[str]], list[str]]] = {
-    "copy": lambda words: words[1:9],
+    "copy": lambda words: [words[len(words) - 9]],
     "induction": induced,
     "modus ponens": conditional,
     "contrapositive": conditional,
@@ -70,24 +65,29 @@ SOLVE: dict[str, Callable[[list[str]], list[str]]] = {
     "agreement": agreed,
     "tense": lambda words: [TIMES[words[10:][3]]] if words[10:][3] in TIMES else [],
 }
+"""What the rule says after so many words: one answer or none."""
 
 
-def rows(drawn: Sequences) -> Iterator[tuple[list[str], list[str]]]:
-    """The words of every sample, and its answers."""
-    for x, y, weight in zip(*(np.asarray(a) for a in (drawn.x, drawn.y, drawn.weight)), strict=True):
-        yield suites.show(x).split(), suites.show(y[weight > 0]).split()
+def questions(drawn: Sequences) -> Iterator[tuple[list[str], str]]:
+    """The words before every answer, and the answer."""
+    x, y, weight = (np.asarray(a) for a in (drawn.x, drawn.y, drawn.weight))
+    for row, place in zip(*np.nonzero(weight), strict=True):
+        yield suites.show(x[row, : place + 1]).split(), suites.show(y[row, place : place + 1])
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_solver_has_every_answer_and_the_rule_has_none_for_controls(name, key):
     drawn, grammar = suites.suite(name, key, 100), SUITES[name]
-    for words, answers in rows(drawn.data):
-        assert SOLVE[name](words[: len(words) - grammar.counted + 1]) == answers, words
-        assert len(answers) == grammar.counted and set(answers) <= set(grammar.answers)
-    right = [SOLVE[name](words) == answers for words, answers in rows(drawn.control)]
-    assert not any(right)
-    if name != "copy":  # whose rule has an answer, another one
-        assert not any(SOLVE[name](words) for words, _ in rows(drawn.control))
+    asked = list(questions(drawn.data))
+    assert len(asked) == 100 * grammar.counted
+    for words, answer in asked:
+        assert SOLVE[name](words) == [answer], words
+        assert answer in grammar.answers
+    if name == "copy":  # whose rule has an answer, mostly another one
+        right = [SOLVE[name](words) == [answer] for words, answer in questions(drawn.control)]
+        assert np.mean(right) < 0.15
+    else:
+        assert not any(SOLVE[name](words) for words, _ in questions(drawn.control))
     again = suites.suite(name, key, 100)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(drawn), jax.tree.leaves(again)))  # noqa: B905
 

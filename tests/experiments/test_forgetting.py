@@ -23,7 +23,9 @@ from tests.experiments.wrong_input import assert_refused
         (["--buffer", "0"], "--buffer must be at least 1: 0"),
         (["--methods", "prayer"], "unknown method 'prayer'"),
         (["--densities", "0.1,0.1"], "--densities must be different"),
-        (["--dials", "0"], "--dials must be one or more numbers above 0"),
+        (["--dials", "1,0"], "--dials must be numbers above 0, or METHOD=number: 0"),
+        (["--dials", "ewc=much"], "--dials must be numbers above 0, or METHOD=number: ewc=much"),
+        (["--dials", "prayer=1"], "--dials: unknown method 'prayer'"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsys):
@@ -44,6 +46,12 @@ def test_the_dial_that_learns_as_well_and_keeps_most_is_chosen():
     assert forgetting.choose("naive", some, None, 0.005) == (1, False)
     assert forgetting.choose("ewc", some, 0.95, 0.005) == (2, True)
     assert forgetting.choose("ewc", some, 0.99, 0.005) == (3, False)
+
+
+def test_dials_are_of_all_methods_or_of_one():
+    some = forgetting.Config(dials=("0.5", "ewc=10", "ewc=100"))
+    assert forgetting.dials_of(some, "ewc") == (10, 100) and forgetting.dials_of(some, "si") == (0.5,)
+    assert forgetting.dials_of(forgetting.Config(dials=("ewc=10",)), "si") == ()
 
 
 def test_small_layers_have_no_room_for_patches():
@@ -74,7 +82,7 @@ def test_a_small_run_is_compared_and_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_method_runs_and_is_sound(tmp_path: Path) -> None:
     config = forgetting.Config(
-        sizes=(64, 24, 20, 10), tasks=2, densities=(0.5,), dials=(0.5,), num_seeds=2, look=20, epochs=4,
+        sizes=(64, 24, 20, 10), tasks=2, densities=(0.5,), dials=("0.5",), num_seeds=2, look=20, epochs=4,
         batch_size=32, kernel="dense", out=str(tmp_path / "run"),
     )  # fmt: skip
     runs = forgetting.CONTROLS.main(config)["groups"]["0.5"]

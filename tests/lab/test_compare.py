@@ -138,7 +138,9 @@ def test_the_command_names_what_decides_the_results() -> None:
 
 
 def test_the_command_of_a_document_is_one_that_is_understood() -> None:
-    config = forgetting.Config(bias=False, dials=(1.0, 2.5), sizes=None, data_dir="x", doc="d.md", lr=None)
+    config = forgetting.Config(
+        bias=False, dials=("1.0", "2.5"), sizes=None, data_dir="x", doc="d.md", lr=None
+    )
     program, *flags = command_line("m", config).removeprefix("python -m ").split()
     assert program == "m" and "--no-bias" in flags and flags[flags.index("--lr") + 1] == "auto"
     assert parse(forgetting.Config, flags) == dataclasses.replace(config, data_dir=None)
