@@ -138,7 +138,7 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 		--sizes 784,1000,1000,10 --optimizer sgd --lr 0.001 --batch-size 256 --epochs 30 --num-seeds 1 --resume \
 		--out checkpoints/forgetting_avalanche --doc docs/results/forgetting_avalanche.md
 	$(PY) -m experiments.forgetting --dataset mnist --methods row-projection --dials 0.95 --densities 1 --no-bias \
-		--optimizer sgd --lr 0.01 --batch-size 10 --epochs 5 --num-seeds 1 --resume \
+		--optimizer sgd --lr 0.01 --batch-size 10 --epochs 5 --num-seeds 2 --resume \
 		--out checkpoints/forgetting_gpm --doc docs/results/forgetting_gpm.md
 	$(PY) -m experiments.guarded_training --dataset mnist --resume --doc docs/results/guard.md
 	$(PY) -m experiments.guarded_training --dataset mnist --drift spike --runs 0 --resume --out checkpoints/guard_spike \
