@@ -240,6 +240,7 @@ def test_cka_is_that_of_the_features_and_forgets_rotations(key):
     assert over_time.shape == (2, 2) and float(over_time[0, 0]) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_suites_of_transformations_and_bootstraps(key):
     x, y = jax.random.normal(key, (30, 4)), jnp.arange(30) % 3
     suite = circuits.of_transformations(x, y, [lambda x: x[:, ::-1], jnp.negative])

@@ -149,6 +149,7 @@ def test_bits_are_optimal_and_in_the_budget(data):
     assert loss(found.tolist()) <= min(map(loss, every)) + 1e-9
 
 
+@pytest.mark.slow
 def test_widths_follow_the_energy_of_squares(key):
     _, params, structure, x = trained_like(key)
     linear = Task(MLP(jaxnet.NetworkSpec((12, 16, 10, 3), 0.9, "identity")))

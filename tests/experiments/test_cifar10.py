@@ -221,6 +221,7 @@ def test_the_convolutional_networks_keep_to_sixty_thousand_whatever_is_counted()
     assert 0.99 * config.weights < count <= config.weights
 
 
+@pytest.mark.slow
 def test_patches_of_a_head_with_one_hidden_layer_are_as_many_weights_as_are_to_be_added() -> None:
     image, key = (4, 4, 1), jaxnet.keys.key_of(0)
     model = _conv_net.model_of(((3,),), image, (16,), 10)

@@ -46,6 +46,7 @@ def arms(finished: Path) -> dict[str, Any]:
     return dict(json.loads((finished / "summary.json").read_text())["arms"])
 
 
+@pytest.mark.slow
 def test_random_growth_adds_exactly_its_share(few: Path) -> None:
     arms = json.loads((few / "summary.json").read_text())["arms"]
     assert list(arms) == ["static", "random", "static-erdos-renyi"]

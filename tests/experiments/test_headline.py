@@ -74,6 +74,7 @@ def test_the_document(finished: Path) -> None:
     assert (finished.parent / "h.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_continued_is_as_one_that_was_not_stopped(
     finished: Path, tmp_path: Path, xla_cache: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_when_a_whole_hunt_diverged_there_is_no_winner(hunter: Hunter, skewed: s
     assert len(told) == 1 and any("selection: none" in line for line in hunt.lines)
 
 
+@pytest.mark.slow
 def test_none_that_diverged_goes_on_to_the_next_rung(hunter: Hunter, skewed: str) -> None:
     """A rate at which some losses leave float32 and others do not."""
     flags = {"sizes": (32, 32, 5), "densities": (0.1,), "chunk": None, "kernel": "dense", "halving": 2}

@@ -98,6 +98,7 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
     assert summary["seeds"][0]["accuracy"] == pytest.approx(best), "protocol seed: the best test epoch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [

@@ -286,6 +286,7 @@ def test_aggregates_are_those_of_the_seeds(base: Finished) -> None:
         assert a["ci95"] == pytest.approx([values.mean() - half, values.mean() + half])
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_seeds_and_nothing_else(
     base: Finished, tmp_path: Path, xla_cache: Path, run_python: Callable[..., Any]
 ) -> None:

@@ -117,6 +117,7 @@ def test_wrong_input_ends_the_process_with_code_2(argv: list[str], tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [
@@ -174,7 +175,9 @@ def small_disk(mount_disk: Callable[[int], Path]) -> Path:
     return mount_disk(300)
 
 
-@pytest.mark.parametrize("free", [0, 2_000, 30_000, 120_000])
+@pytest.mark.parametrize(
+    "free", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2_000, 30_000, 120_000))]
+)
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
     free: int,
     small_disk: Path,

@@ -46,6 +46,7 @@ def stages(run_python: Run, cache: Path, plan: list[Any], flags: list[str]) -> l
     return [tuple(stage) for stage in json.loads(done.stdout)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [

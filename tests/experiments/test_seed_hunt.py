@@ -182,6 +182,7 @@ def test_seeds_are_the_same_in_every_hunt(hunted: Hunted, hunter: Hunter) -> Non
         assert row["loss"] == pytest.approx(again["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_protocol_seed(hunter: Hunter) -> None:
     hunt = hunter("protocol-seed", protocol="seed", own_order=True, num_seeds=5, epochs=1, densities=(0.3,))
     rows = hunt.table
@@ -201,6 +202,7 @@ def test_protocol_seed(hunter: Hunter) -> None:
     assert found == pytest.approx(winner["accuracy"], abs=1.01 / 359)
 
 
+@pytest.mark.slow
 def test_coarse_then_fine(hunter: Hunter, xla_cache: Path) -> None:
     sweep = {"mode": "sweep", "densities": (0.004, 0.1), "points": 2, "epochs": None, "coarse_epochs": 1}
     hunt = hunter("sweep", **sweep, fine_epochs=2, num_seeds=2, chunk=8, sort_units=True, min_accuracy=0.0)

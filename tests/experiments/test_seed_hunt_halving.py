@@ -122,6 +122,7 @@ def test_only_the_last_rung_is_ranked_and_the_rungs_are_described(halved: Hunted
     assert any("14 to epoch 1, 8 to epoch 2; 22 epochs instead of 28" in line for line in halved.lines)
 
 
+@pytest.mark.slow
 def test_replay_of_rows_of_both_rungs(halved: Hunted, xla_cache: Path) -> None:
     last = {(r["density"], r["seed"]) for r in halved.table if r["epochs"] == 2}
     went_on, stopped = (

@@ -120,7 +120,7 @@ def network(key: jax.Array, masked: bool) -> tuple[Any, Any, Any, Any, Any]:
     return params, new, structure, losses, spec
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_shares_of_the_change_sum_to_it(masked, key):
     old, new, structure, losses, _ = network(key, masked)
     labels = guard.groups(old, structure)
@@ -164,6 +164,7 @@ def test_ddmin_says_that_there_are_two_ways():
         guard.ddmin(lambda some: False, 4)
 
 
+@pytest.mark.slow
 def test_blends_are_no_worse_than_plain_interpolation(key, standard_promotion):
     old, new, structure, losses, _ = network(key, True)
     labels = guard.groups(old, structure)

@@ -1,8 +1,7 @@
 """The contract of every method, for each kind of structure that it serves: jit, vmap over seeds, inside scan.
 
-A case is one program: three networks (two of them alike but for their key) trained
-step by step under vmap, and the first of them alone in one scan. Methods enter it by
-their registration alone.
+A case is two programs: three networks (two of them alike but for their key) trained step by step under vmap,
+and one of them alone in one scan. Methods enter it by their registration alone.
 """
 
 from __future__ import annotations
@@ -46,6 +45,11 @@ CASES = [
     pytest.param(name, kind, marks=[pytest.mark.slow] if kind is Mask and name in ALSO_SLOTS else [])
     for name, kind in PAIRS
 ]
+LONE = [
+    pytest.param(name, kind, marks=[] if name in ("rigl", "magnitude") else [pytest.mark.slow])
+    for name, kind in PAIRS
+]
+"""What a network becomes alone is a program of its own: of two methods here, of all by ``make test-slow``."""
 
 
 # --- the program of a case ----------------------------------------------------------------------------
@@ -94,9 +98,16 @@ class Trace(NamedTuple):
     numbers: Any
 
 
+class Programs(NamedTuple):
+    """``many(nets, keys)``: the trace of every network under vmap; ``alone(net, key)``: what one becomes."""
+
+    many: Any
+    alone: Any
+
+
 @functools.cache
-def program(name: str, kind: type) -> Any:
-    """``run(nets, keys)``: the trace of every network under vmap, and what the first becomes alone."""
+def programs(name: str, kind: type) -> Programs:
+    """Of a case; each is compiled when it is first called."""
     task, data, _ = tiny.KINDS[kind]
     spy = Spy(small(name))
     order = np.random.default_rng(5).integers(0, data.size, (STEPS, tiny.BATCH))
@@ -126,20 +137,21 @@ def program(name: str, kind: type) -> Any:
         counts, held = count(start.params, start.structure)["weights"], reserved(start.structure)
         return Trace(start, counts, held, *jax.lax.scan(step, (start, state), jnp.arange(STEPS))[1])
 
-    def run(nets: Net, keys: Any) -> Any:
-        alone = begin(trees.take(nets, 0), keys[0])
-        return jax.vmap(stepwise)(nets, keys), train(alone, keys[0], batches, 0)[0]
+    def alone(net: Net, key: Any) -> Any:
+        return train(begin(net, key), key, batches, 0)[0]
 
-    return networks.quick(run)
+    return Programs(networks.quick(jax.vmap(stepwise)), networks.quick(alone))
+
+
+KEYS = jax.random.split(jax.random.key(9), 3)
 
 
 @functools.cache
-def traced(name: str, kind: type, first: int = 0) -> tuple[list[Trace], Net]:
-    """The traces of the three networks, on the host, and the ``first`` of them alone."""
+def traced(name: str, kind: type, first: int = 0) -> list[Trace]:
+    """The traces of the three networks, on the host, where the ``first`` of them is the first."""
     order = np.roll(np.arange(3), -first)
-    keys = jax.random.split(jax.random.key(9), 3)
-    many, alone = program(name, kind)(at(tiny.stack(kind), order), keys[order])
-    return [at(many, i) for i in np.roll(np.arange(3), first)], at(alone, ...)
+    many = programs(name, kind).many(at(tiny.stack(kind), order), KEYS[order])
+    return [at(many, i) for i in np.roll(np.arange(3), first)]
 
 
 # --- what is asserted, in plain NumPy -----------------------------------------------------------------
@@ -187,7 +199,7 @@ def by_position(net: Any, path: str) -> tuple[np.ndarray, list[np.ndarray]]:
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_there_are_as_many_weights_as_the_budget_says(name, kind):
     method = small(name)
-    for trace, net in zip(traced(name, kind)[0], (at(tiny.stack(kind), i) for i in range(3)), strict=True):
+    for trace, net in zip(traced(name, kind), (at(tiny.stack(kind), i) for i in range(3)), strict=True):
         was = {path: there(entry) for path, entry in entries(net.structure).items()}
         sizes = [(int(mask.sum()), mask.size) for mask in was.values()]
         numbers = [int(trace.counts), *trace.numbers.tolist()]
@@ -202,7 +214,7 @@ def test_there_are_as_many_weights_as_the_budget_says(name, kind):
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_what_stays_keeps_its_moments_and_what_is_missing_is_zero(name, kind):
     """Adam by position in NumPy, over all steps, with the gradients that the method was handed."""
-    for trace in traced(name, kind)[0]:
+    for trace in traced(name, kind):
         steps = [(at(trace.gradient, n), at(trace.before, n), at(trace.after, n)) for n in range(STEPS)]
         for path in entries(trace.start.structure):
             here, values = by_position(trace.start, path)
@@ -228,30 +240,32 @@ def test_what_stays_keeps_its_moments_and_what_is_missing_is_zero(name, kind):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_nothing_is_grown_where_something_is(name, kind):
-    for trace in traced(name, kind)[0]:
+    for trace in traced(name, kind):
         assert (kind is Topology) == any(mask.any() for mask in trace.held.values())
         for step in range(STEPS):
             for path, entry in entries(at(trace.after, step).structure).items():
                 assert not np.any(there(entry) & trace.held.get(path, False)), f"{path}: a patch is there"
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), LONE)
 def test_a_seed_among_others_equals_the_seed_alone(name, kind):
     for first in range(3):
-        many, alone = traced(name, kind, first)
+        many = traced(name, kind, first)
+        alone = at(programs(name, kind).alone(at(tiny.stack(kind), first), KEYS[first]), ...)
         last = at(many[first].after, -1)
         assert trees.equal(alone.structure, last.structure)
         assert trees.allclose(alone, last, rtol=1e-4, atol=1e-4 * tiny.RATE)
         for path in entries(alone.structure):
             by_position(alone, path)  # all is zero where nothing is
-        assert all(map(trees.equal, many, traced(name, kind)[0])), "its place in the stack matters"
-    assert program(name, kind)._cache_size() == 1, "a second call has compiled again"
+        assert all(map(trees.equal, many, traced(name, kind))), "its place in the stack matters"
+    for one in programs(name, kind):
+        assert one._cache_size() == 1, "a second call has compiled again"
 
 
 @pytest.mark.parametrize("kind", methods.METHODS["set"].serves)
 def test_two_seeds_draw_different_positions(kind):
     """Of networks that are alike, trained on the same batches, from the first exchange on."""
-    first, second, _ = traced("set", kind)[0]
+    first, second, _ = traced("set", kind)
     assert trees.equal(first.start, second.start)
     one, other = (entries(at(trace.after, OPTIONS["every"] - 1).structure) for trace in (first, second))
     for path, entry in one.items():

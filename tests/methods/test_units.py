@@ -83,7 +83,7 @@ def activations(net: Net) -> list[np.ndarray]:
     return means
 
 
-@pytest.mark.parametrize("gradient", ["none", "product", "rank"])
+@pytest.mark.parametrize("gradient", [pytest.param("none", marks=pytest.mark.slow), "product", "rank"])
 def test_extrema_grow_what_numpy_grows(gradient):
     """Deterministic: the weakest go, the positions of the largest score come."""
     net, _ = network()

@@ -35,6 +35,7 @@ def test_networks_by_number_again_and_without_padding() -> None:
     small.assert_same(found, trim(network[0], network[1], small.SMALL))
 
 
+@pytest.mark.slow
 def test_masked_dense_networks_are_the_reference() -> None:
     """Three validation samples of 41 at most differ: sums are taken in another order there."""
     bench = Bench(small.config("dense"), small.splits(), key_data=jax.random.key(small.KEY_DATA))

@@ -125,6 +125,7 @@ def run(family, kernel: str):
     return program(small.keys(number), members)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel",
     [

@@ -55,7 +55,7 @@ def pixels() -> tuple[Split, Split, Split]:
     return train, val, watched
 
 
-@pytest.mark.parametrize("stored", ["float32", "uint8"])
+@pytest.mark.parametrize("stored", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])
 def test_it_trains_as_the_sparse_product_does(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two architectures, an incomplete last batch; with pixels decay and a batch that is no power of two."""
     monkeypatch.setattr(run, "make_epochs", functools.partial(make_epochs, interpret=True))
@@ -128,7 +128,7 @@ def test_more_classes_than_a_tile_are_refused() -> None:
         persistent.train_epoch(layer, learned[:1], learned[1:], *batches, **rates, interpret=True)
 
 
-@pytest.mark.parametrize("off", [0.0, 1e-3])
+@pytest.mark.parametrize("off", [pytest.param(0.0, marks=pytest.mark.slow), 1e-3])
 def test_it_is_used_where_a_trial_shows_that_it_is_right(off: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def epochs(config: SweepConfig) -> Any:
         right = make_epochs(config, interpret=True)

@@ -20,6 +20,7 @@ ROUNDING = 1e-5
 """How far parameters after 12 steps and scores may differ where only the order of sums does."""
 
 
+@pytest.mark.slow
 @csr
 @pytest.mark.parametrize("chunk", [pytest.param(4, marks=pytest.mark.slow), 1])
 def test_chunks_do_not_matter_to_the_last_bit(chunk):

@@ -32,6 +32,7 @@ def rung_program(chunk: int = 4, kernel: str = KERNEL) -> Program:
     )
 
 
+@pytest.mark.slow
 def test_survivors_equal_networks_trained_at_one_go():
     """Two epochs of all; one epoch of all, one more of three that stand elsewhere in their call."""
     program = rung_program()
