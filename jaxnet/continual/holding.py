@@ -55,7 +55,11 @@ class Freeze(LowerRate):
 
 
 class EWC(Learner):
-    """A penalty by the Fisher information."""
+    """A penalty by the Fisher information (Kirkpatrick et al. 2017).
+
+    The strength is of means over samples. Avalanche's script for permuted MNIST has a strength of 1, but of
+    squared mean gradients of batches of 256 and without the half: at most about 0.01 here.
+    """
 
     what = "EWC: a penalty by the diagonal of the Fisher information, summed over tasks"
     dial = "strength"
