@@ -14,7 +14,7 @@ KNOWN = ("free-weights", "patches")
 """Methods that must be told which task a sample is from."""
 
 
-def draw_curves(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+def draw_curves(path: Path, config: Any, groups: Mapping[str, Any], comparisons: Any) -> None:
     """What every dial gives on the tuning streams: accuracy at the end against accuracy when learned."""
     plots = lab.plots
     figure, panels = plots.plt.subplots(
@@ -49,7 +49,7 @@ def draw_curves(path: Path, config: Config, groups: Mapping[str, Any], compariso
     plots.save_figure(figure, path)
 
 
-def draw_matrices(path: Path, config: Config, groups: Mapping[str, Any], comparisons: Any) -> None:
+def draw_matrices(path: Path, config: Any, groups: Mapping[str, Any], comparisons: Any) -> None:
     """Accuracy on every task after every task, of the first density."""
     plots, runs = lab.plots, next(iter(groups.values()))
     wide = min(5, len(runs))
