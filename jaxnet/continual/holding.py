@@ -20,7 +20,7 @@ class LowerRate(Learner):
 
     what = "a lower learning rate from the second task on"
     dial = "rate x"
-    values = (0.03, 0.1, 0.2, 0.5)
+    values = (0.1, 0.2, 0.5, 0.8)
 
     def begin(self, setting: Setting, net: Net, dial: Scalar) -> tuple[Net, PyTree]:
         """As it is."""
@@ -36,7 +36,7 @@ class Freeze(LowerRate):
 
     what = "the largest weights of every array are frozen after the first task"
     dial = "share"
-    values = (0.1, 0.3, 0.5, 0.8)
+    values = (0.05, 0.1, 0.3, 0.5)
 
     def before(self, now: Turn, net: Net, memory: PyTree) -> tuple[Net, PyTree]:
         """Nothing."""
@@ -63,7 +63,7 @@ class EWC(Learner):
 
     what = "EWC: a penalty by the diagonal of the Fisher information, summed over tasks"
     dial = "strength"
-    values = (10.0, 100.0, 1000.0, 10000.0)
+    values = (0.1, 1.0, 10.0, 100.0)
 
     def task(self, setting: Setting) -> Task:
         """With the penalty."""
@@ -88,7 +88,7 @@ class SI(EWC):
 
     what = "SI: a penalty by what a weight has done for the loss on its way"
     dial = "strength"
-    values = (0.03, 0.1, 0.3, 1.0)
+    values = (0.01, 0.03, 0.1, 0.3)
 
     def optimizer(self, setting: Setting, net: Net) -> optax.GradientTransformation:
         """Beside which paths are summed up."""

@@ -46,7 +46,7 @@ class RowProjection(Learner):
 
     what = "row projection: updates act as zero on the leading directions of old inputs, row by row"
     dial = "energy"
-    values = (0.9, 0.95, 0.98, 0.995)
+    values = (0.7, 0.8, 0.9, 0.95)
 
     def optimizer(self, setting: Setting, net: Net) -> optax.GradientTransformation:
         """Projected last."""
@@ -97,7 +97,7 @@ class LowRank(RowProjection):
 
     what = "low rank: updates lie in the leading directions of the new task's inputs, row by row"
     dial = "rank"
-    values = (2.0, 5.0, 15.0, 40.0)
+    values = (5.0, 15.0, 40.0, 80.0)
 
     def optimizer(self, setting: Setting, net: Net) -> optax.GradientTransformation:
         """Projected last."""
