@@ -91,7 +91,7 @@ wheel: $(WHEEL_STAMP)  ## A wheel with the compiled kernel, in dist; installed a
 	cd $(WHEEL_ENV) && env -i PATH=/nowhere HOME="$$PWD" bin/python -I $(CURDIR)/tests/installed.py
 	@rm -rf $(WHEEL_ENV); ls -l dist
 
-BENCHMARKS ?= kernels patched_density seed_sweep large_network seed_scaling growth flax_model sparse_layer windowed_attention
+BENCHMARKS ?= kernels patched_density seed_sweep large_network seed_scaling growth flax_model sparse_layer windowed_attention guard_checks
 bench: $(BENCH_STAMP)  ## Every benchmark (needs MNIST); numbers go to checkpoints/bench
 	@mkdir -p checkpoints/bench
 	@set -e; for name in $(BENCHMARKS); do \

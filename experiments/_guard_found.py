@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,8 @@ from jaxnet import guard, keys, lab
 from jaxnet.data.batches import Split
 from jaxnet.guard import Canaries, Rules
 from jaxnet.nn.params import release_masks, to_masked_network
-from jaxnet.programs import ONCE, alternate
+from jaxnet.programs import ONCE
 from jaxnet.train import Batches, Net, evaluate, train_batches
-
-PAIRS = 7
-"""Runs through the drift with and without checks, by which the cost of checks is told."""
 
 
 def run_guarded(run: lab.Run[Any]) -> lab.Found:
@@ -133,19 +129,13 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
         else 0.0,
         "alarms where nothing is done": float(np.mean(np.asarray(state["alarms"])[:, 1])),
     }
-    cases = {
-        name: lambda name=name: jax.block_until_ready(drifted(name, state["run"]))
-        for name in ("plain", "watched")
-    }
-    spent = alternate(cases, PAIRS, time.process_time)
-    timing = {"overhead_of_checks": float(np.median(np.divide(spent["watched"], spent["plain"]))) - 1}
     if config.runs:
         noticed |= without_drift(run, task, changed, drawn, val)
     rivals_asked = [n for n in arms if n not in ("blend", "nothing", "rollback")]
     asked = [lab.Question("blend", name, "accuracy") for name in rivals_asked]
     asked += [lab.Question(name, "nothing", "accuracy") for name in ("blend", "guard", "skip")]
     facts = {"noticed": noticed, "chosen": chosen, "kernel": config.kernel, "sizes": list(spec.sizes)}
-    return lab.Found(found, asked, {**facts, "what": {n: one.what for n, one in named.items()}}, timing)
+    return lab.Found(found, asked, {**facts, "what": {n: one.what for n, one in named.items()}})
 
 
 def make_rules(config: Any, spec: Any, noise: int, every: int, action: str) -> Rules:
