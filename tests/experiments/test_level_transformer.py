@@ -19,7 +19,7 @@ from jaxnet.transformer import Decoder, Spec
 from tests.experiments.wrong_input import assert_refused
 
 SMALL: dict[str, Any] = {
-    "limit": 60_000, "num_seeds": 2, "length": 30, "width": 8, "heads": 2, "layers": 2, "tested": 4,
+    "limit": 60_000, "num_seeds": 2, "length": 34, "width": 8, "heads": 2, "layers": 2, "tested": 4,
     "suite_samples": 8, "steps": 6, "looks": 3,
 }  # fmt: skip
 
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
         (["--heads", "3"], "heads must divide the width: 3 heads, width 16"),
         (["--dataset", "SHORT"], "the text is shorter than one batch"),
         (["--dataset", "nowhere.txt"], "no such file"),
-        (["--length", "16"], "sequences of 30 tokens do not fit into 16"),
+        (["--length", "16"], "sequences of 34 tokens do not fit into 16"),
         (["--arms", "prayer"], "unknown arm 'prayer'"),
         (["--extras", "prayer"], "--extras: 'prayer' is none of"),
         (["--steps", "30"], "--steps must be a multiple of --looks: 30, 20"),
@@ -85,9 +85,9 @@ def test_windows_to_judge_by_are_from_all_over_a_text():
     config = ArmConfig(**SMALL)
     text, stuff = load_text(config), Material(config, load_text(config))
     for part, x in (("val", stuff.val.x), ("test", stuff.judged.x[0])):
-        tokens, size = getattr(text, part), text.windows(part, 30).size
+        tokens, size = getattr(text, part), text.windows(part, 34).size
         for place, row in zip(spread_over(size, len(x)), x, strict=True):
-            assert row.tolist() == tokens[place * 30 : place * 30 + 30].tolist()
+            assert row.tolist() == tokens[place * 34 : place * 34 + 34].tolist()
         assert spread_over(size, len(x))[-1] >= size - 1 - size / len(x)
 
 

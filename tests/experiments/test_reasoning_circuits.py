@@ -82,17 +82,18 @@ def test_every_suite_is_learned_from_its_own_samples_of_two_as_well():
 
 
 def drawn_from(name: str, words: list[str]) -> set[str]:
-    """The words among which the answer of a control is drawn, from its others."""
+    """The words among which the last answer of a control is drawn, from those before it."""
     at = [i for i, word in enumerate(words) if word in ("if", "all")]
+    known = len(words) - 1 - words[::-1].index("know") if "know" in words else 0
     match name:
         case "induction":
             return set(words[1:10])
         case "modus ponens":
-            return {words[i + 3] for i in at} - {words[words.index("know") + 2]}
+            return {words[i + 3] for i in at} - {words[known + 1]}
         case "contrapositive":
-            return {words[i + 1] for i in at} - {words[words.index("not") + 1]}
+            return {words[i + 1] for i in at} - {words[known + 2]}
         case "syllogism":  # all A are B, all C are B: half of the answers are of the chain that is asked for
-            left = {words[i + 1]: words[i + 3] for i in at[:-1]}
+            left = {words[i + 1]: words[i + 3] for i in at[:4]}
             asked = words[at[-1] + 1]
             mine = {word for word in left if left[word] == left[asked]} - {asked}
             return mine | {"another"}
