@@ -16,6 +16,8 @@ from typing import Any, Literal, TypedDict
 
 from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_bytes, write_json
+from jaxnet.lab import option
+from jaxnet.lab.flags import Flags
 from jaxnet.lab.terminal import print_table
 from jaxnet.provenance import processors, provenance
 
@@ -35,6 +37,27 @@ def use_clock(name: Literal["wall", "processor"]) -> None:
 def clock() -> float:
     """Seconds, of which only differences have a meaning."""
     return _clock()
+
+
+@dataclass(frozen=True)
+class NumbersFlags(Flags):
+    """Where the numbers of a benchmark go."""
+
+    json: str | None = option(None, "also write the numbers to this file")
+
+    def check(self) -> None:
+        """Raises InputError for a file that cannot be."""
+        check_output(self.json)
+        super().check()
+
+
+@dataclass(frozen=True)
+class ClockFlags(NumbersFlags):
+    """And what is counted."""
+
+    clock: Literal["wall", "processor"] = option(
+        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
+    )
 
 
 class Spread(TypedDict):
@@ -73,6 +96,21 @@ def spread(values: Sequence[float]) -> Spread:
         raise ValueError("no measurements")
     kept = [float(v) for v in values]
     return Spread(median=statistics.median(kept), min=min(kept), max=max(kept), n=len(kept), values=kept)
+
+
+def alternate(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every case, ``repeats`` times in turn; a first time, which may compile, is not counted.
+
+    A case must wait for its own result.
+    """
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(repeats + 1):
+        for name, case in cases.items():
+            before = clock()
+            case()
+            if repeat:
+                times[name].append(clock() - before)
+    return times
 
 
 def shown(measured: Spread, digits: int = 1, unit: str = "") -> str:

@@ -13,23 +13,16 @@ from dataclasses import asdict, dataclass
 from benchmarks import _report as report
 from jaxnet.files import user_path, write_json
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.NumbersFlags):
     """All single ablations of one sparse network, for all classes."""
 
     sizes: tuple[int, ...] = option((784, 256, 128, 10), "units per layer")
     density: float = option(0.02, "fraction of the weights that exist", fraction=True)
     samples: int = option(1000, "images", least=10)
     repeats: int = option(3, "measurements", least=1)
-    json: str | None = option(None, "also write the numbers to this file")
-
-    def check(self) -> None:
-        """Raises InputError for a file that cannot be."""
-        report.check_output(self.json)
-        super().check()
 
 
 def main(config: Config) -> None:

@@ -15,31 +15,24 @@ from typing import Any
 
 from benchmarks import _report as report
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags
 
 BLOCKS = ((12,), (24,), (48, 48))
 SHAPE, CLASSES = (32, 32, 3), 10
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.NumbersFlags):
     """An unmodified Flax model trained by jaxnet, against a plain loop of jitted steps."""
 
     batch_size: int = option(128, "images per step", "images", least=1)
     steps: int = option(12, "of a measurement", "steps", least=1)
     num_seeds: int = option(8, "networks at once", least=1)
     repeats: int = option(5, "measurements of each, in turn", least=1)
-    json: str | None = option(None, "also write the numbers to this file")
-
-    def check(self) -> None:
-        """Raises InputError for a file that cannot be."""
-        report.check_output(self.json)
-        super().check()
 
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
-    from jaxnet.programs import alternate, use_all_processors
+    from jaxnet.programs import use_all_processors
 
     use_all_processors()
     import flax.linen as linen
@@ -118,7 +111,7 @@ def main(config: Config) -> None:
         "one": lambda: jax.block_until_ready(one(alone, data, jax.random.key(1), jnp.asarray(0))),
         "many": lambda: jax.block_until_ready(many(states, *shared)),
     }
-    times = alternate(cases, config.repeats, report.clock)
+    times = report.alternate(cases, config.repeats)
     ratios = {
         "loop_over_one": report.ratio(times["loop"], times["one"]),
         "many_over_one": report.ratio(times["many"], times["one"]),

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import _report as report
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags, check_sizes
+from jaxnet.lab.flags import check_sizes
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.ClockFlags):
     """What the checks of a guarded run cost."""
 
     sizes: tuple[int, ...] = option((784, 100, 100, 10), "units per layer")
@@ -29,15 +29,10 @@ class Config(Flags):
     checks: int = option(9, "of a run", "checks", least=1)
     held: int = option(500, "samples of a check", "samples", least=1)
     repeats: int = option(7, "measurements of each, in turn", least=1)
-    clock: Literal["wall", "processor"] = option(
-        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
-    )
-    json: str | None = option(None, "also write the numbers to this file")
 
     def check(self) -> None:
-        """Raises InputError for sizes or a file that cannot be."""
+        """Raises InputError for sizes that are none."""
         check_sizes(self.sizes, 3)
-        report.check_output(self.json)
         super().check()
 
 
@@ -48,11 +43,11 @@ def main(config: Config) -> None:
     import optax
 
     import jaxnet
+    from experiments._guard_drift import train_checked
     from jaxnet import guard
     from jaxnet.data.batches import Split
     from jaxnet.keys import key_of, keys_of, network_keys
     from jaxnet.nn.params import release_masks, to_masked_network
-    from jaxnet.programs import alternate
     from jaxnet.provenance import provenance
     from jaxnet.train import Batches, Net, Task, train_batches
 
@@ -79,12 +74,7 @@ def main(config: Config) -> None:
 
     def watched(state: Any, train: Split, order: Batches) -> Any:
         groups = guard.groups(state.net.params, state.net.structure)
-
-        def check(state: Any, part: Batches) -> Any:
-            how = rules, task, state, train, part, canaries, canaries, groups
-            return guard.train_guarded(*how)[0], None
-
-        state, _ = jax.lax.scan(check, state, order)
+        state, _ = train_checked(rules, task, state, train, order, canaries, canaries, groups)
         return state.net.params, state.ring, state.alarms
 
     states = jax.jit(jax.vmap(drawn))(keys_of(range(config.num_seeds)))
@@ -93,7 +83,7 @@ def main(config: Config) -> None:
         program = jax.jit(jax.vmap(way, (0, None, None)))
         return lambda: jax.block_until_ready(program(states, train, order))
 
-    times = alternate({"plain": case(plain), "watched": case(watched)}, config.repeats, report.clock)
+    times = report.alternate({"plain": case(plain), "watched": case(watched)}, config.repeats)
     ratio = report.ratio(times["watched"], times["plain"])
     rows = [[name, report.shown(report.spread(found), 3)] for name, found in times.items()]
     rows += [["watched / plain", report.shown(ratio, 3)]]

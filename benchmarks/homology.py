@@ -19,11 +19,10 @@ from typing import Any
 from benchmarks import _report as report
 from jaxnet.errors import InputError
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.NumbersFlags):
     """What jaxnet.homology costs for many seeds at once, against the decompositions alone."""
 
     num_seeds: int = option(256, "complexes at once", least=1)
@@ -32,13 +31,11 @@ class Config(Flags):
     width: int = option(4096, "of the layers of the wide scaffold", least=1)
     density: float = option(0.01, "of the wide scaffold", fraction=True)
     repeats: int = option(3, "measurements of each", least=1)
-    json: str | None = option(None, "also write the numbers to this file")
 
     def check(self) -> None:
         """Raises InputError for sizes that make no pair of maps, or a file that cannot be."""
         if len(self.sizes) < 3 or min(self.sizes) < 1:
             raise InputError(f"--sizes needs three or more positive sizes: {list(self.sizes)}")
-        report.check_output(self.json)
         super().check()
 
 

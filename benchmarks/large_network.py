@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks._report import (
+    ClockFlags,
     check_output,
     describe,
     machine,
@@ -54,7 +55,7 @@ from jaxnet.errors import InputError
 from jaxnet.files import read_json, user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.lab.command import run_main
-from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.flags import Flags, changed, option
 from jaxnet.provenance import provenance
 
 METHODS = {
@@ -87,9 +88,7 @@ class Config(Flags):
     batch: int = option(128, "samples per step", least=1)
     steps: int = option(40, "steps really trained, scaled to an epoch", least=1)
     repeats: int = option(5, "rounds", least=1)
-    clock: Literal["wall", "processor"] = option(
-        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
-    )
+    clock: Literal["wall", "processor"] = changed(ClockFlags, "clock")
 
     def check(self) -> None:
         """Raises InputError for a value out of range."""

@@ -56,6 +56,7 @@ import jax.numpy as jnp
 
 from benchmarks import _sweep_jax as ours
 from benchmarks._report import (
+    ClockFlags,
     check_output,
     clock,
     describe,
@@ -71,7 +72,7 @@ from jaxnet.errors import InputError
 from jaxnet.files import user_path, write_json
 from jaxnet.kernels import csr_library
 from jaxnet.lab.command import run_main
-from jaxnet.lab.flags import Flags, option
+from jaxnet.lab.flags import Flags, changed, option
 from jaxnet.lab.terminal import print_table
 from jaxnet.programs import use_all_processors
 from jaxnet.provenance import provenance
@@ -113,9 +114,7 @@ class Config(Flags):
     epochs: int = option(FULL_EPOCHS, f"epochs the csr sweep really trains, scaled to {FULL_EPOCHS}", least=1)
     steps: int = option(40, "steps the other ways really train, scaled", least=1)
     repeats: int = option(5, "rounds", least=1)
-    clock: Literal["wall", "processor"] = option(
-        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
-    )
+    clock: Literal["wall", "processor"] = changed(ClockFlags, "clock")
 
     def check(self) -> None:
         """Raises InputError for a value out of range."""

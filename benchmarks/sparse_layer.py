@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks import _report as report
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags
 
 NETWORKS = (((256, 128, 10), 0.02, 64), ((1024, 512, 10), 0.02, 128), ((1024, 1024, 1024, 10), 0.01, 128))
 """Units per layer, density, batch size."""
@@ -25,17 +24,11 @@ FEATURES = 784
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.NumbersFlags):
     """Sparse layers of a Flax module, samples first, against the same products features first."""
 
     steps: int = option(100, "gradient steps of a measurement", "steps", least=1)
     repeats: int = option(15, "measurements of each, in turn", least=1)
-    json: str | None = option(None, "also write the numbers to this file")
-
-    def check(self) -> None:
-        """Raises InputError for a file that cannot be."""
-        report.check_output(self.json)
-        super().check()
 
 
 def main(config: Config) -> None:
@@ -46,7 +39,6 @@ def main(config: Config) -> None:
 
     from jaxnet.kernels import PRODUCTS
     from jaxnet.nn import SparseDense
-    from jaxnet.programs import alternate
     from jaxnet.provenance import provenance
 
     product = PRODUCTS.get("csr", PRODUCTS["dense"])
@@ -96,9 +88,7 @@ def main(config: Config) -> None:
             run = program(loss)
             return lambda: jax.block_until_ready(run(params))
 
-        times = alternate(
-            {"module": case(module_loss), "bare": case(bare_loss)}, config.repeats, report.clock
-        )
+        times = report.alternate({"module": case(module_loss), "bare": case(bare_loss)}, config.repeats)
         ratio = report.ratio(times["module"], times["bare"])
         name = "-".join(map(str, (FEATURES, *sizes)))
         each = [report.spread([1e3 * t / config.steps for t in times[which]]) for which in ("module", "bare")]

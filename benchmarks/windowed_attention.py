@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import _report as report
 from jaxnet.lab import option, run_main
-from jaxnet.lab.flags import Flags
 
 
 @dataclass(frozen=True)
-class Config(Flags):
+class Config(report.ClockFlags):
     """Local attention in blocks against attention to the whole past."""
 
     length: int = option(1024, "of a sequence", "tokens", least=1)
@@ -28,22 +27,12 @@ class Config(Flags):
     heads: int = option(4, "of attention", least=1)
     head_width: int = option(32, "of a head", "units", least=1)
     repeats: int = option(7, "measurements of each, in turn", least=1)
-    clock: Literal["wall", "processor"] = option(
-        "wall", "seconds that pass, or of the processor (on one core, where others are busy)"
-    )
-    json: str | None = option(None, "also write the numbers to this file")
-
-    def check(self) -> None:
-        """Raises InputError for a file that cannot be."""
-        report.check_output(self.json)
-        super().check()
 
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
     import jax
 
-    from jaxnet.programs import alternate
     from jaxnet.provenance import provenance
     from jaxnet.transformer import attend
 
@@ -69,7 +58,7 @@ def main(config: Config) -> None:
     for name, way in ways.items():
         cases[f"{name}, forward"] = case(way)
         cases[f"{name}, gradient"] = case(jax.grad(lambda *qkv, way=way: way(*qkv).sum(), (0, 1, 2)))
-    times = alternate(cases, config.repeats, report.clock)
+    times = report.alternate(cases, config.repeats)
     ratios = {
         f"{name} / blocks, {what}": report.ratio(times[f"{name}, {what}"], times[f"blocks, {what}"])
         for name in ("whole past", "masked")

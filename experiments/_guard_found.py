@@ -73,13 +73,6 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
     later = partial(drift.order, kind, *many, config.drift_epochs, config.every)
     drifting = jax.jit(lambda key: later(key=key))(keys.purpose(run.key_data, config.epochs))
 
-    def drifted(name: str, nets: Any) -> Any:
-        rival = named[name]
-        how = f"the drift, {rival.kind}", partial(through, kind=rival.kind)
-        each = (True, True, False, False, False)
-        args = nets, run.keys, train, drifting, jnp.asarray(rival.value, jnp.float32)
-        return together(*how, each, *args)
-
     def step(number: int, state: Any) -> Any:
         if number < config.epochs:
             order = healthy(keys.purpose(run.key_data, number))
@@ -87,7 +80,11 @@ def run_guarded(run: lab.Run[Any]) -> lab.Found:
             return {**state, "run": trained}, []
         place = number - config.epochs
         name = list(named)[place]
-        end, margins, alarms = drifted(name, state["run"])
+        rival = named[name]
+        how = f"the drift, {rival.kind}", partial(through, kind=rival.kind)
+        each = (True, True, False, False, False)
+        args = state["run"], run.keys, train, drifting, jnp.asarray(rival.value, jnp.float32)
+        end, margins, alarms = together(*how, each, *args)
         ends = jax.tree.map(lambda all_of, new: all_of.at[:, place].set(new), state["ends"], end)
         total = jnp.sum(alarms, 1, dtype=jnp.int32)
         rows = [

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -203,21 +203,3 @@ def _key(name: Hashable, args: Any) -> Hashable:
         structure,
         tuple((jax.numpy.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves),
     )
-
-
-def alternate(
-    cases: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Seconds of every case, ``repeats`` times in turn; a first time, which may compile, is not counted.
-
-    Cases that stand next to each other share what else the machine is doing. A case must wait for its own
-    result; ``time.process_time`` as the clock tells what this process computes.
-    """
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):
-        for name, case in cases.items():
-            before = clock()
-            case()
-            if repeat:
-                times[name].append(clock() - before)
-    return times
