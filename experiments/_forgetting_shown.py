@@ -10,12 +10,11 @@ import numpy as np
 
 from jaxnet import lab
 
-KNOWN = ("free-weights", "patches")
-"""Methods that must be told which task a sample is from."""
-
 
 def draw_curves(path: Path, config: Any, groups: Mapping[str, Any], comparisons: Any) -> None:
     """What every dial gives on the tuning streams: accuracy at the end against accuracy when learned."""
+    from jaxnet.continual import LEARNERS
+
     plots = lab.plots
     figure, panels = plots.plt.subplots(
         1, len(groups), figsize=(5.6 * len(groups) + 1.6, 4.8), layout="constrained", squeeze=False
@@ -30,7 +29,7 @@ def draw_curves(path: Path, config: Any, groups: Mapping[str, Any], comparisons:
             axes.plot(
                 x,
                 y,
-                "o--" if short in KNOWN else "o-",
+                "o--" if LEARNERS[short].knows_task else "o-",
                 ms=4,
                 lw=1.2,
                 color=plots.plt.get_cmap("tab20")(k),

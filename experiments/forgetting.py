@@ -66,25 +66,26 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
             raise InputError(f"--tasks must be at least 2: {self.tasks}")
         if not self.densities or len(set(self.densities)) < len(self.densities):
             raise InputError(f"--densities must be different numbers, at least one: {list(self.densities)}")
-        for name in METHODS:
-            dials_of(self, name)
+        if self.dials is not None and not dials_of(self.dials):
+            raise InputError("--dials must be one or more numbers above 0, or METHOD=number")
         super().check()
 
 
-def dials_of(config: Config, name: str) -> tuple[float, ...]:
-    """The values of a method's dial that are asked for; none: its own."""
-    found: dict[str, list[float]] = {}
-    for one in config.dials or ():
-        method, _, value = one.rpartition("=")
+def dials_of(given: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """By method the values of its dial that are asked for; those of all methods under ``""``."""
+    found: dict[str, tuple[float, ...]] = {}
+    for one in given:
+        method, _, text = one.rpartition("=")
         if method and method not in METHODS:
             raise InputError(f"--dials: unknown method {method!r}: choose from {', '.join(METHODS)}")
         try:
-            found.setdefault(method, []).append(float(value))
+            value = float(text)
         except ValueError:
-            found[method] = [math.nan]
-        if not 0 < found[method][-1] < math.inf:
+            value = math.nan
+        if not 0 < value < math.inf:
             raise InputError(f"--dials must be numbers above 0, or METHOD=number: {one}")
-    return tuple(found.get(name, found.get("", ())))
+        found[method] = (*found.get(method, ()), value)
+    return found
 
 
 def names_of(asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,7 +111,8 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     from jaxnet.continual import LEARNERS
 
     names, dataset = names_of(config.methods), lab.run.load(config)
-    values = {name: dials_of(config, name) or LEARNERS[name].values for name in names}
+    given = dials_of(config.dials or ())
+    values = {name: given.get(name) or given.get("") or LEARNERS[name].values for name in names}
     other = {"num_seeds": config.trial_seeds, "seed": config.seed + config.num_seeds, "judged": False}
     runs = [(density, name) for density in config.densities for name in names]
     for density, name in runs:  # wrong input leaves nothing behind
