@@ -1,26 +1,11 @@
-"""Suites of token tasks: a rule gives the answer, no n-gram does; each with a control that looks alike.
-
-A sample is a sentence of words from one small vocabulary (:data:`WORDS`), the same for all suites. Answers
-are balanced. Between words that a rule connects, and between the last of them and the answer, stand so many
-others that no four words in a row give anything away.
-
-A control has the same words in the same frames, in windows of four words as often as the samples have them,
-but the rule does not say what follows: its answer is drawn. Whoever is as good on controls as on samples has
-learned another rule.
-
->>> drawn = suite("modus ponens", jax.random.key(0), 1)
->>> print(show(drawn.x[0]))
-if f then d ; if e then h ; if l then c ; we know e . so have h ; we know l . so have
->>> show(drawn.y[0][drawn.weight[0] > 0])
-'h c'
-"""
+"""The suites: how their samples are drawn, and the controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,34 +13,20 @@ import numpy as np
 
 from jaxnet.data.sequences import Sequences
 from jaxnet.errors import check_choice
-from jaxnet.types import Array, Float, Int, Key
-
-LETTERS = tuple("abcdefghijklmnop")
-"""What rules and lists are about."""
-
-NOUNS = ("cat", "dog", "cow", "pig"), ("cats", "dogs", "cows", "pigs")
-"""Of one and of many."""
-
-EITHER = ("sheep", "deer", "fish", "trout")
-"""Nouns that do not say how many."""
-
-TIMES = {"yesterday": "was", "today": "is", "tomorrow": "will"}
-"""What a time asks of the verb."""
-
-WORDS = (
-    *(".", ";", "(", ")", ":", "?", "if", "then", "we", "know", "that", "not", "so", "have"),
-    *("all", "are", "over", "yes", "no", "say", "the", "by", "is", "was", "will"),
-    *("sometimes", *TIMES, *NOUNS[0], *NOUNS[1], *EITHER, *LETTERS),
+from jaxnet.suites.words import (
+    EITHER,
+    LETTERS,
+    NOUNS,
+    TIMES,
+    TOKEN,
+    Words,
+    different_letters,
+    one_of,
+    phrase,
+    pick,
+    shuffled,
 )
-"""The vocabulary: a token is the place of its word."""
-
-VOCAB = len(WORDS)
-"""Number of tokens."""
-
-_TOKEN = {word: token for token, word in enumerate(WORDS)}
-
-Words = np.ndarray
-"""``(n,)`` or ``(n, words)`` tokens on the host."""
+from jaxnet.types import Array, Float, Int, Key
 
 
 class Drawn(NamedTuple):
@@ -121,11 +92,6 @@ def suite(name: str, key: Key, n: int) -> Drawn:
     return Drawn(samples.x, samples.y, samples.weight, controls)
 
 
-def show(tokens: Any) -> str:
-    """Tokens ``(time,)`` as words."""
-    return " ".join(WORDS[int(token)] for token in np.asarray(tokens))
-
-
 def _sequences(tokens: Words, grammar: Grammar) -> Sequences:
     weight = np.zeros((len(tokens), tokens.shape[1] - 1), np.float32)
     weight[:, -1 - grammar.apart * np.arange(grammar.counted)] = 1
@@ -133,44 +99,13 @@ def _sequences(tokens: Words, grammar: Grammar) -> Sequences:
     return Sequences(whole[:, :-1], whole[:, 1:], jnp.asarray(weight))
 
 
-def _phrase(n: int, *parts: str | Words) -> Words:
-    """``(n, words)``: words that stand in all of them, separated by blanks, and words of each."""
-    columns: list[Words] = []
-    for part in parts:
-        if isinstance(part, str):
-            columns += [np.full((n, 1), _TOKEN[word]) for word in part.split()]
-        else:
-            columns.append(part.reshape(n, -1))
-    return np.concatenate(columns, axis=1)
-
-
-def _shuffled(rng: np.random.Generator, n: int, parts: list[Words]) -> Words:
-    """Phrases of one length, in an order of their own for each sample."""
-    order = rng.permuted(np.tile(np.arange(len(parts)), (n, 1)), axis=1)
-    return np.take_along_axis(np.stack(parts, 1), order[..., None], 1).reshape(n, -1)
-
-
-def _one_of(rng: np.random.Generator, n: int, words: tuple[str, ...]) -> Words:
-    return np.array([_TOKEN[word] for word in words])[rng.integers(len(words), size=n)]
-
-
-def _letters(rng: np.random.Generator, n: int, number: int) -> Words:
-    """``(n, number)`` different letters."""
-    every = np.array([_TOKEN[letter] for letter in LETTERS])
-    return rng.permuted(np.tile(every, (n, 1)), axis=1)[:, :number]
-
-
-def _pick(values: Words, place: np.ndarray) -> Words:
-    return values[np.arange(len(values)), place]
-
-
 def copy(rng: np.random.Generator, n: int, control: bool) -> Words:
     """``( a1 .. a8 ) a1 .. a8``: the letters again; all eight count.
 
     Letters are drawn independently. Control: the second eight are drawn anew.
     """
-    first, other = (np.stack([_one_of(rng, n, LETTERS) for _ in range(8)], 1) for _ in range(2))
-    return _phrase(n, "(", first, ")", other if control else first)
+    first, other = (np.stack([one_of(rng, n, LETTERS) for _ in range(8)], 1) for _ in range(2))
+    return phrase(n, "(", first, ")", other if control else first)
 
 
 def induction(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -179,14 +114,14 @@ def induction(rng: np.random.Generator, n: int, control: bool) -> Words:
     The twelve letters differ; four are asked for, none of which is the answer to another. Control: they are
     the four letters that stand nowhere, and each answer is drawn from those that could be one.
     """
-    letters = _letters(rng, n, 16)
+    letters = different_letters(rng, n, 16)
     apart = [place for place in combinations(range(9), 4) if min(np.diff(place)) > 1]
     place = rng.permuted(np.array(apart)[rng.integers(len(apart), size=n)], axis=1)  # (n, question)
     asked = letters[:, 12:] if control else np.take_along_axis(letters, place, 1)
     told = rng.integers(9, size=place.shape) if control else place
     answers = np.take_along_axis(letters, told + 1, 1)
-    asking = [_phrase(n, ". ;", asked[:, i], answers[:, i]) for i in range(4)]
-    return _phrase(n, letters[:, :12], *asking)
+    asking = [phrase(n, ". ;", asked[:, i], answers[:, i]) for i in range(4)]
+    return phrase(n, letters[:, :12], *asking)
 
 
 def modus_ponens(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -210,16 +145,16 @@ def contrapositive(rng: np.random.Generator, n: int, control: bool) -> Words:
 def _conditional(
     rng: np.random.Generator, n: int, control: bool, fact: str, end: str, *, forward: bool
 ) -> Words:
-    letters = _letters(rng, n, 6)
+    letters = different_letters(rng, n, 6)
     before, after = letters[:, :3], letters[:, 3:]
     given, wanted = (before, after) if forward else (after, before)
-    parts = [_phrase(n, "if", before[:, i], "then", after[:, i], ";") for i in range(3)]
+    parts = [phrase(n, "if", before[:, i], "then", after[:, i], ";") for i in range(3)]
     for asked in rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1).T[:2]:
-        known = _pick(wanted if control else given, asked)
+        known = pick(wanted if control else given, asked)
         other = (asked + 1 + rng.integers(2, size=n)) % 3
-        answer = _pick(wanted, other if control else asked)
-        parts.append(_phrase(n, fact, known, end, answer, ";"))
-    return _phrase(n, *parts)[:, :-1]
+        answer = pick(wanted, other if control else asked)
+        parts.append(phrase(n, fact, known, end, answer, ";"))
+    return phrase(n, *parts)[:, :-1]
 
 
 def syllogism(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -228,19 +163,19 @@ def syllogism(rng: np.random.Generator, n: int, control: bool) -> Words:
     All six letters differ. Control: the second premise of both is ``all C are B . ;`` (the undistributed
     middle), and each answer is ``C`` of a chain that is drawn.
     """
-    letters = _letters(rng, n, 6).reshape(n, 2, 3)
+    letters = different_letters(rng, n, 6).reshape(n, 2, 3)
     premises = []
     for chain in range(2):
         a, b, c = letters[:, chain].T
-        premises += [_phrase(n, "all", a, "are", b, ". ;")]
-        premises += [_phrase(n, "all", c if control else b, "are", b if control else c, ". ;")]
-    parts, first = [_shuffled(rng, n, premises)], rng.integers(2, size=n)
+        premises += [phrase(n, "all", a, "are", b, ". ;")]
+        premises += [phrase(n, "all", c if control else b, "are", b if control else c, ". ;")]
+    parts, first = [shuffled(rng, n, premises)], rng.integers(2, size=n)
     for asked in (first, 1 - first):
         told = rng.integers(2, size=n) if control else asked
         parts.append(
-            _phrase(n, "so all", _pick(letters[..., 0], asked), "are", _pick(letters[..., 2], told), ";")
+            phrase(n, "so all", pick(letters[..., 0], asked), "are", pick(letters[..., 2], told), ";")
         )
-    return _phrase(n, *parts)[:, :-1]
+    return phrase(n, *parts)[:, :-1]
 
 
 def transitivity(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -250,14 +185,14 @@ def transitivity(rng: np.random.Generator, n: int, control: bool) -> Words:
     between them are needed. Control: ``A B``, ``B C``, ``D C``, ``E D``, which leave it open; the answer is
     drawn.
     """
-    a, b, c, d, e = _letters(rng, n, 5).T
+    a, b, c, d, e = different_letters(rng, n, 5).T
     pairs = [(a, b), (b, c), *([(d, c), (e, d)] if control else [(c, d), (d, e)])]
-    premises = _shuffled(rng, n, [_phrase(n, "that", x, "over", y, ". ;") for x, y in pairs])
+    premises = shuffled(rng, n, [phrase(n, "that", x, "over", y, ". ;") for x, y in pairs])
     turned = rng.integers(2, size=n) == 1
     first, second = np.where(turned, d, b), np.where(turned, b, d)
     drawn = rng.integers(2, size=n) == 1
-    answer = np.where(drawn if control else turned, _TOKEN["no"], _TOKEN["yes"])
-    return _phrase(n, premises, "so", first, "over", second, ": ?", answer)
+    answer = np.where(drawn if control else turned, TOKEN["no"], TOKEN["yes"])
+    return phrase(n, premises, "so", first, "over", second, ": ?", answer)
 
 
 def agreement(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -267,18 +202,16 @@ def agreement(rng: np.random.Generator, n: int, control: bool) -> Words:
     the two clauses change places, so that it is the asked one that does not say; its answer is drawn.
     """
     many = rng.integers(2, size=n)
-    number = np.array([[_TOKEN[noun] for noun in nouns] for nouns in NOUNS])
+    number = np.array([[TOKEN[noun] for noun in nouns] for nouns in NOUNS])
     clear = number[many, rng.integers(len(NOUNS[0]), size=n)]
-    right = np.where(many == 1, _TOKEN["are"], _TOKEN["is"])
-    said = (clear, right), (_one_of(rng, n, EITHER), _one_of(rng, n, ("is", "are")))
+    right = np.where(many == 1, TOKEN["are"], TOKEN["is"])
+    said = (clear, right), (one_of(rng, n, EITHER), one_of(rng, n, ("is", "are")))
     others = (*NOUNS[0], *NOUNS[1], *EITHER)
     clauses = [
-        _phrase(
-            n, "; say the", noun, "by the", _one_of(rng, n, others), "by the", _one_of(rng, n, others), verb
-        )
+        phrase(n, "; say the", noun, "by the", one_of(rng, n, others), "by the", one_of(rng, n, others), verb)
         for noun, verb in (said if control else said[::-1])
     ]
-    return _phrase(n, *clauses)
+    return phrase(n, *clauses)
 
 
 def tense(rng: np.random.Generator, n: int, control: bool) -> Words:
@@ -289,14 +222,14 @@ def tense(rng: np.random.Generator, n: int, control: bool) -> Words:
     """
     times, verbs = tuple(TIMES), tuple(TIMES.values())
     which = rng.integers(len(times), size=n)
-    clear, right = (np.array([_TOKEN[word] for word in words])[which] for words in (times, verbs))
-    said = (clear, right), (np.full(n, _TOKEN["sometimes"]), _one_of(rng, n, verbs))
+    clear, right = (np.array([TOKEN[word] for word in words])[which] for words in (times, verbs))
+    said = (clear, right), (np.full(n, TOKEN["sometimes"]), one_of(rng, n, verbs))
     nouns = (*NOUNS[0], *EITHER)
     clauses = [
-        _phrase(n, "; : say", time, "the", _one_of(rng, n, nouns), "by the", _one_of(rng, n, nouns), verb)
+        phrase(n, "; : say", time, "the", one_of(rng, n, nouns), "by the", one_of(rng, n, nouns), verb)
         for time, verb in (said if control else said[::-1])
     ]
-    return _phrase(n, *clauses)
+    return phrase(n, *clauses)
 
 
 SUITES: dict[str, Grammar] = {
