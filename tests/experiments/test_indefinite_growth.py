@@ -104,23 +104,17 @@ def test_outputs(grown: tuple[Path, list[str]]) -> None:
     [
         # a grown network, in the middle of its training
         [["kill", "before", "iteration-2-epoch-2", 1], None],
-        pytest.param(
-            [
-                ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
-                ["kill", "before", "iteration-2-epoch-2", 1],
-                None,
-            ],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            [
-                ["kill", "half", "metrics.jsonl", 2],
-                ["kill", "half", "metrics.jsonl", 2],
-                ["kill", "before", "summary.json", 1],
-                None,
-            ],
-            marks=pytest.mark.slow,
-        ),
+        [
+            ["kill", "after", "iteration-1-epoch-2", 1],  # trained, nothing decided
+            ["kill", "before", "iteration-2-epoch-2", 1],
+            None,
+        ],
+        [
+            ["kill", "half", "metrics.jsonl", 2],
+            ["kill", "half", "metrics.jsonl", 2],
+            ["kill", "before", "summary.json", 1],
+            None,
+        ],
     ],
     ids=["2 stages", "3 stages", "4 stages"],
 )

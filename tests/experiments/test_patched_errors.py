@@ -118,16 +118,7 @@ def test_wrong_input_ends_the_process_with_code_2(argv: list[str], tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--density", "0.5"],
-        *(
-            pytest.param(argv, marks=pytest.mark.slow)
-            for argv in (["--density", "0"], ["--dataset", "nothing"])
-        ),
-    ],
-)
+@pytest.mark.parametrize("argv", [["--density", "0.5"], ["--density", "0"], ["--dataset", "nothing"]])
 def test_a_finished_run_survives_wrong_input(
     argv: list[str], base: Finished, capsys: pytest.CaptureFixture[str], xla_cache: Path
 ) -> None:

@@ -55,31 +55,25 @@ def stages(run_python: Run, cache: Path, plan: list[Any], flags: list[str]) -> l
             ["int", "half", "metrics.jsonl", 4],  # patch epoch 2
             None,
         ],
-        pytest.param(
-            [
-                ["kill", "after", "scaffold-3", 1],  # between the phases
-                ["kill", "half", "summary.json.partial", 1],
-                None,
-            ],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            [
-                ["kill", "before", "config.json", 1],
-                ["kill", "half", "metrics.jsonl", 1],
-                ["int", "before", "scaffold-2", 1],  # rows without their checkpoint
-                ["kill", "before", "scaffold-3", 1],
-                ["int", "after", "scaffold-3", 1],
-                ["kill", "half", "metrics.jsonl", 1],  # patch epoch 1
-                ["kill", "before", "patch-2", 1],
-                ["kill", "after", "patch-3", 1],  # everything computed, no summary
-                ["int", "before", "summary.json", 1],
-                ["kill", "after", "summary.json", 1],
-                ["kill", "before", "extrema.png", 1],
-                None,
-            ],
-            marks=pytest.mark.slow,
-        ),
+        [
+            ["kill", "after", "scaffold-3", 1],  # between the phases
+            ["kill", "half", "summary.json.partial", 1],
+            None,
+        ],
+        [
+            ["kill", "before", "config.json", 1],
+            ["kill", "half", "metrics.jsonl", 1],
+            ["int", "before", "scaffold-2", 1],  # rows without their checkpoint
+            ["kill", "before", "scaffold-3", 1],
+            ["int", "after", "scaffold-3", 1],
+            ["kill", "half", "metrics.jsonl", 1],  # patch epoch 1
+            ["kill", "before", "patch-2", 1],
+            ["kill", "after", "patch-3", 1],  # everything computed, no summary
+            ["int", "before", "summary.json", 1],
+            ["kill", "after", "summary.json", 1],
+            ["kill", "before", "extrema.png", 1],
+            None,
+        ],
     ],
     ids=["3 stages", "between phases", "12 stages"],
 )

@@ -126,13 +126,7 @@ def run(family, kernel: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        *list(small.PRODUCTS)[-1:],
-        *(pytest.param(k, marks=pytest.mark.slow) for k in list(small.PRODUCTS)[:-1]),
-    ],
-)
+@pytest.mark.parametrize("kernel", small.PRODUCTS)
 def test_trained_network_equals_that_of_training_everything(kernel):
     family = make_family([WIDE], [0.05], "uniform")
     live, whole = run(family, kernel), run(dataclasses.replace(family, live=None), kernel)

@@ -22,7 +22,7 @@ ROUNDING = 1e-5
 
 @pytest.mark.slow
 @csr
-@pytest.mark.parametrize("chunk", [pytest.param(4, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("chunk", [4, 1])
 def test_chunks_do_not_matter_to_the_last_bit(chunk):
     """In one call, in calls of 4 (the last one incomplete), alone."""
     together = small.trained("csr", small.NUM_SEEDS, exact=True)
