@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.changes import edit
 from jaxnet.changes.weights import edited, smallest
@@ -178,7 +177,7 @@ class CHTss(SoftRules, Gradual):
         del dense_gradient
 
         def most(values: Array, entry: Entry) -> int:
-            return most_of(self.fraction, min(values.size, int(self.start * np.prod(entry.shape))))
+            return most_of(self.fraction, values.size)  # one of all arrays may be denser than ``start``
 
         fraction, delta = self.fraction_at(step), self.delta_at(step, self.until)
         # one edit from what was to what will be: a weight that is cut and grows again stays as it was

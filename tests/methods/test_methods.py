@@ -37,7 +37,7 @@ def small(name: str) -> methods.BaseMethod:
     return methods.make(name, **{option: value for option, value in OPTIONS.items() if option in known})
 
 
-ALSO_SLOTS = ("sparse-momentum", "chts", "chtss", "granet", "extrema", "revive")
+ALSO_SLOTS = ("sparse-momentum", "chts", "granet", "extrema", "revive")
 """Their rules for masks are those for slots: with masks they are put to the test by ``make test-slow``."""
 
 PAIRS = [(name, kind) for name, method in methods.METHODS.items() for kind in method.serves]
