@@ -133,11 +133,12 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patchability --dataset mnist --resume --doc docs/results/patchability.md
 	$(PY) -m experiments.growth_or_hunt --dataset mnist --resume --doc docs/results/growth_or_hunt.md
 	$(PY) -m experiments.exactness_training $(RESULTS_FLAGS) --epochs 5 --doc docs/results/exactness.md
-	$(PY) -m experiments.forgetting --dataset mnist --resume --doc docs/results/forgetting.md
-	$(PY) -m experiments.forgetting --dataset mnist --methods naive,ewc --dials naive=1,ewc=0.01 --densities 1 \
+	$(PY) -m experiments.forgetting --dataset mnist --tasks 10 --num-seeds 12 --methods all \
+		--resume --doc docs/results/forgetting.md
+	$(PY) -m experiments.forgetting --dataset mnist --tasks 10 --methods naive,ewc --dials naive=1,ewc=0.01 --densities 1 \
 		--sizes 784,1000,1000,10 --optimizer sgd --lr 0.001 --batch-size 256 --epochs 30 --num-seeds 1 --resume \
 		--out checkpoints/forgetting_avalanche --doc docs/results/forgetting_avalanche.md
-	$(PY) -m experiments.forgetting --dataset mnist --methods row-projection --dials 0.95 --densities 1 --no-bias \
+	$(PY) -m experiments.forgetting --dataset mnist --tasks 10 --methods row-projection --dials 0.95 --densities 1 --no-bias \
 		--optimizer sgd --lr 0.01 --batch-size 10 --epochs 5 --num-seeds 2 --resume \
 		--out checkpoints/forgetting_gpm --doc docs/results/forgetting_gpm.md
 	$(PY) -m experiments.guarded_training --dataset mnist --resume --doc docs/results/guard.md

@@ -29,7 +29,7 @@ class Idea:
 COMMANDS = {
     "exactness": "exactness_training --dataset mnist",
     "structure": "structure_report --dataset mnist",
-    "forgetting": "forgetting --dataset mnist",
+    "forgetting": "forgetting --dataset mnist --tasks 10 --num-seeds 12 --methods all",
     "guard": "guarded_training --dataset mnist",
     "circuits": "circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1",
     "compress": "compress --dataset mnist --facts 500 --samples 2000",

@@ -73,7 +73,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     import jax.numpy as jnp
     import optax
 
-    from experiments._rounds import Together, run_rounds
+    from experiments._rounds import Together, quickly, run_rounds
     from jaxnet import continual
     from jaxnet.keys import LOOK, ORDER, network_keys, purpose
     from jaxnet.nn.params import release_masks, to_masked_network
@@ -87,7 +87,7 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     seeds, count = list(run.seeds), len(config.dials) * len(run.seeds)
     keys = jnp.concatenate([run.keys] * len(config.dials))
     dials = jnp.repeat(jnp.asarray(config.dials, jnp.float32), len(seeds))
-    together = Together(run, count)
+    together, how = Together(run, count), quickly(spec.dense_weights)
 
     def drawn(key: Any) -> Any:
         params, structure = jaxnet.init(spec, **network_keys(key))
@@ -96,7 +96,9 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             structure = release_masks(structure)
         return params, structure
 
-    fan_in = fan_ins(jax.vmap(lambda key: drawn(key)[1])(run.keys), dense)
+    # drawn by a program of its own, the same for most methods
+    networks = together("the networks", drawn, (True,), keys, options=ONCE)
+    fan_in = fan_ins(networks[1], dense)
     setting = continual.Setting(
         run.task(spec), base, config.tasks, config.look, config.buffer, fan_in, config.bias
     )
@@ -117,9 +119,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             else shared["whole"].replace(split=part)
         )
 
-    def begin(key: Any, dial: Any) -> Any:
-        params, structure = drawn(key)
-        progress = continual.begin(setting, learner, params, structure, dial, purpose(key, ORDER))
+    def begin(network: Any, key: Any, dial: Any) -> Any:
+        progress = continual.begin(setting, learner, *network, dial, purpose(key, ORDER))
         return progress if config.bias else without_bias(progress)
 
     def learn(progress: Any, own: Any, t: Any, batches: Any, *given: Any) -> Any:
@@ -138,21 +139,23 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
     ordered = partial(continual.order, per_task, config.batch_size, config.epochs)
     order = run.compiled("the order", ordered, run.key_data, number(0), options=ONCE)
 
-    def judged(progress: Any, t: int, form: str = "") -> Any:
+    def answering(progress: Any) -> tuple[Any, Any, Any]:
         # of the learner only what it answers from: the program is the same for most
-        memory = progress.memory if learner.knows_task else ()
-        args = progress.net.params, memory, progress.net.structure, taps, number(t), *seen
-        return together(f"judging{form}", judge, (True, True, True, True, False, False, False), *args)
+        return progress.net.params, progress.memory if learner.knows_task else (), progress.net.structure
+
+    def judged(progress: Any, t: int, form: str = "") -> Any:
+        args = *answering(progress), taps, number(t), *seen
+        return together(f"judging{form}", judge, (True, True, True, True, False, False, False), *args, **how)
 
     def start() -> Any:
-        progress = together("the start", begin, (True, True), keys, dials, options=ONCE)
+        progress = together("the start", begin, (True,) * 3, networks, keys, dials, options=ONCE)
         return progress.replace(before=judged(progress, -1))
 
     def step(t: int, progress: Any) -> Any:
         form = "with parts" if grows and t else ""
         each = (True, True, False, False, False, False)
         batches = order(run.key_data, number(t))
-        progress = together(f"a task{form}", learn, each, progress, taps, number(t), batches, *train)
+        progress = together(f"a task{form}", learn, each, progress, taps, number(t), batches, *train, **how)
         row = judged(progress, t, form)
         progress = progress.replace(accuracies=progress.accuracies.at[:, t].set(row))
         rows = [
@@ -166,19 +169,19 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         return progress, rows
 
     def shapes(done: int) -> Any:
-        found = jax.eval_shape(jax.vmap(begin), keys, dials)
+        found = jax.eval_shape(jax.vmap(begin), networks, keys, dials)
         if grows and done:
             found = jax.eval_shape(jax.vmap(grow, (0, 0, None, None)), found, taps, *train)
         return found
 
     end = run_rounds(run, config.arm, config.tasks, start, step, shapes)
 
-    def at_last(progress: Any, own: Any, *given: Any) -> Any:
-        a, tasks, net = progress.accuracies, stream(own, *given), progress.net
+    def at_last(params: Any, memory: Any, structure: Any, a: Any, before: Any, own: Any, *given: Any) -> Any:
+        tasks = stream(own, *given)
         cosines = continual.interference(
             setting.task,
-            learner.answers(net.params, progress.memory, net.structure, jnp.asarray(config.tasks - 1)),
-            net.structure,
+            learner.answers(params, memory, structure, jnp.asarray(config.tasks - 1)),
+            structure,
             [tasks.task(j) for j in range(config.tasks)],
             jnp.arange(min(config.look, tasks.per_task)),
         )
@@ -189,11 +192,12 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
             "forgetting": continual.forgetting(a),
             "interference": jnp.sum(jnp.where(apart, cosines, 0)) / (config.tasks * (config.tasks - 1)),
         }
-        weights = jaxnet.structure.count(net.params, net.structure)["total"]
-        return measures, weights, continual.transfer(a, progress.before)
+        weights = jaxnet.structure.count(params, structure)["total"]
+        return measures, weights, continual.transfer(a, before)
 
-    each = (True, True, False, False)
-    measures, weights, moved = together("measures", at_last, each, end, taps, *train, options=ONCE)
+    args = *answering(end), end.accuracies, end.before, taps
+    each = (*(True for _ in args), False, False)
+    measures, weights, moved = together("measures", at_last, each, *args, *train, options=ONCE)
     accuracies = np.asarray(end.accuracies, float)
     gone = ~np.isfinite(accuracies).all((1, 2))
     names = [f"{dial:g}" for dial in config.dials]

@@ -3,9 +3,9 @@
 All methods learn as many tasks with as many samples, after an equal number of tuning trials on two other
 streams, and are compared where they learn new tasks equally well.
 
-    python -m experiments.forgetting --tasks 3 --num-seeds 2
-    python -m experiments.forgetting --dataset mnist --doc docs/results/forgetting.md
+    python -m experiments.forgetting
     python -m experiments.forgetting --methods naive,ewc --dials naive=1,ewc=100
+    python -m experiments.forgetting --dataset mnist --tasks 10 --num-seeds 12 --methods all
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab
         None, "units per layer; auto: features,100,100,classes", none="auto"
     )
     stream: Streams = option("permuted", "how tasks are made: pixels permuted, images rotated, classes split")
-    tasks: int = option(10, "in a stream")
-    methods: tuple[str, ...] = option(("all",), f"all, or names: {', '.join(METHODS)}")
+    tasks: int = option(3, "in a stream")
+    methods: tuple[str, ...] = option(("naive", "ewc", "replay"), f"all, or names: {', '.join(METHODS)}")
     densities: tuple[float, ...] = option((1.0, 0.1), "fractions of the weights that exist", fraction=True)
     num_seeds: int = option(
-        12, "networks of every method, each with a stream of its own; verdicts need 12", least=1
+        2, "networks of every method, each with a stream of its own; verdicts need 12", least=1
     )
     epochs: int = option(1, "of every task", "epochs", least=1)
     optimizer: Literal["adam", "sgd"] = option("adam", "of all methods")

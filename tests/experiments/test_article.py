@@ -14,6 +14,7 @@ import jaxnet
 from experiments import article
 from experiments._article import COMMANDS, IDEAS
 from jaxnet.errors import InputError
+from jaxnet.lab.command import parse
 from jaxnet.levels import ARMS
 
 EVERY = [idea for ideas in IDEAS.values() for idea in ideas]
@@ -36,11 +37,12 @@ def test_an_idea_is_where_it_says(idea: Any) -> None:
 
 
 @pytest.mark.parametrize("page", ["forgetting", "circuits", "compress", "reasoning"])
-def test_what_a_row_shows_is_asked_by_the_experiment(page: str) -> None:
-    module = importlib.import_module(f"experiments.{COMMANDS[page].split()[0]}")
+def test_what_a_row_shows_is_asked_by_its_command(page: str) -> None:
+    name, *flags = COMMANDS[page].split()
+    module = importlib.import_module(f"experiments.{name}")
     study = getattr(module, "CONTROLS", None) or module.STUDY
     questions = getattr(study, "questions", None) or module.questions
-    titles = [f"{q.where}: {q.shown}" for q in questions(module.Config(num_seeds=12))]
+    titles = [f"{q.where}: {q.shown}" for q in questions(parse(module.Config, flags))]
     for idea in EVERY:
         for word in idea.asked if idea.page == page else ():
             assert any(word in title for title in titles), (word, titles)

@@ -83,8 +83,8 @@ def test_a_small_run_is_compared_and_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_method_runs_and_is_sound(tmp_path: Path) -> None:
     config = forgetting.Config(
-        sizes=(64, 24, 20, 10), tasks=2, densities=(0.5,), dials=("0.5",), num_seeds=2, look=20, epochs=4,
-        batch_size=32, kernel="dense", out=str(tmp_path / "run"),
+        sizes=(64, 24, 20, 10), tasks=2, methods=("all",), densities=(0.5,), dials=("0.5",), num_seeds=2,
+        look=20, epochs=4, batch_size=32, kernel="dense", out=str(tmp_path / "run"),
     )  # fmt: skip
     runs = forgetting.CONTROLS.main(config)["groups"]["0.5"]
     assert [name.split(": ")[1] for name in runs] == list(METHODS)
