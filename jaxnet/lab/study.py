@@ -120,7 +120,7 @@ class Study(Page[C]):
         from jaxnet.lab.run import Run, load
         from jaxnet.programs import Beside
         from jaxnet.provenance import provenance
-        from jaxnet.store.folder import CONFIG, RunFolder
+        from jaxnet.store.folder import CONFIG, SUMMARY, RunFolder
 
         dataset = (self.load or load)(config) if dataset is None else dataset
         config = self.settle(config, dataset)
@@ -144,15 +144,16 @@ class Study(Page[C]):
             known = {**provenance(), "dataset": dataset.name, "data_fingerprint": dataset.fingerprint}
             known |= self.known(config)
             folder.write_json("provenance.json", known)
+            ended, before = folder.path / SUMMARY, folder.read_rows()
+            took = read_json(ended)["timing"] if before and ended.exists() else None
             found: Found = self.run(run) if given is None else self.run(run, given)
             arms = {name: arm_summary(seeds, self.numbers, self.rates) for name, seeds in found.arms.items()}
             found.comparisons = compare(arms, found.questions, rates=self.rates)
-            stored, timing = read_json(folder.path / CONFIG), {**run.clock.as_dict(), **found.timing}
-            summary = {"experiment": self.name, "config": stored, "provenance": known}
-            summary |= {**summarise(arms, found.comparisons), **found.extra, "timing": timing}
-            summary = json_safe(summary)
-            folder.write_json("summary.json", summary)
-            rows = folder.read_rows()
+            rows = folder.read_rows()  # where none is new, the run was only read again
+            timing = took if took and rows == before else {**run.clock.as_dict(), **found.timing}
+            head = {"experiment": self.name, "config": read_json(folder.path / CONFIG), "provenance": known}
+            rest = {**summarise(arms, found.comparisons), **found.extra, "timing": timing}
+            folder.write_json(SUMMARY, summary := json_safe({**head, **rest}))
             for name, draw in self.plots.items():
                 draw(folder.path / name, summary, rows)
         return summary, found

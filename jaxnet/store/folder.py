@@ -230,8 +230,7 @@ def _check_jax(folder: Path) -> None:
     here = version("jax")
     stored: Any = files.read_json(folder / PROVENANCE) if (folder / PROVENANCE).exists() else None
     try:
-        begun = stored["versions"]["jax"]
-        minor = begun.split(".")[:2]
+        minor = (begun := stored["versions"]["jax"]).split(".")[:2]
     except (KeyError, TypeError, AttributeError):  # it does not say
         return
     if minor != here.split(".")[:2]:
