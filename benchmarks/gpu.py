@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import jax
@@ -165,8 +166,8 @@ def report(result: dict[str, Any], doc: str | None = None) -> None:
         "times csr",
         "accuracy %",
     ]
-    if not config["csr"]:
-        rows, columns = [row[:7] + row[8:] for row in rows], columns[:7] + columns[8:]
+    said = [any(row[at] is not None for row in rows) for at in range(len(columns))]
+    rows, columns = [[*compress(row, said)] for row in rows], [*compress(columns, said)]
     title = (
         f"{config['dataset']}, {config['hidden']} hidden units, density {config['density']}, "
         f"batch {config['batch']}, {config['epochs']} of {FULL_EPOCHS} epochs, median (range) of "

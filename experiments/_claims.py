@@ -199,8 +199,11 @@ def seeds_per_second(n: Numbers) -> list[Answer]:
     rates = [(one["seeds_per_second"], name) for c in n.found["by_chunk"].values() for name, one in c.items()]
     best, name = max(((r, name) for r, name in rates if name != "csr"), key=lambda pair: pair[0]["median"])
     said: Verdict = "holds" if best["median"] >= 50 else "fails"
-    test = f"seeds per second, {n.found['device']['kind']}, {name}"
-    return [Answer(test, f"{n.found['config']['repeats']} rounds", number(best["median"], ",.0f"), said)]
+    timed, device = n.found["config"]["epochs"], n.found["device"]["kind"]
+    test = f"seeds per second, {timed} of 5 epochs timed, {device}, {name}"
+    middle, least, most = (number(best[key], ",.0f") for key in ("median", "min", "max"))
+    rounds = f"{n.found['config']['repeats']} rounds"
+    return [Answer(test, rounds, f"{middle} (all rounds: {least} .. {most})", said)]
 
 
 @dataclass(frozen=True)

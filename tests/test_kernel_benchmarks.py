@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import large_network, seed_scaling
+from benchmarks import gpu, large_network, seed_scaling
 from benchmarks._report import markdown, spread, write_section
 from jaxnet.errors import InputError
+from jaxnet.files import read_json
 from jaxnet.kernels import csr_library
 
 
@@ -44,6 +45,14 @@ def test_a_section_of_a_document_is_replaced_and_nothing_else(tmp_path: Path):
         assert doc.read_text() == expected
     with pytest.raises(InputError, match="has no section from '<!-- b -->'"):
         write_section(doc, "b", table)
+
+
+def test_the_table_of_a_gpu_is_that_of_its_numbers(tmp_path: Path):
+    docs = Path(gpu.__file__).parents[1] / "docs"
+    text, copy = (docs / "scaling.md").read_text(), tmp_path / "scaling.md"
+    copy.write_text(text.replace("1468.393", "0"))
+    gpu.report(read_json(docs / "results" / "gpu.json"), str(copy))
+    assert copy.read_text() == text and "1468.393" in text
 
 
 @pytest.mark.parametrize(
