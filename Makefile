@@ -8,7 +8,7 @@ DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 -
 	--out checkpoints/demo --overwrite
 # The documents of docs/results; need MNIST (JAXNET_DATA_DIR). Killed and started again, they continue.
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 16 --resume
-REASONING_FLAGS ?= --num-seeds 12 --width 64 --layers 4 --lr 2e-3 --samples 65536 --steps 6000 --last-steps 500 \
+REASONING_FLAGS ?= --num-seeds 12 --width 64 --layers 4 --lr 2e-3 --samples 65536 --steps 8000 --last-steps 500 \
 	--shuffled-steps 1000 --look 32 --suites all --nodes 8
 METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume

@@ -27,17 +27,18 @@ class Idea:
 
 
 COMMANDS = {
-    "exactness": "exactness_training --dataset mnist",
-    "structure": "structure_report --dataset mnist",
+    "exactness": "exactness_training --dataset mnist --num-seeds 16 --epochs 5",
+    "structure": "structure_report --dataset mnist --epochs 5",
     "forgetting": "forgetting --dataset mnist --tasks 10 --num-seeds 12 --methods all",
     "guard": "guarded_training --dataset mnist",
     "circuits": "circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1",
     "compress": "compress --dataset mnist --facts 500 --samples 2000",
-    "reasoning": "reasoning_circuits --num-seeds 12 --width 64 --layers 4 --steps 6000 --suites all",
+    "reasoning": "reasoning_circuits --num-seeds 12 --width 64 --layers 4 --lr 2e-3 --samples 65536 "
+    "--steps 8000 --last-steps 500 --shuffled-steps 1000 --look 32 --suites all --nodes 8",
     "levels": "level_transformer --num-seeds 12 --steps 2000",
-    "growth": "indefinite_growth_controls --dataset mnist",
+    "growth": "indefinite_growth_controls --dataset mnist --num-seeds 16",
 }
-"""What makes a page."""
+"""What makes a page, as ``make results`` does."""
 
 IDEAS: dict[str, tuple[Idea, ...]] = {
     "Networks as complexes": (

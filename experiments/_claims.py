@@ -217,13 +217,13 @@ class Claim:
     beside: Callable[[Numbers], str] = lambda numbers: ""
 
 
-PATCHES = "patched_density", "patched_density_controls --dataset mnist"
-GROWTH = "growth", "indefinite_growth_controls --dataset mnist"
+PATCHES = "patched_density", "patched_density_controls --dataset mnist --num-seeds 16"
+GROWTH = "growth", "indefinite_growth_controls --dataset mnist --num-seeds 16"
 PATCHABILITY = "patchability", "patchability --dataset mnist"
 CIFAR10 = "cifar10_growth", "cifar10_growth"
 HUNTS = "growth_or_hunt", "growth_or_hunt --dataset mnist"
-BOOTSTRAP = "bootstrap", "optimal_bootstrap --dataset mnist"
-CLIFF = "cliff_rescue", "cliff_rescue_report --datasets cliff,mnist"
+BOOTSTRAP = "bootstrap", "optimal_bootstrap --dataset mnist --num-seeds 16"
+CLIFF = "cliff_rescue", "cliff_rescue_report --datasets cliff,mnist --num-seeds 16 --kernel csr"
 
 CLAIMS = (
     Claim("97.67 % on MNIST with 3 % of the weights", *PATCHES, headline_level, headline_beside),

@@ -5,7 +5,7 @@ heart and in one that was never trained. Beside them: overlap, bridges, backups,
 bits for attention or for perceptrons first, and one suite protected while another is learned.
 
     python -m experiments.reasoning_circuits
-    python -m experiments.reasoning_circuits --num-seeds 12 --width 64 --layers 4 --steps 6000 --suites all
+    python -m experiments.reasoning_circuits --width 64 --layers 4 --steps 8000 --samples 65536 --suites all
 """
 
 from __future__ import annotations

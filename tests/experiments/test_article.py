@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import jaxnet
 from experiments import article
 from experiments._article import COMMANDS, IDEAS
+from experiments._claims import CLAIMS
 from jaxnet.errors import InputError
 from jaxnet.lab.command import parse
 from jaxnet.levels import ARMS
+
+ROOT = Path(article.__file__).parents[1]
 
 EVERY = [idea for ideas in IDEAS.values() for idea in ideas]
 
@@ -46,6 +50,25 @@ def test_what_a_row_shows_is_asked_by_its_command(page: str) -> None:
     for idea in EVERY:
         for word in idea.asked if idea.page == page else ():
             assert any(word in title for title in titles), (word, titles)
+
+
+def test_pages_are_made_by_the_commands_that_are_named() -> None:
+    made: dict[str, str] = {}
+    for target in ("results", "results-cifar10"):
+        told = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        lines = told.replace("\\\n", " ")
+        for command, page in re.findall(r"experiments\.([^;\n]*?) --doc docs/results/(\w+)\.md", lines):
+            made[page] = command.replace("--resume", "")
+    claimed = {claim.page: claim.flags for claim in CLAIMS if claim.flags}
+
+    def asked(command: str) -> tuple[str, Any]:
+        name, *flags = command.split()
+        return name, parse(importlib.import_module(f"experiments.{name}").Config, flags)
+
+    for page, command in (*COMMANDS.items(), *claimed.items()):
+        assert asked(made[page]) == asked(command), page
 
 
 def test_a_page_from_numbers_by_hand(tmp_path: Path) -> None:
