@@ -25,6 +25,7 @@ from experiments import method_comparison as comparison
 from experiments._method_arms import published
 from jaxnet import lab
 from jaxnet.lab import changed, option
+from jaxnet.lab.flags import Activation
 from jaxnet.lab.shown import number
 
 WIDE = 3072, 3072, 3072, 3072, 10
@@ -58,6 +59,7 @@ class Config(comparison.Config):
     sizes: tuple[int, ...] | None = changed(
         lab.NetworkFlags, "sizes", (3072, 1024, 512, 10), "units per layer; auto: features,256,128,classes"
     )
+    activation: Activation = changed(lab.NetworkFlags, "activation", "gelu")
     augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment", ("crop", "flip"))
     methods: tuple[str, ...] = changed(
         comparison.Config,
@@ -68,7 +70,7 @@ class Config(comparison.Config):
     num_seeds: int = option(2, "networks of every method and density; verdicts need 12", least=1)
     epochs: int = changed(comparison.Config, "epochs", 100)
     every: int = changed(comparison.Config, "every", 300)
-    rates: tuple[float, ...] = changed(comparison.Config, "rates", (1e-2,))
+    rates: tuple[float, ...] = changed(comparison.Config, "rates", (2.5e-3,))
     out: str = changed(lab.RunFlags, "out", "checkpoints/cifar10_mlp")
 
 
