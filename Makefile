@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-PYTEST_FLAGS ?= --durations=60
+PYTEST_FLAGS ?= --durations=250 --durations-min=1
 # The demo: the main job on the digits that come with scikit-learn; no network, under two minutes on two cores.
 DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 --num-seeds 16 \
 	--out checkpoints/demo --overwrite
