@@ -144,7 +144,7 @@ def static_cifar(n: Numbers) -> list[Answer]:
         lambda c: c["first"].endswith(": growing, without RigL") and c["second"].endswith(": static"),
         "growing and static",
     )
-    return of_many(pairs, "growing − static, equal weights")
+    return of_many(pairs, "growing, without RigL − static, equal weights")
 
 
 def one_or_many(n: Numbers) -> list[Answer]:

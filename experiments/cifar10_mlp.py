@@ -70,7 +70,7 @@ class Config(comparison.Config):
     num_seeds: int = option(2, "networks of every method and density; verdicts need 12", least=1)
     epochs: int = changed(comparison.Config, "epochs", 100)
     every: int = changed(comparison.Config, "every", 300)
-    rates: tuple[float, ...] = changed(comparison.Config, "rates", (2.5e-3,))
+    rates: tuple[float, ...] = changed(comparison.Config, "rates", (2e-3,))
     out: str = changed(lab.RunFlags, "out", "checkpoints/cifar10_mlp")
 
 
