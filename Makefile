@@ -169,6 +169,7 @@ results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, 
 	@$(call ONCE,cifar10_speed_wide,--hidden 3072$(COMMA)3072$(COMMA)3072 --allocation dense-output --densities 0.011073)
 	$(PY) -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 \
 		--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep --resume
+	cp checkpoints/cifar10_sweep/summary.json docs/results/cifar10_sweep.json
 	@set -e; for d in $(call EACH,$(CIFAR10_DENSITIES)); do for m in $(call EACH,$(CIFAR10_METHODS)); do \
 		$(PY) -m experiments.cifar10_mlp $(CIFAR10_MLP_FLAGS) --densities $$d --methods $$m --baseline $$m --resume; \
 	done; done

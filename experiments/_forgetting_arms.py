@@ -120,7 +120,8 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         )
 
     def begin(network: Any, key: Any, dial: Any) -> Any:
-        progress = continual.begin(setting, learner, *network, dial, purpose(key, ORDER))
+        params, structure = network
+        progress = continual.begin(setting, learner, params, structure, dial, purpose(key, ORDER))
         return progress if config.bias else without_bias(progress)
 
     def learn(progress: Any, own: Any, t: Any, batches: Any, *given: Any) -> Any:

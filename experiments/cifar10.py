@@ -20,8 +20,8 @@ from experiments.cifar10_conv import ARMS
 from experiments.cifar10_growth import GROWTH
 from experiments.cifar10_mlp import WIDE as WIDE_SIZES
 from jaxnet import lab
-from jaxnet.files import read_json, user_path
-from jaxnet.lab import changed, option
+from jaxnet.files import user_path
+from jaxnet.lab import changed
 from jaxnet.lab.shown import NOTHING, number
 
 TEMPLATE = Path(__file__).parent / "reports" / "cifar10.md"
@@ -125,27 +125,42 @@ def convolutional(n: Numbers) -> Found:
     yield "a convolutional base, at most 60,000 non-zeros: at least 72 %, aim 80", f"best {best(n, names)}"
 
 
-MLP = "python -m experiments.cifar10_mlp"
+def memory(n: Numbers) -> Found:
+    """What a hunt was planned to hold, and what its process held."""
+    programs = [program for stage in n.found["plan"] for program in stage["programs"]]
+    planned, allowed = (
+        max(p["bytes_per_call"] for p in programs) / 2**20,
+        min(p["bytes_allowed"] for p in programs) / 2**20,
+    )
+    peak = n.found["timing"].get("peak_bytes")
+    held = number(None if peak is None else peak / 2**20, ".0f")
+    what = f"{n.found['networks']['trained']} seeds in one hunt stay within the planned memory"
+    yield what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB"
+
+
+RUN, RESULTS = "python -m experiments.", "docs/results/"
 WIDE = "--sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073"
 SPEED = "python -m benchmarks.large_network --ways csr,torch_masked --augment"
+WIDE_SPEED = "--hidden 3072,3072,3072 --allocation dense-output --densities 0.011073"
+SWEEP = (
+    f"{RUN}seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 --allocation erdos-renyi "
+    "--densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep; "
+    f"cp checkpoints/cifar10_sweep/summary.json {RESULTS}cifar10_sweep.json"
+)
 PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
-    "cifar10_patched": ("python -m experiments.cifar10_patched", patched),
-    "cifar10_mlp": (MLP, perceptron),
-    "cifar10_mlp_wide": (f"{MLP} {WIDE} --num-seeds 1 --peers", wide),
-    "cifar10_speed": (f"{SPEED} --densities 0.01,0.05", speed),
-    "cifar10_speed_wide": (
-        f"{SPEED} --hidden 3072,3072,3072 --allocation dense-output --densities 0.011073",
-        speed,
+    "cifar10_patched": (f"{RUN}cifar10_patched --doc {RESULTS}cifar10_patched.md", patched),
+    "cifar10_mlp": (f"{RUN}cifar10_mlp --doc {RESULTS}cifar10_mlp.md", perceptron),
+    "cifar10_mlp_wide": (
+        f"{RUN}cifar10_mlp {WIDE} --num-seeds 1 --peers --doc {RESULTS}cifar10_mlp_wide.md",
+        wide,
     ),
-    "cifar10_growth": ("python -m experiments.cifar10_growth", growing),
-    "cifar10_conv": ("python -m experiments.cifar10_conv", convolutional),
+    "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json {RESULTS}cifar10_speed.json", speed),
+    "cifar10_speed_wide": (f"{SPEED} {WIDE_SPEED} --json {RESULTS}cifar10_speed_wide.json", speed),
+    "cifar10_growth": (f"{RUN}cifar10_growth --doc {RESULTS}cifar10_growth.md", growing),
+    "cifar10_conv": (f"{RUN}cifar10_conv --doc {RESULTS}cifar10_conv.md", convolutional),
+    "cifar10_sweep": (SWEEP, memory),
 }
 """By page, or by file of numbers: what makes it, and what it answers."""
-
-SWEEP = (
-    "python -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 "
-    "--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1"
-)
 
 
 @dataclass(frozen=True)
@@ -153,23 +168,6 @@ class Config(claims.Config):
     """What came out on CIFAR-10, on one page."""
 
     doc: str = changed(claims.Config, "doc", "docs/results/cifar10.md")
-    sweep: str = option("checkpoints/cifar10_sweep", "folder of a hunt of 128 seeds, whose memory is shown")
-
-
-def memory(folder: Path) -> list[tuple[str, str]]:
-    """What a hunt was planned to hold, and what its process held; nothing without one."""
-    if not (folder / "summary.json").exists():
-        return []
-    found: Mapping[str, Any] = read_json(folder / "summary.json")
-    programs = [program for stage in found["plan"] for program in stage["programs"]]
-    planned, allowed = (
-        max(p["bytes_per_call"] for p in programs) / 2**20,
-        min(p["bytes_allowed"] for p in programs) / 2**20,
-    )
-    peak = found["timing"].get("peak_bytes")
-    held = number(None if peak is None else peak / 2**20, ".0f")
-    what = f"{found['networks']['trained']} seeds in one hunt stay within the planned memory"
-    return [(what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB")]
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -179,11 +177,7 @@ def main(config: Config) -> dict[str, Any]:
         n = claims.numbers_of(folder, page)
         rows = [] if n is None else list(answers(n))
         link = f"{page}.md" if (folder / f"{page}.md").exists() else f"{page}.json"
-        flag, kind = ("json", "json") if "benchmarks" in command else ("doc", "md")
-        whole = f"{command} --{flag} docs/results/{page}.{kind}"
-        parts.append({"page": link if rows else "", "command": whole, "rows": rows})
-    swept = memory(user_path(config.sweep))
-    parts.append({"page": "", "command": f"{SWEEP} --out {config.sweep}", "rows": swept})
+        parts.append({"page": link if rows else "", "command": command, "rows": rows})
     values: dict[str, Any] = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
     said = f"{len(parts) - values['open']} of {len(parts)} parts have been run"
     claims.write_page(config, TEMPLATE, values, said)

@@ -23,6 +23,7 @@ from jaxnet.lab import option
 TEMPLATE = Path(__file__).parent / "reports" / "claims.md"
 KEYS = {
     "gpu": ("device", "by_chunk", "config"),
+    "cifar10_sweep": ("plan", "networks", "timing"),
     **dict.fromkeys(("cifar10_speed", "cifar10_speed_wide"), ("sizes", "by_density", "config")),
 }
 """What a results file has, where it is not that of an experiment."""

@@ -300,10 +300,9 @@ def test_one_page_from_numbers_by_hand(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
 
     def main() -> dict[str, Any]:
-        at = {"results": str(tmp_path), "doc": str(tmp_path / "cifar10.md"), "sweep": str(tmp_path)}
-        return cifar10.main(cifar10.Config(**at))
+        return cifar10.main(cifar10.Config(results=str(tmp_path), doc=str(tmp_path / "cifar10.md")))
 
-    assert main()["open"] == len(cifar10.PAGES) + 1
+    assert main()["open"] == len(cifar10.PAGES)
     arms = {"0.01: set": arm(0.55, 0.57, accuracy_peers=(0.58, 0.6)), "0.01: rigl": arm(0.5, 0.52)}
     write("cifar10_mlp", experiment="cifar10_mlp", config={"densities": [0.01]}, arms=arms, comparisons=[])
     found = [
@@ -315,10 +314,11 @@ def test_one_page_from_numbers_by_hand(tmp_path: Path) -> None:
     by_density = {"0.01": {"seconds_per_epoch": seconds, "ratios": {"csr_vs_torch_masked": {"median": 20.0}}}}
     write("cifar10_speed", sizes=[3072, 1024, 512, 10], by_density=by_density, config={})
     programs = [{"bytes_per_call": 2**30, "bytes_allowed": 2**31}]
-    write("summary", plan=[{"programs": programs}], networks={"trained": 128}, timing={"peak_bytes": 2**31})
+    timing = {"peak_bytes": 2**31}
+    write("cifar10_sweep", plan=[{"programs": programs}], networks={"trained": 128}, timing=timing)
     values = main()
     text = (tmp_path / "cifar10.md").read_text()
-    assert values["open"] == len(cifar10.PAGES) + 1 - 4
+    assert values["open"] == len(cifar10.PAGES) - 4
     assert "best 0.01: set: 56.00 %" in text and "best test epoch 59.00 %" in text and "at least 56.2" in text
     assert "better in 0, worse in 1 of 1 cells" in text and "better in 1, worse in 0 of 1 cells" in text
     assert "20.0 (0.60 and 12.00 s an epoch; 100 epochs: 1 and 20 min)" in text
