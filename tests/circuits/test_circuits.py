@@ -65,6 +65,7 @@ def test_ablation_by_hand(key):
     np.testing.assert_allclose(each[:, 0], [0, 2, 2, 0, 2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_act_alike_on_both_representations_and_on_units(key):
     task, params, structure, suite = drawn(key)
     labels = jaxnet.guard.groups(params, structure)

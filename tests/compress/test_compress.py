@@ -94,6 +94,7 @@ def trained_like(key: jax.Array) -> tuple[Task, Any, Any, jax.Array]:
     return Task(MLP(spec)), params, structure, x
 
 
+@pytest.mark.slow
 def test_a_refit_brings_the_outputs_back_and_waves_prune_to_the_ratio(key):
     task, params, structure, x = trained_like(key)
 

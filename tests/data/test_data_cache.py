@@ -140,6 +140,7 @@ for i in range(20):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     writers = [
         subprocess.Popen(

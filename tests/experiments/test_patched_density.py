@@ -203,7 +203,7 @@ def test_counts_are_what_the_topology_says(base: Finished) -> None:
     assert sum(sum(s["extrema_high"]) for s in base.seeds) > 0
 
 
-@pytest.mark.parametrize("which", ["base", "dense"])
+@pytest.mark.parametrize("which", ["base", pytest.param("dense", marks=pytest.mark.slow)])
 def test_accuracies_are_those_of_the_networks_saved(
     which: str, digits: data.Dataset, request: pytest.FixtureRequest
 ) -> None:

@@ -92,6 +92,7 @@ def test_killed_and_interrupted_everywhere_it_ends_bit_for_bit_the_same(
     assert not [path for path in contents(out) if "partial" in path]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_rare_where_they_cost_more_than_epochs(
     base: Finished, patched: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ def test_results_of_another_run_are_replaced_only_when_told(base: Finished, patc
     assert contents(base.folder) == before
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_run_and_nothing_else(base: Finished, patched: Runner, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(base.folder, copy)
@@ -340,6 +342,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     assert {k: v for k, v in contents(copy_of_base).items() if k != "provenance.json"} == before
 
 
+@pytest.mark.slow
 def test_what_the_error_advises_works(base: Finished, copy_of_base: Path, patched: Runner) -> None:
     shutil.rmtree(newest(copy_of_base))
     patched("base", out=str(copy_of_base), resume=True)

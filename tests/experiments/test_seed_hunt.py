@@ -238,7 +238,8 @@ def test_command_prints_ranking_and_selection(
     assert jax.default_backend() == ("cpu" if os.environ["JAX_PLATFORMS"] == "cpu" else "gpu")
 
 
-@pytest.mark.parametrize("mask_mode", [None, pytest.param("enforced", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_mode", [None, "enforced"])
 def test_a_hunt_as_described_fills_up_or_does_not(mask_mode: str | None, hunter: Hunter) -> None:
     flags: dict[str, Any] = {"protocol": "described", "mask_mode": mask_mode, "densities": (0.1,)}
     found = hunter(f"described {mask_mode}", num_seeds=4, promising=0.0, **flags)

@@ -158,6 +158,7 @@ def test_windows_of_one_thing_glue_to_it(key: jax.Array) -> None:
     assert np.allclose(apart.loss, [2 / 32, 0, 0])
 
 
+@pytest.mark.slow
 def test_a_run_is_settled_after_three_looks_without_change(key: jax.Array) -> None:
     d = random(key, 6, 9, 5)
     seen, observe = jax.jit(homology.watch)(d), jax.jit(partial(homology.observe, drift=1e-3))

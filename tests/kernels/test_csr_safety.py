@@ -285,6 +285,7 @@ def _stress(sweeps: int, devices: int, threads: int, timeout: int) -> None:
     assert done.returncode == 0 and done.stdout.strip() == "done", done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @needs_csr
 def test_no_deadlock_with_many_devices_and_threads() -> None:
     _stress(12, 8, 2, 280)

@@ -50,6 +50,7 @@ def test_windows_that_know_only_the_last_token_agree():
     assert float(loss) < 1e-10 and float(jnp.max(gluing.disagreement(module, params, tokens))) < 1e-6
 
 
+@pytest.mark.slow
 def test_disagreement_is_the_total_variation_between_two_windows():
     module = Decoder(SPEC)
     params, tokens = drawn(module)

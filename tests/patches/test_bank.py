@@ -111,7 +111,8 @@ def test_distinct_draws_avoid_what_is_excluded(seed, share):
 draw = jax.jit(lambda exclude, key: first_by_rank(jax.random.uniform(key, (3, 6)), 4, exclude))
 
 
-@pytest.mark.parametrize("kind", ["dense", pytest.param("mlp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dense", "mlp"])
 def test_patches_are_named_by_their_place(kind, key):
     """High ones first in every layer, and one layer below the one they feed; slots are numbered through."""
     spec, _, structure = networks.small(None)

@@ -91,6 +91,7 @@ def test_protected_weights_survive_rigl(masked, key, standard_promotion):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_zones_are_found_anew(key, standard_promotion):
     _, params, structure = small(None)
     net = Net.of(params, structure, protect.zoned(optax.sgd(0.1)))

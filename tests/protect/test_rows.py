@@ -88,6 +88,7 @@ def test_a_row_without_a_free_direction_does_not_move(key, standard_promotion):
     assert float(jnp.abs(updates["weight"][2:]).sum()) > 0.1
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.floats(0.3, 0.99))
 @settings(max_examples=5)
 def test_energy_is_kept_with_as_few_directions_as_possible(seed, energy):

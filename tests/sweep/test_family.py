@@ -88,6 +88,7 @@ def test_every_position_of_a_large_layer_is_equally_likely(key):
     assert scipy.stats.chisquare(by_col).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_bernoulli_counts_are_binomial(key):
     sizes, density, draws = (20, 15, 8), 0.1, 4000
     family = make_family([sizes, (25, 20, 10)], [density], "bernoulli")

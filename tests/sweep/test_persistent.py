@@ -128,7 +128,8 @@ def test_more_classes_than_a_tile_are_refused() -> None:
         persistent.train_epoch(layer, learned[:1], learned[1:], *batches, **rates, interpret=True)
 
 
-@pytest.mark.parametrize("off", [pytest.param(0.0, marks=pytest.mark.slow), 1e-3])
+@pytest.mark.slow
+@pytest.mark.parametrize("off", [0.0, 1e-3])
 def test_it_is_used_where_a_trial_shows_that_it_is_right(off: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def epochs(config: SweepConfig) -> Any:
         right = make_epochs(config, interpret=True)

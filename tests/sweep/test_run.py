@@ -325,6 +325,7 @@ def test_a_diverged_network_is_marked_and_its_accuracy_is_none():
     assert 0 < row.accuracy[1] <= 1
 
 
+@pytest.mark.slow
 def test_a_method_rewires_the_networks_of_a_sweep():
     """SET moves weights and keeps their number; a seed alone equals its row."""
     config = small.config("dense", method=methods.make("set", every=2))

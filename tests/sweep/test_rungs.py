@@ -53,6 +53,7 @@ def test_survivors_equal_networks_trained_at_one_go():
     assert not np.array_equal(second.row.loss, first.row.loss[chosen]), "or the second rung did nothing"
 
 
+@pytest.mark.slow
 def test_what_is_carried_must_fit_the_epochs():
     program = rung_program()
     first = program(small.keys(2), small.members(2), epochs=range(1))

@@ -67,7 +67,7 @@ def dense(params: Params, structure: Structure) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("sizes", ARCHITECTURES)
-@pytest.mark.parametrize("mask", ["uniform", "bernoulli"])
+@pytest.mark.parametrize("mask", ["uniform", pytest.param("bernoulli", marks=pytest.mark.slow)])
 def test_trim_keeps_what_exists(key: jax.Array, sizes: tuple[int, ...], mask: str) -> None:
     padded = draw(key, sizes, mask)
     params, structure = trim(*padded, sizes)

@@ -21,6 +21,7 @@ def network_keys(key: jax.Array) -> Any:
     return jaxnet.keys.network_keys(key)
 
 
+@pytest.mark.slow
 def test_a_head_and_a_share_taken_out_are_zeros_by_hand(key):
     drawn = suites.suite("agreement", key, 3)
     task = jaxnet.Task(transformer.model(SPEC))
