@@ -138,29 +138,35 @@ def memory(n: Numbers) -> Found:
     yield what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB"
 
 
-RUN, RESULTS = "python -m experiments.", "docs/results/"
-WIDE = "--sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073"
+MLP = "python -m experiments.cifar10_mlp --peers"
+WIDE = (
+    "--sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073 --num-seeds 1 "
+    "--out checkpoints/cifar10_mlp_wide --methods set,rigl,chts,set-correlated,rigl-correlated --baseline set"
+)
 SPEED = "python -m benchmarks.large_network --ways csr,torch_masked --augment"
 WIDE_SPEED = "--hidden 3072,3072,3072 --allocation dense-output --densities 0.011073"
 SWEEP = (
-    f"{RUN}seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 --allocation erdos-renyi "
-    "--densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep; "
-    f"cp checkpoints/cifar10_sweep/summary.json {RESULTS}cifar10_sweep.json"
+    "python -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 "
+    "--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep; "
+    "cp checkpoints/cifar10_sweep/summary.json"
 )
 PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
-    "cifar10_patched": (f"{RUN}cifar10_patched --doc {RESULTS}cifar10_patched.md", patched),
-    "cifar10_mlp": (f"{RUN}cifar10_mlp --doc {RESULTS}cifar10_mlp.md", perceptron),
-    "cifar10_mlp_wide": (
-        f"{RUN}cifar10_mlp {WIDE} --num-seeds 1 --peers --doc {RESULTS}cifar10_mlp_wide.md",
-        wide,
-    ),
-    "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json {RESULTS}cifar10_speed.json", speed),
-    "cifar10_speed_wide": (f"{SPEED} {WIDE_SPEED} --json {RESULTS}cifar10_speed_wide.json", speed),
-    "cifar10_growth": (f"{RUN}cifar10_growth --doc {RESULTS}cifar10_growth.md", growing),
-    "cifar10_conv": (f"{RUN}cifar10_conv --doc {RESULTS}cifar10_conv.md", convolutional),
+    "cifar10_patched": ("python -m experiments.cifar10_patched --doc", patched),
+    "cifar10_mlp": (f"{MLP} --doc", perceptron),
+    "cifar10_mlp_wide": (f"{MLP} {WIDE} --doc", wide),
+    "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json", speed),
+    "cifar10_speed_wide": (f"{SPEED} {WIDE_SPEED} --json", speed),
+    "cifar10_growth": ("python -m experiments.cifar10_growth --doc", growing),
+    "cifar10_conv": ("python -m experiments.cifar10_conv --doc", convolutional),
     "cifar10_sweep": (SWEEP, memory),
 }
-"""By page, or by file of numbers: what makes it, and what it answers."""
+"""By page, or by file of numbers: what makes it, but for its name, and what it answers."""
+
+
+def command_of(page: str) -> str:
+    """The command that makes a page, or a file of numbers."""
+    command, _ = PAGES[page]
+    return f"{command} docs/results/{page}.{'md' if command.endswith('--doc') else 'json'}"
 
 
 @dataclass(frozen=True)
@@ -173,11 +179,11 @@ class Config(claims.Config):
 def main(config: Config) -> dict[str, Any]:
     """Writes the page."""
     folder, parts = user_path(config.results), list[dict[str, Any]]()
-    for page, (command, answers) in PAGES.items():
+    for page, (_, answers) in PAGES.items():
         n = claims.numbers_of(folder, page)
         rows = [] if n is None else list(answers(n))
         link = f"{page}.md" if (folder / f"{page}.md").exists() else f"{page}.json"
-        parts.append({"page": link if rows else "", "command": command, "rows": rows})
+        parts.append({"page": link if rows else "", "command": command_of(page), "rows": rows})
     values: dict[str, Any] = {"parts": parts, "open": sum(not part["rows"] for part in parts)}
     said = f"{len(parts) - values['open']} of {len(parts)} parts have been run"
     claims.write_page(config, TEMPLATE, values, said)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import jaxnet
-from experiments import article
+from experiments import article, cifar10
 from experiments._article import COMMANDS, IDEAS
 from experiments._claims import CLAIMS
 from jaxnet.errors import InputError
@@ -59,15 +59,19 @@ def test_pages_are_made_by_the_commands_that_are_named() -> None:
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         lines = told.replace("\\\n", " ")
-        for command, page in re.findall(r"experiments\.([^;\n]*?) --doc docs/results/(\w+)\.md", lines):
+        for command, page in re.findall(r"experiments\.([^;\n]*?)\s+--doc docs/results/(\w+)\.md", lines):
             made[page] = command.replace("--resume", "")
     claimed = {claim.page: claim.flags for claim in CLAIMS if claim.flags}
+    whole = {
+        page: cifar10.command_of(page) for page in cifar10.PAGES if f"{page}.md" in cifar10.command_of(page)
+    }
+    shown = {page: re.sub(r"^.*experiments\.|--doc .*$", "", command) for page, command in whole.items()}
 
     def asked(command: str) -> tuple[str, Any]:
         name, *flags = command.split()
         return name, parse(importlib.import_module(f"experiments.{name}").Config, flags)
 
-    for page, command in (*COMMANDS.items(), *claimed.items()):
+    for page, command in (*COMMANDS.items(), *claimed.items(), *shown.items()):
         assert asked(made[page]) == asked(command), page
 
 
