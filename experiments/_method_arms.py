@@ -32,7 +32,8 @@ class Arm:
       start: ``sparse``, ``dense`` (all weights exist and are masked), ``half`` of them, ``small`` (a
         dense network of as many weights), ``chosen`` (among all weights, before the first step),
         ``rewound`` (several trainings, each but the first of the largest weights of the one before).
-      correlated: the first layer is wired by the correlation of the pixels.
+      wiring: which layers are wired by the correlation of the pixels: none for ``random``, the first
+        for ``correlated``, all but the last for ``local``.
       taught: by a dense network.
       gradients: dense gradients that a change asks for.
     """
@@ -43,7 +44,7 @@ class Arm:
     schedule: Literal["exchange", "prune", "both", "once", "none"] = "none"
     allocation: str | None = None
     start: Literal["sparse", "dense", "half", "small", "chosen", "rewound"] = "sparse"
-    correlated: bool = False
+    wiring: Literal["random", "correlated", "local"] = "random"
     taught: bool = False
     gradients: int = 0
 
@@ -64,7 +65,7 @@ SPARSE = {
     "static-fan-in": Arm("as many inputs for every unit", allocation="constant-fan-in"),
     "static-dense-output": Arm("a dense output layer, the rest evenly", allocation="dense-output"),
     "static-output-0.3": Arm("an output layer of density 0.3, the rest evenly", allocation="output=0.3"),
-    "static-correlated": Arm("first layer wired by the correlation of the pixels", correlated=True),
+    "static-correlated": Arm("first layer wired by the correlation of the pixels", wiring="correlated"),
     "snip": Arm("pruned at once by |gradient x weight|", "snip", (), "once", start="chosen", gradients=1),
     "set": _exchange("the smallest go, random ones come", "set"),
     "rigl": _exchange("the smallest go, those of the largest gradient come", "rigl", 1),
@@ -88,13 +89,16 @@ DENSE = {
 }
 """What has more weights on the way."""
 
+_LOCAL = "hidden layers wired by correlation, every unit to what is near"
+_WIRINGS: dict[Any, str] = {"correlated": "first layer wired by correlation", "local": _LOCAL}
+
 WIRED = {
-    f"{name}-correlated": dataclasses.replace(
-        SPARSE[name], what=f"{SPARSE[name].what}; first layer wired by correlation", correlated=True
-    )
-    for name in ("set", "rigl", "chts", "sparse-momentum")
+    f"{name}-{wiring}": dataclasses.replace(SPARSE[name], what=f"{SPARSE[name].what}; {what}", wiring=wiring)
+    for wiring, what in _WIRINGS.items()
+    for name in ("static", "set", "rigl", "chts", "sparse-momentum")
+    if f"{name}-{wiring}" not in SPARSE
 }
-"""Exchange in networks whose first layer is wired by the correlation of the pixels; by name only."""
+"""What starts sparse in networks that are wired by the correlation of the pixels; by name only."""
 
 ARMS = {**SPARSE, **DENSE, **WIRED}
 

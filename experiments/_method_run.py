@@ -143,7 +143,7 @@ def run_arm(run: lab.Run[ArmConfig], teachers: Networks | None = None) -> lab.Fo
         *([jaxnet.optim.averaged(config.average)] if config.average else []),
     )
     seen = run.split("train", slice(config.batch_size))
-    watched = run.split("train", slice(1000)) if arm.correlated else None
+    watched = run.split("train", slice(1000)) if arm.wiring != "random" else None
 
     def ready(params: Any, structure: Any, rate: float) -> Any:
         net = jaxnet.Net.of(params, structure, optimizer)
@@ -151,12 +151,10 @@ def run_arm(run: lab.Run[ArmConfig], teachers: Networks | None = None) -> lab.Fo
         return jaxnet.init_state(net.replace(opt_state=opt_state))
 
     def start(key: Any, before: Any) -> Any:
-        inputs = None if watched is None else watched.batch(jnp.arange(watched.size))[0]
-        params, structure = jaxnet.init(
-            spec,
-            **keys.network_keys(key),
-            inputs=inputs,
-        )
+        given: dict[str, Any] = {}
+        if watched is not None:
+            given = {"inputs": watched.batch(jnp.arange(watched.size))[0], "wiring": arm.wiring}
+        params, structure = jaxnet.init(spec, **keys.network_keys(key), **given)
         if arm.start != "sparse":
             params, structure = jaxnet.to_masked_network(params, structure)
 

@@ -26,10 +26,12 @@ BATCH = 64
 
 MORE = f"{controls.NONE}, as many weights from the start"
 
-ARMS = {name: arm for name, arm in controls.ARMS.items() if "% from the start" not in name} | {
+_ELSEWHERE = ("% from the start", ", dense", "rate of the patches", "original init")
+ARMS = {name: arm for name, arm in controls.ARMS.items() if not name.endswith(_ELSEWHERE)} | {
     MORE: controls.NO_PATCHES
 }
-"""Those on MNIST; as many weights as with patches are counted here."""
+"""Those on MNIST but for the questions of rate and init, which MNIST answers, and the dense network, which
+is an arm of ``experiments.cifar10_mlp``; as many weights as with patches are counted here."""
 
 ORIGINAL: dict[str, dict[str, Any]] = {
     "original": {},
@@ -133,6 +135,8 @@ def questions(config: Config) -> list[lab.Question]:
             asked.append(lab.Question("original", f"original, {second}", "patched_accuracy", title))
     for name in config.hidden:
         for q in controls.QUESTIONS:
+            if q.second.endswith(("rate of the patches", "original init")):
+                continue
             first, second = (MORE if "2.6 %" in arm else arm for arm in (q.first, q.second))
             named = replace(q, first=f"{name}: {first}", second=f"{name}: {second}", where=name)
             asked.append(named)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.allocation import allocate, check_count, check_positions
-from jaxnet.correlated import correlated_topology
+from jaxnet.correlated import correlated_topology, local_topologies
+from jaxnet.errors import check_choice
 from jaxnet.topology import Topology, topology_from_flat
 from jaxnet.types import Array, Bool, Float, Int, Key
 
@@ -109,6 +110,10 @@ def constant_fan_in_topology(num_out: int, num_in: int, fan_in: int, *, key_mask
     return topology_from_flat(flat.ravel(), jnp.ones(flat.size, bool), (num_out, num_in))
 
 
+WIRINGS = ("correlated", "local")
+"""How :func:`draw_topologies` wires layers by training samples."""
+
+
 def draw_topologies(
     sizes: Sequence[int],
     density: float,
@@ -116,6 +121,7 @@ def draw_topologies(
     *,
     key_mask: Key,
     inputs: Float[Array, "sample in"] | None = None,
+    wiring: str = "correlated",
 ) -> tuple[Topology, ...]:
     """Draws the topology of every layer of a network.
 
@@ -124,17 +130,23 @@ def draw_topologies(
       density: fraction of weights that exist, in (0, 1].
       allocation: one of :data:`ALLOCATIONS`.
       key_mask: one PRNG key; layer ``l`` uses ``fold_in(key_mask, l)``.
-      inputs: training samples; where given, the first layer is wired by the correlation
-        of their features (:func:`jaxnet.correlated.correlated_topology`), not at random.
+      inputs: training samples; where given, layers are wired by the correlation of their
+        features, not at random.
+      wiring: which: the first layer for ``correlated``
+        (:func:`jaxnet.correlated.correlated_topology`), all but the last for ``local``
+        (:func:`jaxnet.correlated.local_topologies`).
 
     Returns:
       One topology per layer, with the counts of :func:`allocate`.
 
     Raises:
-      ValueError: as :func:`allocate`.
+      ValueError: as :func:`allocate`, or there is no such wiring.
     """
-    topologies = []
-    for layer, nnz in enumerate(allocate(sizes, density, allocation)):
+    check_choice("wiring", wiring, WIRINGS)
+    counts, topologies = allocate(sizes, density, allocation), list[Topology]()
+    if inputs is not None and wiring == "local":
+        topologies += local_topologies(inputs, sizes[1:-1], counts[:-1], key_mask=key_mask)
+    for layer, nnz in list(enumerate(counts))[len(topologies) :]:
         num_in, num_out = sizes[layer], sizes[layer + 1]
         key = jax.random.fold_in(key_mask, layer)
         if layer == 0 and inputs is not None:

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 from jaxnet import allocation, masks, trees
 from jaxnet import topology as topologies
-from jaxnet.correlated import correlated_topology
+from jaxnet.correlated import correlated_topology, local_topologies
 
 # (out, in, weights); few, for each of them compiles once
 CASES = [(1, 1, 1), (1, 7, 3), (5, 8, 14), (5, 8, 40)]
@@ -113,6 +113,31 @@ def test_units_are_wired_to_the_features_that_vary_together():
     np.testing.assert_allclose(np.sort(pairs[mask]), np.sort(pairs.ravel())[-20:], atol=2e-6)
 
 
+def test_local_layers_are_wired_to_what_varies_together():
+    # by hand: two groups of features that vary together, one that is constant
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50)).astype(np.float32)
+    x = np.stack([a, b, -2 * a + 3, b + 1, np.full(50, 7, np.float32)], 1)
+    first, second = local_topologies(jnp.asarray(x), (4, 8), (8, 16), key_mask=jax.random.key(1))
+    rows = [tuple(np.flatnonzero(row)) for row in np.asarray(topologies.topology_mask(first))]
+    assert sorted(rows) == [(0, 2)] * 2 + [(1, 3)] * 2, "the constant one is nobody's own"
+    groups = {tuple(i for i, row in enumerate(rows) if row == group) for group in set(rows)}
+    above = [tuple(np.flatnonzero(row)) for row in np.asarray(topologies.topology_mask(second))]
+    assert set(above) == groups and len(above) == 8, "units above read units below of the same group"
+    # any numbers: every unit the most correlated, as many as any other or one more
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    (drawn,) = local_topologies(jnp.asarray(x), (9,), (20,), key_mask=jax.random.key(2))
+    topologies.validate_topology(drawn)
+    strength, mask = np.abs(np.corrcoef(x.T)), np.asarray(topologies.topology_mask(drawn))
+    key_own = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)[0]
+    own = np.asarray(jax.random.permutation(key_own, 6))[np.arange(9) % 6]
+    assert sorted(mask.sum(1).tolist()) == [2] * 7 + [3] * 2
+    for unit, row in zip(own, mask, strict=True):
+        np.testing.assert_allclose(
+            np.sort(strength[unit][row]), np.sort(strength[unit])[-row.sum() :], atol=2e-6
+        )
+
+
 def test_a_network_can_be_wired_by_its_training_samples(key):
     x = np.random.default_rng(3).normal(size=(30, 20)).astype(np.float32)
     draw_one = jax.jit(lambda k, x: masks.draw_topologies((20, 12, 4), 0.3, key_mask=k, inputs=x))
@@ -121,6 +146,12 @@ def test_a_network_can_be_wired_by_its_training_samples(key):
     assert [int(t.num_nonzeros) for t in wired] == [int(t.num_nonzeros) for t in plain]
     assert trees.equal(wired[1], plain[1]) and not trees.equal(wired[0], plain[0])
     assert positions(wired[0]) != positions(other[0]), "seeds differ"
+    local = masks.draw_topologies((20, 12, 8, 4), 0.3, key_mask=key, inputs=x, wiring="local")
+    plain = masks.draw_topologies((20, 12, 8, 4), 0.3, key_mask=key)
+    assert [int(t.num_nonzeros) for t in local] == [int(t.num_nonzeros) for t in plain]
+    assert trees.equal(local[2], plain[2]) and not trees.equal(local[1], plain[1])
+    with pytest.raises(ValueError, match="unknown wiring .near.: choose one of correlated, local"):
+        masks.draw_topologies((20, 12, 4), 0.3, key_mask=key, inputs=x, wiring="near")
 
 
 def test_constant_fan_in_by_hand():

@@ -79,14 +79,20 @@ class Activations(flax.struct.PyTreeNode):
 
 
 def init(
-    spec: NetworkSpec, *, key_mask: Key, key_init: Key, inputs: Float[Array, "sample in"] | None = None
+    spec: NetworkSpec,
+    *,
+    key_mask: Key,
+    key_init: Key,
+    inputs: Float[Array, "sample in"] | None = None,
+    wiring: str = "correlated",
 ) -> tuple[Params, Structure]:
     """Draws a scaffold: its topology from ``key_mask``, its values from ``key_init``.
 
-    Given training samples, the first layer is wired by the correlation of their features
-    (:func:`jaxnet.correlated.correlated_topology`).
+    Given training samples, the first layer (``wiring`` ``local``: all but the last) is wired by the
+    correlation of their features (:func:`jaxnet.masks.draw_topologies`).
     """
-    topologies = draw_topologies(spec.sizes, spec.density, spec.allocation, key_mask=key_mask, inputs=inputs)
+    shared = spec.sizes, spec.density, spec.allocation
+    topologies = draw_topologies(*shared, key_mask=key_mask, inputs=inputs, wiring=wiring)
     return init_params(spec, topologies, key_init=key_init), Structure.of(topologies)
 
 
