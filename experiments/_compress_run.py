@@ -189,7 +189,7 @@ class Compression:
         """Fresh networks with as many weights: at random, or (small) a dense network of fewer units."""
 
         def one(key: Any, count: Any) -> Any:
-            keys = {name: jax.random.fold_in(k, 1) for name, k in network_keys(key).items()}
+            keys = jax.tree.map(lambda k: jax.random.fold_in(k, 1), network_keys(key))
             params, structure = to_masked_network(*jaxnet.init(self.spec, **keys))
             structure = release_masks(structure)
             sizes = self.spec.sizes

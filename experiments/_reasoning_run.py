@@ -54,7 +54,7 @@ class Reasoning:
 
     def drawn(self, key: Any) -> Net:
         """One network before training; nothing is protected."""
-        keys: dict[str, Any] = network_keys(key)
+        keys = network_keys(key)
         params, structure = transformer.init(self.spec, density=self.config.density, **keys)
         return Net.of(params, structure, self.optimizer, no_memory(params, 0.0))
 

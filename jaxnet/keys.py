@@ -12,6 +12,7 @@ seed gives the same network everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,13 @@ def purpose(key: Key, *what: int | Int[Array, ""]) -> Key:
     return key
 
 
-def network_keys(key: Key) -> dict[str, Key]:
+class NetworkKeys(TypedDict):
+    """The keys that a network is drawn by."""
+
+    key_mask: Key
+    key_init: Key
+
+
+def network_keys(key: Key) -> NetworkKeys:
     """``key_mask`` and ``key_init`` of a network that is drawn."""
     return {"key_mask": purpose(key, MASK), "key_init": purpose(key, INIT)}

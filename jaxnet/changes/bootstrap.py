@@ -185,7 +185,7 @@ def bootstrapped_arms(
       with values permuted within layers; these positions with fresh values; a random network without the
       weights that the features add, as the original compared.
     """
-    own: dict[str, Any] = keys.network_keys(key)
+    own = keys.network_keys(key)
     other: dict[str, Any] = {
         "key_mask": keys.purpose(key, keys.OTHER_MASK),
         "key_init": keys.purpose(key, keys.OTHER_INIT),
