@@ -3,7 +3,8 @@
 A key is stored by its direction across all stored keys, with the amount by which its value differs from what
 the memory already says of it. Stored keys have no part along that direction, so that what they recall stays.
 A key without a part of its own, or beyond the capacity, is not stored. The capacity is at most the number of
-independent keys: their length.
+independent keys: their length. What is recalled is linear in the key: float32 rounds it in proportion to the
+key's length.
 
 Source: the least-squares associative memory (Kohonen and Ruohonen 1973), one pair at a time by Gram and
 Schmidt.
