@@ -5,9 +5,9 @@ The comparison of methods (``experiments.method_comparison``) with crops and fli
 besides a dense output layer (314k weights). Some of the methods and densities are a run of their own;
 any can be killed and continued with --resume.
 
-    python -m experiments.cifar10_mlp --densities 0.01 --methods static,rigl-correlated
+    python -m experiments.cifar10_mlp --densities 0.01 --methods static,chts-local
     python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --allocation dense-output \
-        --densities 0.011073 --num-seeds 1 --methods set,set-correlated --baseline set --peers
+        --densities 0.011073 --num-seeds 1 --methods set,chts-local --baseline set --peers
 
 A run of all methods and densities with --resume takes over what parts have trained: parts of the same
 --num-seeds and --epochs, and ``dense``, which no density changes, from the part of the first density.
@@ -62,9 +62,7 @@ class Config(comparison.Config):
     activation: Activation = changed(lab.NetworkFlags, "activation", "gelu")
     augment: tuple[str, ...] | None = changed(lab.BatchFlags, "augment", ("crop", "flip"))
     methods: tuple[str, ...] = changed(
-        comparison.Config,
-        "methods",
-        ("static", "set", "rigl", "chts", "static-correlated", "set-correlated", "rigl-correlated"),
+        comparison.Config, "methods", ("static", "set", "rigl", "chts", "chts-local")
     )
     densities: tuple[float, ...] = changed(comparison.Config, "densities", (0.005, 0.01, 0.02, 0.05))
     num_seeds: int = option(2, "networks of every method and density; verdicts need 12", least=1)
