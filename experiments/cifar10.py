@@ -144,7 +144,10 @@ def memory(n: Numbers) -> Found:
 
 
 MLP = "python -m experiments.cifar10_mlp --peers"
-WIDE = f"{MLP} --sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073 --num-seeds 1"
+WIDE = (
+    f"{MLP} --sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073 --num-seeds 1 "
+    "--weight-decay 0.05"
+)
 AS_PUBLISHED = (
     "--protocol seed --init sparse-fan-in --out checkpoints/cifar10_mlp_published --methods "
     "set,rigl,chts,chts-local --baseline set"
