@@ -143,16 +143,15 @@ def memory(n: Numbers) -> Found:
     yield what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB"
 
 
-MLP = "python -m experiments.cifar10_mlp --peers"
 WIDE = (
-    f"{MLP} --sizes 3072,3072,3072,3072,10 --allocation dense-output --densities 0.011073 --num-seeds 1 "
-    "--weight-decay 0.05"
+    "python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --allocation dense-output "
+    "--densities 0.011073 --num-seeds 1 --weight-decay 0.05"
 )
 AS_PUBLISHED = (
-    "--protocol seed --init sparse-fan-in --out checkpoints/cifar10_mlp_published --methods "
+    "--peers --protocol seed --init sparse-fan-in --out checkpoints/cifar10_mlp_published --methods "
     "set,rigl,chts,chts-local --baseline set"
 )
-CLEAN = "--methods set,chts-local --baseline set --out checkpoints/cifar10_mlp_wide"
+CLEAN = "--methods chts-local --baseline chts-local --average 0.999 --out checkpoints/cifar10_mlp_wide"
 SPEED = "python -m benchmarks.large_network --ways csr,torch_masked --augment"
 WIDE_SPEED = "--hidden 3072,3072,3072 --allocation dense-output --densities 0.011073"
 SWEEP = (
@@ -162,7 +161,7 @@ SWEEP = (
 )
 PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
     "cifar10_patched": ("python -m experiments.cifar10_patched --doc", patched),
-    "cifar10_mlp": (f"{MLP} --doc", perceptron),
+    "cifar10_mlp": ("python -m experiments.cifar10_mlp --peers --doc", perceptron),
     "cifar10_mlp_published": (f"{WIDE} {AS_PUBLISHED} --doc", wide),
     "cifar10_mlp_wide": (f"{WIDE} {CLEAN} --doc", clean),
     "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json", speed),
