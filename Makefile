@@ -10,6 +10,8 @@ DEMO_FLAGS ?= --dataset digits --sizes 64,256,10 --density 0.1 --batch-size 16 -
 RESULTS_FLAGS ?= --dataset mnist --num-seeds 16 --resume
 REASONING_FLAGS ?= --num-seeds 12 --width 64 --layers 4 --lr 2e-3 --samples 65536 --steps 8000 --last-steps 500 \
 	--shuffled-steps 1000 --look 32 --suites all --nodes 8
+WIRED_METHODS := static,static-correlated,static-local,rigl,rigl-local,chts,chts-local,sparse-momentum,$\
+	sparse-momentum-local
 METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
 # Those of CIFAR-10. --peers: also the best epoch on the test images, as the published levels are chosen.
@@ -127,6 +129,8 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 		--densities 0.02,0.05 --num-seeds 12 --out checkpoints/methods_dense --doc docs/results/methods_dense.md
 	$(PY) -m experiments.method_comparison --resume --methods static,rewind --densities 0.02 --num-seeds 12 \
 		--out checkpoints/methods_rewind --doc docs/results/methods_rewind.md
+	$(PY) -m experiments.method_comparison --resume --methods $(WIRED_METHODS) --densities 0.02,0.05 --num-seeds 12 \
+		--out checkpoints/methods_wired --doc docs/results/methods_wired.md
 	$(PY) -m experiments.method_comparison --resume --sizes 784,1568,1568,1568,10 --allocation dense-output \
 		--densities 0.01254 --methods set,rigl,chts,extrema-gradient --baseline set --epochs 100 --every 422 \
 		--num-seeds 2 --rates 0.0003,0.001,0.003 --trial-epochs 10 --peers --out checkpoints/cannistraci_hebb \
