@@ -256,9 +256,10 @@ INSTEAD = {
             ("SET", "set"),
             ("RigL", "rigl"),
             ("sparse momentum", "sparse-momentum"),
-            ("a first layer wired by correlation", "static-correlated"),
-            ("RigL with a teacher", "rigl-taught"),
+            ("correlated", "static-correlated"),
+            ("taught", "rigl-taught"),
         )
     },
+    "local": ("methods_wired", ("0.02: static-local", "0.02: static", "accuracy")),
 }
 """What a reader is told to use instead, and what comes of it: pages and comparisons."""

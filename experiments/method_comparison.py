@@ -33,8 +33,11 @@ from jaxnet.lab.shown import NOTHING, number, percent
 ORDER = (("rigl", "set"), ("set", "static"), ("rigl", "static"))
 """What the field knows: the first is no worse than the second."""
 
-OURS = (("extrema", "set"), ("extrema-gradient", "rigl"))
-"""What extrema add to a rule of the field; judged."""
+OURS = (
+    *(("extrema", "set"), ("extrema-gradient", "rigl"), ("static-local", "static-correlated")),
+    *((f"{name}-local", name) for name in ("set", "rigl", "chts", "sparse-momentum")),
+)
+"""What extrema add to a rule of the field, and local wiring; judged."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def questions(config: Config) -> list[lab.Question]:
-    """Every method against the baseline at every density; what extrema add; the field's order, unjudged."""
+    """Every method against the baseline at every density; what is ours adds; the field's order, unjudged."""
     names = methods.names_of(config.methods)
     asked = [
         lab.Question(
