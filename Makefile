@@ -18,7 +18,7 @@ CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
 CIFAR10_DENSITIES ?= 0.005,0.01,0.02,0.05
 CIFAR10_METHODS ?= static,set,rigl,chts,chts-local
 CIFAR10_MLP_FLAGS ?= --peers
-CIFAR10_WIDE_METHODS ?= set,rigl,chts,chts-local
+CIFAR10_WIDE_METHODS ?= set,rigl,chts-local
 CIFAR10_WIDE_FLAGS ?= --sizes 3072,3072,3072,3072,10 --allocation dense-output \
 	--densities 0.011073 --num-seeds 1 --weight-decay 0.05
 # As the published levels are found: trained on all training images, the epoch chosen on the test images.

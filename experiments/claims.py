@@ -33,13 +33,13 @@ EXPERIMENTS = {
     "growth": "indefinite_growth_controls",
     "bootstrap": "optimal_bootstrap",
     "cliff_rescue": "cliff_rescue_report",
-    "methods": "method_comparison",
+    **dict.fromkeys(("methods", "methods_wired"), "method_comparison"),
     "exactness": "exactness_training",
     "structure": "structure_report",
     "guard": "guarded_training",
     "reasoning": "reasoning_circuits",
     "levels": "level_transformer",
-    "cifar10_mlp_wide": "cifar10_mlp",
+    **dict.fromkeys(("cifar10_mlp_wide", "cifar10_mlp_published"), "cifar10_mlp"),
 }
 """The experiment whose numbers a page has, where it is not called after it."""
 
