@@ -15,9 +15,11 @@ WIRED_METHODS := static,static-correlated,static-local,rigl,rigl-local,chts,chts
 METHODS_FLAGS ?= --methods sparse-start --resume
 CLIFF_FLAGS ?= --datasets cliff,mnist --num-seeds 16 --kernel csr --resume
 # Those of CIFAR-10. --peers: also the best epoch on the test images, as the published levels are chosen.
-CIFAR10_DENSITIES ?= 0.005,0.01,0.02,0.05
+CIFAR10_DENSITIES ?= 0.005,0.01,0.02
 CIFAR10_METHODS ?= static,set,rigl,chts,chts-local
 CIFAR10_MLP_FLAGS ?= --peers
+CIFAR10_FIVE_FLAGS ?= $(CIFAR10_MLP_FLAGS) --densities 0.05 --rates 0.001 --weight-decay 0.05 \
+	--out checkpoints/cifar10_mlp_5_percent
 CIFAR10_WIDE_METHODS ?= set,rigl,chts-local
 CIFAR10_WIDE_FLAGS ?= --sizes 3072,3072,3072,3072,10 --allocation dense-output \
 	--densities 0.011073 --num-seeds 1 --weight-decay 0.05
@@ -181,6 +183,11 @@ results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, 
 	done; done
 	$(PY) -m experiments.cifar10_mlp $(CIFAR10_MLP_FLAGS) --densities $(CIFAR10_DENSITIES) \
 		--methods $(CIFAR10_METHODS) --resume --doc docs/results/cifar10_mlp.md
+	@set -e; for m in $(call EACH,$(CIFAR10_METHODS)); do \
+		$(PY) -m experiments.cifar10_mlp $(CIFAR10_FIVE_FLAGS) --methods $$m --baseline $$m --resume; \
+	done
+	$(PY) -m experiments.cifar10_mlp $(CIFAR10_FIVE_FLAGS) --methods $(CIFAR10_METHODS) --resume \
+		--doc docs/results/cifar10_mlp_5_percent.md
 	@set -e; for m in $(call EACH,$(CIFAR10_WIDE_METHODS)); do \
 		$(PY) -m experiments.cifar10_mlp $(CIFAR10_WIDE_FLAGS) $(CIFAR10_AS_PUBLISHED) --methods $$m --baseline $$m --resume; \
 	done

@@ -143,6 +143,7 @@ def memory(n: Numbers) -> Found:
     yield what, f"a call {planned:.0f} of {allowed:.0f} MiB; the process at its peak {held} MiB"
 
 
+FIVE = "--densities 0.05 --rates 0.001 --weight-decay 0.05 --out checkpoints/cifar10_mlp_5_percent"
 WIDE = (
     "python -m experiments.cifar10_mlp --sizes 3072,3072,3072,3072,10 --allocation dense-output "
     "--densities 0.011073 --num-seeds 1 --weight-decay 0.05"
@@ -162,6 +163,7 @@ SWEEP = (
 PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
     "cifar10_patched": ("python -m experiments.cifar10_patched --doc", patched),
     "cifar10_mlp": ("python -m experiments.cifar10_mlp --peers --doc", perceptron),
+    "cifar10_mlp_5_percent": (f"python -m experiments.cifar10_mlp --peers {FIVE} --doc", perceptron),
     "cifar10_mlp_published": (f"{WIDE} {AS_PUBLISHED} --doc", wide),
     "cifar10_mlp_wide": (f"{WIDE} {CLEAN} --doc", clean),
     "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json", speed),

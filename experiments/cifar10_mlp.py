@@ -64,7 +64,7 @@ class Config(comparison.Config):
     methods: tuple[str, ...] = changed(
         comparison.Config, "methods", ("static", "set", "rigl", "chts", "chts-local")
     )
-    densities: tuple[float, ...] = changed(comparison.Config, "densities", (0.005, 0.01, 0.02, 0.05))
+    densities: tuple[float, ...] = changed(comparison.Config, "densities", (0.005, 0.01, 0.02))
     num_seeds: int = option(2, "networks of every method and density; verdicts need 12", least=1)
     epochs: int = changed(comparison.Config, "epochs", 100)
     every: int = changed(comparison.Config, "every", 300)

@@ -39,7 +39,7 @@ EXPERIMENTS = {
     "guard": "guarded_training",
     "reasoning": "reasoning_circuits",
     "levels": "level_transformer",
-    **dict.fromkeys(("cifar10_mlp_wide", "cifar10_mlp_published"), "cifar10_mlp"),
+    **dict.fromkeys((f"cifar10_mlp_{end}" for end in ("5_percent", "wide", "published")), "cifar10_mlp"),
 }
 """The experiment whose numbers a page has, where it is not called after it."""
 
