@@ -266,13 +266,16 @@ def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], compari
     axes.set(xscale="log", yscale="log", xlabel="weights at the end", ylabel="test accuracy (%)")
     worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
     ticks = [100 - a for a in (20, 50, 70, 80, 90, 95, 96, 97, 98, 98.5, 99) if best <= 100 - a <= worst]
+    if len(ticks) < 3:
+        ticks = [100 - a for a in range(5, 100, 5) if best <= 100 - a <= worst]
     axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
     axes.minorticks_off()
     weights = sorted({float(x) for line in lines.values() for x in np.round(line[0], -2)})
     shown = [w for w, after in zip(weights, [*weights[1:], np.inf], strict=True) if after > 1.2 * w]
     axes.set_xticks(shown, [f"{w:,.0f}" for w in shown])
     axes.invert_yaxis()
-    axes.set_title(f"{config.dataset}, {config.num_seeds} seeds each, mean and 95 % interval")
+    each = "1 seed" if config.num_seeds == 1 else f"{config.num_seeds} seeds"
+    axes.set_title(f"{config.dataset}, {each} each, mean and 95 % interval")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     plots.save_figure(figure, path)
