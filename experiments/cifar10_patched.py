@@ -135,11 +135,10 @@ def questions(config: Config) -> list[lab.Question]:
             asked.append(lab.Question("original", f"original, {second}", "patched_accuracy", title))
     for name in config.hidden:
         for q in controls.QUESTIONS:
-            if q.second.endswith(("rate of the patches", "original init")):
-                continue
             first, second = (MORE if "2.6 %" in arm else arm for arm in (q.first, q.second))
-            named = replace(q, first=f"{name}: {first}", second=f"{name}: {second}", where=name)
-            asked.append(named)
+            if not {first, second} <= set(ARMS):
+                continue
+            asked.append(replace(q, first=f"{name}: {first}", second=f"{name}: {second}", where=name))
     return asked
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnet.allocation import check_count
 from jaxnet.topology import Topology, topology_from_flat
-from jaxnet.types import Array, Bool, Float, Key
+from jaxnet.types import Array, Bool, Float, Int, Key
 
 
 def correlated_topology(
@@ -40,10 +40,7 @@ def correlated_topology(
     key_own, key_ties = jax.random.split(key_mask)
     unit, _ = _standardised(inputs)
     own = jax.random.permutation(key_own, num_in)[jnp.arange(num_out) % num_in]
-    strength = _strengths(unit[own], unit).ravel()
-    bits = jax.random.bits(key_ties, strength.shape, jnp.uint32)
-    every = jnp.arange(strength.size, dtype=jnp.int32)
-    _, _, flat = jax.lax.sort((-strength, bits, every), num_keys=2)
+    flat = _strongest_first(_strengths(unit[own], unit).ravel(), key_ties)
     return topology_from_flat(flat[:nnz], jnp.ones(nnz, bool), (num_out, num_in))
 
 
@@ -77,10 +74,7 @@ def local_topologies(
         own = jax.random.permutation(key_own, len(unit))
         own = own[jnp.argsort(~varies[own], stable=True)]  # those that vary first
         own = own[jnp.arange(num_out) % jnp.maximum(jnp.sum(varies), 1)]
-        strength = _strengths(unit[own], below)
-        bits = jax.random.bits(key_ties, strength.shape, jnp.uint32)
-        every = jnp.broadcast_to(jnp.arange(num_in, dtype=jnp.int32), strength.shape)
-        first = jax.lax.sort((-strength, bits, every), num_keys=2)[2]
+        first = _strongest_first(_strengths(unit[own], below), key_ties)
         flat = jnp.arange(num_out, dtype=jnp.int32)[:, None] * num_in + first
         each, rest = divmod(nnz, num_out)
         more = jax.random.permutation(key_more, num_out)[:rest]
@@ -102,3 +96,10 @@ def _standardised(inputs: Float[Array, "sample in"]) -> tuple[Float[Array, "in s
 def _strengths(of: Float[Array, "out sample"], to: Float[Array, "in sample"]) -> Float[Array, "out in"]:
     """Correlations by magnitude; one for itself, whatever rounding made of it."""
     return jnp.round(jnp.abs(jnp.matmul(of, to.T, precision="highest")), 6)
+
+
+def _strongest_first(strength: Float[Array, "... position"], key: Key) -> Int[Array, "... position"]:
+    """Positions along the last axis by falling strength; among equals chance decides."""
+    bits = jax.random.bits(key, strength.shape, jnp.uint32)
+    every = jnp.broadcast_to(jnp.arange(strength.shape[-1], dtype=jnp.int32), strength.shape)
+    return jax.lax.sort((-strength, bits, every), num_keys=2)[2]

@@ -257,9 +257,8 @@ def test_writes_leave_stored_keys_as_they_were_up_to_the_capacity(seed):
     draw = np.random.default_rng(seed)
     keys, values = draw.normal(size=(12, 12)), draw.normal(size=(12, 3))
     keys[3] = 2 * keys[0] - keys[1]  # depends on stored ones
-    longer = np.where(np.arange(12) == 5, 30, 1)[
-        :, None
-    ]  # what is recalled is linear in the key, and so is rounding
+    # what is recalled is linear in the key, and so is its rounding
+    longer = np.where(np.arange(12) == 5, 30, 1)[:, None]
     keys *= longer
     keys, values = keys.astype(np.float32), values.astype(np.float32)
     held, recalled, stored = (jax.tree.map(np.asarray, part) for part in written()(keys, values))
