@@ -105,8 +105,7 @@ def write_document(
     path = user_path(config.doc)
     pictures = {}
     for end, draw in (document.plots or {"": save_comparisons}).items():
-        picture = path.with_name(f"{path.stem}{end}.png")
-        draw(picture, config, groups, comparisons)
+        draw(picture := path.with_name(f"{path.stem}{end}.png"), config, groups, comparisons)
         pictures[end.strip("_") or "main"] = picture.name
     first = next(iter(next(iter(groups.values())).values()))
     values = {"config": config, "groups": groups, "comparisons": comparisons, "pictures": pictures}

@@ -59,7 +59,8 @@ def draw_comparisons(
     from jaxnet.lab import plots  # slow to load, and a wrong flag is answered before
 
     shown = [c for c in comparisons if c.question.primary or not judged]
-    plots.save_comparisons(path, config, groups, shown)
+    if shown:  # without a question there is nothing to draw
+        plots.save_comparisons(path, config, groups, shown)
 
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float | None]:
