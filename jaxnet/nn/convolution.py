@@ -37,7 +37,7 @@ Padding = str | int | Sequence[tuple[int, int]]
 
 Pair = tuple[int, int]
 
-COLUMN_BYTES = 1 << 20
+COLUMN_BYTES = 1 << 19
 """The slices that are multiplied at once by the gradient of a kernel: they should stay in the cache."""
 
 
@@ -223,12 +223,11 @@ def _column_product(window: _Window, size: Pair, x: Array, gradient: Array) -> A
     sums = x.dtype if x.dtype.itemsize >= 4 else jnp.float32  # half precision is summed in single
 
     def product(x: Array, gradient: Array) -> Array:
-        columns = jnp.concatenate(_slices(window, size, x, (height, width)), axis=3)
-        # (batch * pixel, kernel entry * in) and (batch * pixel, out)
-        columns = columns.reshape(-1, math.prod(size) * channels)
-        pixels = (((0,), (0,)), ((), ()))
+        slices = [jnp.moveaxis(part, 3, 0) for part in _slices(window, size, x, (height, width))]
+        # (kernel entry * in, batch * pixel), faster than its transpose, and (batch * pixel, out)
+        columns = jnp.concatenate(slices).reshape(math.prod(size) * channels, -1)
         flat = gradient.reshape(-1, features)
-        return lax.dot_general(columns, flat, pixels, lax.Precision.HIGHEST, preferred_element_type=sums)
+        return lax.dot(columns, flat, precision=lax.Precision.HIGHEST, preferred_element_type=sums)
 
     image = height * width * math.prod(size) * channels * x.dtype.itemsize
     parts = -(-batch // max(1, COLUMN_BYTES // max(1, image)))
