@@ -170,11 +170,13 @@ results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
 # it again.
 EACH = $$(echo $(1) | tr , ' ')
 COMMA := ,
-ONCE = test -f docs/results/$(1).json || { $(PY) -m benchmarks.large_network --ways csr$(COMMA)torch_masked --augment $(2) \
-	--json checkpoints/$(1).json && mv checkpoints/$(1).json docs/results/$(1).json; }
+ONCE = test -f docs/results/$(2).json || { $(PY) -m benchmarks.$(1) --json checkpoints/$(2).json && \
+	mv checkpoints/$(2).json docs/results/$(2).json; }
+BESIDE_TORCH := large_network --ways csr$(COMMA)torch_masked --augment
 results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, at full size (many hours, in parts)
-	@$(call ONCE,cifar10_speed,--densities 0.01$(COMMA)0.05)
-	@$(call ONCE,cifar10_speed_wide,--hidden 3072$(COMMA)3072$(COMMA)3072 --allocation dense-output --densities 0.011073)
+	@$(call ONCE,$(BESIDE_TORCH) --densities 0.01$(COMMA)0.05,cifar10_speed)
+	@$(call ONCE,$(BESIDE_TORCH) --hidden 3072$(COMMA)3072$(COMMA)3072 --allocation dense-output \
+		--densities 0.011073,cifar10_speed_wide)
 	$(PY) -m experiments.seed_hunt --dataset cifar10 --augment crop,flip --sizes 3072,1024,512,10 \
 		--allocation erdos-renyi --densities 0.01 --num-seeds 128 --epochs 1 --out checkpoints/cifar10_sweep --resume
 	cp checkpoints/cifar10_sweep/summary.json docs/results/cifar10_sweep.json
@@ -206,8 +208,9 @@ results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, 
 	@set -e; for a in dense small sparse set rigl pruned fewer,frozen,patches,channels,growing rigl-patches; do \
 		$(PY) -m experiments.cifar10_conv --arms $$a --place-seeds 0 --resume; \
 	done
-	$(PY) -m experiments.cifar10_conv --arms none --resume
-	$(PY) -m experiments.cifar10_conv --resume --doc docs/results/cifar10_conv.md
+	$(PY) -m experiments.cifar10_conv --place-seeds 0 --resume --doc docs/results/cifar10_conv.md
+	$(PY) -m experiments.cifar10_conv --arms none --resume --doc docs/results/cifar10_conv_places.md
+	@$(call ONCE,flax_model,cifar10_conv_speed)
 	$(PY) -m experiments.cifar10
 	$(PY) -m experiments.claims
 

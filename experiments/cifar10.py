@@ -8,6 +8,7 @@ so. ``make results-cifar10`` makes all of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from experiments import claims
 from experiments._claim_answers import Numbers, difference
 from experiments._method_arms import published
-from experiments.cifar10_conv import ARMS
+from experiments.cifar10_conv import ARMS, KINDS, SITES
 from experiments.cifar10_growth import GROWTH
 from experiments.cifar10_mlp import WIDE as WIDE_SIZES
 from jaxnet import lab
@@ -130,6 +131,25 @@ def convolutional(n: Numbers) -> Found:
     yield "a convolutional base, at most 60,000 non-zeros: at least 72 %, aim 80", f"best {best(n, names)}"
 
 
+def places(n: Numbers) -> Found:
+    """Extrema of channels and of hidden units as places, on a smaller base."""
+    for kind, other in itertools.product(KINDS, SITES[1:]):
+        what = f"a smaller convolutional base: {kind} at extrema against {other} places"
+        yield what, asked(n, f"{kind}, {SITES[0]}", f"{kind}, {other}", "accuracy")
+
+
+def throughput(n: Numbers) -> Found:
+    """Of a plain Flax model trained by jaxnet, beside a loop of jitted steps."""
+    ratios = {name: spread["median"] for name, spread in n.found["found"]["ratios"].items()}
+    what = "a plain Flax model: times as fast as a loop of jitted steps, at least 1"
+    yield what, f"{ratios['loop_over_one']:.2f}"
+    seeds = n.found["config"]["num_seeds"]
+    yield (
+        f"{seeds} seeds of it in one program, at most 6 times the time of one",
+        f"{ratios['many_over_one']:.2f}",
+    )
+
+
 def memory(n: Numbers) -> Found:
     """What a hunt was planned to hold, and what its process held."""
     programs = [program for stage in n.found["plan"] for program in stage["programs"]]
@@ -169,7 +189,9 @@ PAGES: dict[str, tuple[str, Callable[[Numbers], Found]]] = {
     "cifar10_speed": (f"{SPEED} --densities 0.01,0.05 --json", speed),
     "cifar10_speed_wide": (f"{SPEED} {WIDE_SPEED} --json", speed),
     "cifar10_growth": ("python -m experiments.cifar10_growth --doc", growing),
-    "cifar10_conv": ("python -m experiments.cifar10_conv --doc", convolutional),
+    "cifar10_conv": ("python -m experiments.cifar10_conv --place-seeds 0 --doc", convolutional),
+    "cifar10_conv_places": ("python -m experiments.cifar10_conv --arms none --doc", places),
+    "cifar10_conv_speed": ("python -m benchmarks.flax_model --json", throughput),
     "cifar10_sweep": (SWEEP, memory),
 }
 """By page, or by file of numbers: what makes it, but for its name, and what it answers."""

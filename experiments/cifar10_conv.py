@@ -6,7 +6,8 @@ with --arms, any can be killed and continued with --resume. A smaller base with 
 extrema of channels and of hidden units are better places than others.
 
     python -m experiments.cifar10_conv --arms sparse,rigl --place-seeds 0
-    python -m experiments.cifar10_conv --resume --doc docs/results/cifar10_conv.md
+    python -m experiments.cifar10_conv --place-seeds 0 --resume --doc docs/results/cifar10_conv.md
+    python -m experiments.cifar10_conv --arms none --doc docs/results/cifar10_conv_places.md
 """
 
 from __future__ import annotations

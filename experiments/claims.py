@@ -24,6 +24,7 @@ TEMPLATE = Path(__file__).parent / "reports" / "claims.md"
 KEYS = {
     "gpu": ("device", "by_chunk", "config"),
     "cifar10_sweep": ("plan", "networks", "timing"),
+    "cifar10_conv_speed": ("found", "config"),
     **dict.fromkeys(("cifar10_speed", "cifar10_speed_wide"), ("sizes", "by_density", "config")),
 }
 """What a results file has, where it is not that of an experiment."""
@@ -39,6 +40,7 @@ EXPERIMENTS = {
     "guard": "guarded_training",
     "reasoning": "reasoning_circuits",
     "levels": "level_transformer",
+    "cifar10_conv_places": "cifar10_conv",
     **dict.fromkeys((f"cifar10_mlp_{end}" for end in ("5_percent", "wide", "published")), "cifar10_mlp"),
 }
 """The experiment whose numbers a page has, where it is not called after it."""

@@ -48,8 +48,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 def diverged(arms: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence about the diverged networks of some arms; nothing without any."""
-    line = diverged_of(arms) or ""
-    return f"{line[0].upper()}{line[1:]}.\n" if line else ""
+    return f"{line[0].upper()}{line[1:]}.\n" if (line := diverged_of(arms)) else ""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

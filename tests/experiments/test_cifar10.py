@@ -318,9 +318,19 @@ def test_one_page_from_numbers_by_hand(tmp_path: Path) -> None:
     programs = [{"bytes_per_call": 2**30, "bytes_allowed": 2**31}]
     timing = {"peak_bytes": 2**31}
     write("cifar10_sweep", plan=[{"programs": programs}], networks={"trained": 128}, timing=timing)
+    apart = [
+        pair(f"{kind}, extrema", f"{kind}, {other}", 0.01, "better")
+        for kind in ("patches", "channels")
+        for other in ("random", "least")
+    ]
+    write("cifar10_conv_places", experiment="cifar10_conv", config={}, arms={}, comparisons=apart)
+    ratios = {"loop_over_one": {"median": 1.25}, "many_over_one": {"median": 5.5}}
+    write("cifar10_conv_speed", config={"num_seeds": 8}, found={"ratios": ratios})
     values = main()
     text = (tmp_path / "cifar10.md").read_text()
-    assert values["open"] == len(cifar10.PAGES) - 4
+    assert values["open"] == len(cifar10.PAGES) - 6
+    assert "channels at extrema against least places | +1.00" in text
+    assert "at least 1 | 1.25 |" in text and "8 seeds of it in one program" in text and "| 5.50 |" in text
     assert "best 0.01: set: 56.00 %" in text and "best test epoch 59.00 %" in text and "at least 56.2" in text
     assert "better in 0, worse in 1 of 1 cells" in text and "better in 1, worse in 0 of 1 cells" in text
     assert "20.0 (0.60 and 12.00 s an epoch; 100 epochs: 1 and 20 min)" in text

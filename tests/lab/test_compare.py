@@ -52,6 +52,7 @@ def test_the_family_is_all_primary_questions() -> None:
     assert [c.verdict for c in found] == ["no difference shown"] * 3, "0.02 times 3"
     text = correction(found)
     assert "all 3 questions" in text and "0 of 3" in text and "(2 have" in text
+    assert "nothing is judged" in correction([of(1, 0.1, 0.03, primary=False)])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
