@@ -10,7 +10,7 @@ import jaxnet  #
 
 def main(epochs: int = 12, batch: int = 32) -> float:
     """Trains on scikit-learn's digits; returns the test accuracy."""
-    digits = jaxnet.data.load("digits")
+    digits = jaxnet.data.load("digits")  #
     images, labels = jnp.asarray(digits.x_train / 255 - 0.5, jnp.float32), jnp.asarray(digits.y_train)
     model = eqx.nn.MLP(64, 10, width_size=128, depth=1, key=jax.random.key(0))
     params, rest = eqx.partition(model, eqx.is_inexact_array)

@@ -21,7 +21,7 @@ class CNN(nn.Module):
 
 def main(epochs: int = 8, batch: int = 32) -> float:
     """Trains on scikit-learn's digits; returns the test accuracy."""
-    digits = jaxnet.data.load("digits")
+    digits = jaxnet.data.load("digits")  #
     images, labels = jnp.asarray(digits.x_train.reshape(-1, 8, 8, 1) / 255 - 0.5), jnp.asarray(digits.y_train)
     model = CNN()
     params = model.init(jax.random.key(0), images[:1])["params"]

@@ -21,7 +21,7 @@ class MLP(nnx.Module):
 
 def main(epochs: int = 12, batch: int = 32) -> float:
     """Trains on scikit-learn's digits; returns the test accuracy."""
-    digits = jaxnet.data.load("digits")
+    digits = jaxnet.data.load("digits")  #
     images, labels = jnp.asarray(digits.x_train / 255 - 0.5, jnp.float32), jnp.asarray(digits.y_train)
     graph, params = nnx.split(MLP(nnx.Rngs(0)))
     params, structure = jaxnet.sparsify(params, density=0.1, key=jax.random.key(1))  #

@@ -1,4 +1,4 @@
-"""Extrema and patches on the head of your own Flax model. Lines with jaxnet end in ``#``."""
+"""Extrema and patches on the head of your own Flax model."""
 
 import flax.linen as nn
 import jax

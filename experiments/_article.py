@@ -31,6 +31,7 @@ COMMANDS = {
     "structure": "structure_report --dataset mnist --epochs 5",
     "forgetting": "forgetting --dataset mnist --tasks 10 --num-seeds 12 --methods all",
     "guard": "guarded_training --dataset mnist",
+    "guard_spike": "guarded_training --dataset mnist --drift spike --runs 0 --out checkpoints/guard_spike",
     "circuits": "circuits --dataset mnist --densities 0.01,0.02,0.05,0.1,1",
     "compress": "compress --dataset mnist --facts 500 --samples 2000",
     "reasoning": "reasoning_circuits --num-seeds 12 --width 64 --layers 4 --lr 2e-3 --samples 65536 "
@@ -123,8 +124,8 @@ IDEAS: dict[str, tuple[Idea, ...]] = {
             "skip the batch that does harm",
             "batches whose update is not finite or far off",
             "`protect.skip_outlying`",
-            "guard",
-            ("skip",),
+            "guard_spike",
+            ("skip − nothing", "blend − skip"),
         ),
         Idea(
             "temporary damage is allowed",

@@ -62,9 +62,10 @@ class Numbers:
         return found
 
     def shown(self, name: str, measure: str = "accuracy") -> str:
-        """Mean and interval in per cent."""
+        """Mean, interval and number of networks, in per cent."""
         found = self.mean(name, measure)
-        return with_interval(f"{percent(found['mean'])} %", span(found["ci95"], between=" .. "))
+        ends = f"{span(found['ci95'], between=' .. ')}, " if found["ci95"] else ""
+        return f"{percent(found['mean'])} % ({ends}n = {found['n']})"
 
     def pairs(self, select: Callable[[Mapping[str, Any]], bool], what: str) -> list[Mapping[str, Any]]:
         """The comparisons that a test is made of; InputError without any."""

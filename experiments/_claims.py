@@ -40,7 +40,7 @@ def headline_level(n: Numbers) -> list[Answer]:
 def headline_beside(n: Numbers) -> str:
     """Where the printed curve comes from."""
     arm = "784-128-10, masks in the scaffold phase only"
-    weights = number(n.mean(arm, "nonzeros.scaffold")["mean"], ",.0f")
+    weights = number(n.mean(arm, "weights")["mean"], ",.0f")
     return f"without masks in the second phase {n.shown(arm, 'patched_accuracy')}, with {weights} weights"
 
 

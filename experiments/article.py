@@ -23,9 +23,6 @@ TEMPLATE = Path(__file__).parent / "reports" / "article.md"
 POINTS = ("accuracy", "transfer", "kept", "learned", "suites")
 """Measures whose differences are shown in points; others as they are."""
 
-SHOWN = 6
-"""Comparisons of a row, at most; the rest stands on the page."""
-
 
 @dataclass(frozen=True)
 class Config(claims.Config):
@@ -58,7 +55,7 @@ def row(idea: Idea, folder: Path) -> dict[str, Any]:
         raise numbers.wrong(f"it has no comparison of {' or '.join(idea.asked)}")
     answers = [
         {"title": title_of(c), "n": str(c["n"]), "effect": effect(c), "verdict": c["verdict"]}
-        for c in sorted(wanted, key=lambda c: not c["primary"])[:SHOWN]
+        for c in sorted(wanted, key=lambda c: not c["primary"])
     ]
     return {**found, "answers": answers, "page": f"{idea.page}.md", "command": ""}
 

@@ -37,7 +37,7 @@ EXPERIMENTS = {
     **dict.fromkeys(("methods", "methods_wired"), "method_comparison"),
     "exactness": "exactness_training",
     "structure": "structure_report",
-    "guard": "guarded_training",
+    **dict.fromkeys(("guard", "guard_spike"), "guarded_training"),
     "reasoning": "reasoning_circuits",
     "levels": "level_transformer",
     "cifar10_conv_places": "cifar10_conv",

@@ -1,6 +1,6 @@
 """Both data sets of the cliff rescue in one document: every arm, paired seeds, whichever way it comes out.
 
-python -m experiments.cliff_rescue_report --kernel csr --doc docs/results/cliff_rescue.md
+python -m experiments.cliff_rescue_report --num-seeds 16 --kernel csr --doc docs/results/cliff_rescue.md
 """
 
 from __future__ import annotations

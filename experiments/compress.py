@@ -4,7 +4,7 @@ A trained network is pruned by every score, with and without refit and tuning, b
 networks trained from scratch for as long with as many weights; its weights get fewer bits, by several rules.
 
     python -m experiments.compress --num-seeds 4
-    python -m experiments.compress --dataset mnist --facts 500 --doc docs/results/compress.md
+    python -m experiments.compress --dataset mnist --facts 500 --samples 2000 --doc docs/results/compress.md
     python -m experiments.compress --dataset mnist --from-checkpoint checkpoints/hunt/winners/000001.*
 """
 

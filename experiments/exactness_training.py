@@ -4,7 +4,7 @@ Arms on the same seeds: the Gram penalty on activations (which minimises what is
 on W[k+1] W[k], the nearest complex after every epoch, training in the factors of a complex, gluing, L2.
 
     python -m experiments.exactness_training --num-seeds 4 --epochs 5
-    python -m experiments.exactness_training --dataset mnist --doc docs/results/exactness.md
+    python -m experiments.exactness_training --dataset mnist --epochs 5 --doc docs/results/exactness.md
 """
 
 from __future__ import annotations

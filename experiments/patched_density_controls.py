@@ -3,7 +3,7 @@
 Every arm is a run of ``experiments.patched_density`` on the same seeds; arms that
 start from the same scaffolds share them. Differences are taken seed by seed.
 
-    python -m experiments.patched_density_controls --dataset mnist --doc docs/results/patched_density.md
+    python -m experiments.patched_density_controls --num-seeds 16 --doc docs/results/patched_density.md
 """
 
 from __future__ import annotations

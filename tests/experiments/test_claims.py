@@ -122,7 +122,7 @@ def test_pages_that_are_to_come(tmp_path: Path) -> None:
     assert cifar.effect == "better in 3, not better in 1, open in 0; -1.00 to +3.00 points"
     assert rows["50 to 100 seeds per second on a GPU"]["answers"][0].effect == FASTEST
     text = (tmp_path / "claims.md").read_text()
-    assert "line c, 4,695 weights, 98.00 % (98.00 .. 98.00)" in text and "c, 0.01" not in text
+    assert "line c, 4,695 weights, 98.00 % (98.00 .. 98.00, n = 3)" in text and "c, 0.01" not in text
 
 
 FASTEST = "1,234 (all rounds: 1,233 .. 1,235)"  # not the CPU's
