@@ -15,7 +15,7 @@ from jaxnet.optim import followed
 from jaxnet.patches import slot_counts
 from jaxnet.patches.dense import connected
 
-QUANTILE = 0.12
+QUANTILE = 0.15
 """Of the channels and units, at either end, that count as extreme."""
 
 PATCH_DENSITY = 0.5
@@ -26,8 +26,8 @@ NEW_UNITS = 16
 
 
 def find(task: Any, state: Any, split: Any) -> dict[str, Any]:
-    """The extrema of the head's hidden layers and of the base's channels, of one network's best epoch."""
-    params, structure = state.best
+    """The extrema of the head's hidden layers and of the base's channels, of one network."""
+    params, structure = state.net.params, state.net.structure
     base = jaxnet.Task(task.model.base, task.batch_size)
     how: dict[str, Any] = {"signal": "quantile", "quantile": QUANTILE}
     # before the activation: after it several dead units tie at zero, and none of them is the lowest
@@ -37,9 +37,8 @@ def find(task: Any, state: Any, split: Any) -> dict[str, Any]:
 
 
 def changed(config: Any, state: Any, found: dict[str, Any], key: Any) -> Any:
-    """The state of one network before the second phase."""
-    params, structure = state.best
-    net = state.net.replace(params=params, structure=structure)
+    """The state of one network before the second phase: it goes on from where the first has ended."""
+    net = state.net
     how = {"key": jaxnet.keys.purpose(key, jaxnet.keys.PATCH)}
     if config.adds == "patches":
         net = with_patches(config, net, found["head"], **how)
@@ -79,6 +78,25 @@ def with_patches(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
         return {**params, "head": head}, {**net.structure, "head": wired}
 
     return changes.reshape(net, patched)
+
+
+def room_for(config: Any, shapes: list[tuple[int, ...]]) -> None:
+    """Raises ValueError where what is to be added has no place in networks of these arrays."""
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    heads = [shape for shape in shapes if len(shape) == 2]
+    counts = counts_of(shapes, config.at_start, config.base_share)
+    if config.adds == "patches":
+        least, most = weights_of_patches([heads[0][0], *(outputs for _, outputs in heads)], 1), None
+    elif config.adds == "channels":
+        least, most = 1, sum(map(math.prod, kernels)) - sum(counts[: len(kernels)])
+    elif config.adds == "growth":
+        outgoing = min(NEW_UNITS * heads[1][1], config.added // 2)
+        least, most = 2 * NEW_UNITS, NEW_UNITS * heads[0][0] + outgoing
+    else:
+        return
+    if config.added < least or (most is not None and config.added > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"--added {config.added}: {config.adds} can be {limits} weights here")
 
 
 def weights_of_patches(sizes: list[int], number: int) -> int:

@@ -86,14 +86,15 @@ def layers(base: Base, image: Sequence[int], hidden: Sequence[int], classes: int
 def counts_of(shapes: Sequence[tuple[int, ...]], weights: int, base_share: float) -> list[int]:
     """So many weights in all, a share of them in the base, within both by Erdős–Rényi(-kernel).
 
+    A share of 1 means every weight of the base; the head has what is left.
+
     Raises:
       ValueError: that many have no room, or an array would be left without any.
     """
     found: list[int] = []
-    for part, wanted in (
-        ([s for s in shapes if len(s) == 4], round(base_share * weights)),
-        ([s for s in shapes if len(s) == 2], weights - round(base_share * weights)),
-    ):
+    base, head = ([s for s in shapes if len(s) == rank] for rank in (4, 2))
+    below = sum(map(math.prod, base)) if base_share == 1 else round(base_share * weights)
+    for part, wanted in ((base, below), (head, weights - below)):
         room = sum(map(math.prod, part))
         if not 0 < wanted <= room:
             name = "convolutions" if len(part[0]) == 4 else "head"

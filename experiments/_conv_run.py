@@ -26,6 +26,9 @@ UNTIL = 0.75
 PRUNED_FROM, PRUNED_UNTIL = 0.05, 0.6
 """Shares of the training between which networks that start dense are pruned."""
 
+RATE = 6e-3
+"""Adam's, at the top of its cycle."""
+
 SEEN = 5000
 """Training images by which extrema are found."""
 
@@ -35,13 +38,15 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     """A convolutional base with a sparse head, in one way."""
 
     blocks: tuple[str, ...] = option(
-        ("12", "24", "48-48"), "channels of the convolutions of every block, which ends with a pooling"
+        ("12", "24", "40-40", "80"), "channels of the convolutions of every block, which ends with a pooling"
     )
     hidden: tuple[int, ...] = option((128,), "hidden layers of the head")
     weights: int = option(
-        59_300, "that exist at the end, of base, head and what is added; no biases, no normalisation", least=1
+        59_000, "that exist at the end, of base, head and what is added; no biases, no normalisation", least=1
     )
-    base_share: float = option(0.45, "of the weights, in the base", fraction=True)
+    base_share: float = option(
+        0.65, "of the weights, in the base; 1: every weight of the base", fraction=True
+    )
     start: Literal["sparse", "dense", "small"] = option("sparse", "small: a dense network of as many weights")
     base: Literal["joint", "frozen"] = option("joint", "frozen: not trained in the second phase")
     method: Literal["none", "set", "rigl", "magnitude"] = option("none", "what changes base and head")
@@ -54,8 +59,8 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     epochs: int = option(16, "of the first phase", "epochs", least=1)
     more_epochs: int = option(8, "of the second phase", "epochs", least=1)
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
-    lr: float | None = changed(lab.TrainFlags, "lr", 6e-3)
-    lr_patch: float = option(1e-3, "of patches", above=0)
+    lr: float | None = changed(lab.TrainFlags, "lr", RATE)
+    lr_patch: float = option(3e-3, "of patches", above=0)
     num_seeds: int = changed(lab.SeedFlags, "num_seeds", 3)
 
     def check(self) -> None:
@@ -116,6 +121,7 @@ def shapes_of(config: ArmConfig, dataset: Dataset) -> list[tuple[int, ...]]:
 
 def settle(config: ArmConfig, dataset: Dataset) -> ArmConfig:
     """Refuses what cannot work; makes a small dense network small."""
+    from experiments import _conv_add as adding
     from experiments import _conv_net as nets
 
     image, classes = dataset.image_shape, dataset.num_classes
@@ -131,14 +137,16 @@ def settle(config: ArmConfig, dataset: Dataset) -> ArmConfig:
             config = dataclasses.replace(config, blocks=blocks, hidden=found[1])
         elif config.start == "sparse":
             nets.counts_of(shapes_of(config, dataset), config.at_start, config.base_share)
+            adding.room_for(config, shapes_of(config, dataset))
+        method_of(config, dataset)
     except ValueError as error:
         raise InputError(str(error)) from None
     if (macs := nets.multiply_adds(base_of(config.blocks), image)) > MOST:
         raise InputError(f"--blocks {','.join(config.blocks)}: {macs} multiply-adds an image, over {MOST}")
-    method_of(config, dataset)
+    if config.kernel == "csr":
+        raise InputError("--kernel csr: a head this dense, or masked, is computed as dense arrays")
     lab.run.check_samples(config, dataset)
-    # of a head this dense, or masked, one product of dense arrays is as fast as any
-    return dataclasses.replace(config, kernel="dense")
+    return dataclasses.replace(config, kernel="dense", lr=config.lr or RATE)
 
 
 def steps_of(config: ArmConfig, dataset: Dataset) -> tuple[int, int]:
@@ -158,7 +166,7 @@ def method_of(config: ArmConfig, dataset: Dataset) -> Any:
     if config.method == "magnitude":
         begin, end = (max(1, round(share * steps)) for share in (PRUNED_FROM, PRUNED_UNTIL))
         density = (config.weights + 0.5) / sum(map(math.prod, shapes_of(config, dataset)))
-        rules: dict[str, Any] = {"density": density, "begin": begin, "end": end, "scope": "global"}
+        rules: dict[str, Any] = {"density": density, "begin": begin, "end": end, "scope": "lamp"}
         return methods.make("magnitude", every=config.every, **rules)
     if (until := int(UNTIL * steps)) <= config.every:
         raise InputError(f"--every {config.every}: there are changes until step {until} only: train longer")
@@ -186,7 +194,7 @@ def make_stages(run: lab.Run[ArmConfig]) -> tuple[Any, list[lab.Stage]]:
     if config.start == "sparse":
         counts = nets.counts_of(shapes, config.at_start, config.base_share)
     rates = {
-        "scaffold": optax.cosine_onecycle_schedule(total, config.lr or 1e-3, 0.2, 25, 1e3),
+        "scaffold": optax.cosine_onecycle_schedule(total, config.lr or RATE, 0.2, 25, 1e3),
         "patch": optax.cosine_decay_schedule(config.lr_patch, max(1, total - first)),
     }
     optimizer = jaxnet.grouped({name: optax.adam(rate) for name, rate in rates.items()})

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments._conv_run import ARM, MOST, SHARED, ArmConfig
+from experiments._conv_run import ARM, MOST, SHARED, ArmConfig, settle
 from jaxnet import lab
 from jaxnet.errors import InputError
 from jaxnet.lab import changed, option
@@ -32,11 +32,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "set": {"method": "set"},
     "rigl": {"method": "rigl"},
     "pruned": {"start": "dense", "method": "magnitude"},
+    "dense-base": {"base_share": 1.0},
     "fewer": {"adds": "nothing"},
     "frozen": {"adds": "nothing", "base": "frozen"},
     "patches": {"adds": "patches"},
     "channels": {"adds": "channels"},
     "growing": {"adds": "growth"},
+    "rigl-fewer": {"adds": "nothing", "method": "rigl"},
     "rigl-patches": {"adds": "patches", "method": "rigl"},
 }
 """What each arm changes."""
@@ -47,12 +49,14 @@ WHAT = {
     "sparse": "never changed",
     "set": "the smallest weights go, random ones come, in base and head",
     "rigl": "the smallest go, those of the largest gradient come, in base and head",
-    "pruned": "dense at first, then pruned by magnitude, base and head together",
+    "pruned": "dense at first, then pruned by magnitude, base and head together (LAMP's scores)",
+    "dense-base": "every weight of the base, the head sparser",
     "fewer": "sparse, without the weights that others add for the second phase",
     "frozen": "the same, the base not trained in the second phase",
-    "patches": "dense patches at extrema of the head's hidden units for the second phase",
-    "channels": "weights into low channels and out of high ones for the second phase",
-    "growing": "16 hidden units more for the second phase",
+    "patches": "dense patches at extrema of the head's hidden units for the second phase, drawn at random",
+    "channels": "weights into low channels and out of high ones for the second phase, zero at first",
+    "growing": "16 hidden units more for the second phase, their weights to the outputs zero at first",
+    "rigl-fewer": "RigL in the first phase, nothing added for the second",
     "rigl-patches": "RigL in the first phase, patches for the second",
 }
 """The arms in words."""
@@ -67,7 +71,9 @@ CONTRIBUTIONS = (
     ("channels", "sparse", "weights at channels, against as many from the start"),
     ("growing", "sparse", "growth, against as many weights from the start"),
     ("fewer", "frozen", "training the base to the end"),
-    ("rigl-patches", "rigl", "patches beside RigL"),
+    ("sparse", "dense-base", "a sparse base, against a dense one below a sparser head"),
+    ("rigl-patches", "rigl-fewer", "patches beside RigL"),
+    ("rigl-patches", "rigl", "patches beside RigL, against RigL to the end with as many weights"),
     ("sparse", "dense", "sparse against dense"),
 )
 """First arm, second arm, and what the difference is called."""
@@ -102,7 +108,7 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     batch_size: int = changed(ArmConfig, "batch_size")
     lr: float | None = changed(ArmConfig, "lr")
     num_seeds: int = changed(ArmConfig, "num_seeds")
-    place_blocks: tuple[str, ...] = option(("6", "12", "24"), "of the smaller base")
+    place_blocks: tuple[str, ...] = option(("6", "12", "24-24"), "of the smaller base")
     place_hidden: tuple[int, ...] = option((64,), "hidden layers on it")
     place_weights: int = option(8_000, "of base, head and what is added", least=1)
     place_base_share: float = option(0.3, "of these, in the base", fraction=True)
@@ -137,15 +143,23 @@ class Config(lab.DocumentFlags, lab.RunFlags):
 
 def run_all(config: Config) -> dict[str, dict[str, Any]]:
     """Runs the arms, then the places."""
-    groups = {}
-    if config.arms:
-        some = {name: ARMS[name] for name in config.arms}
-        groups["arms"] = lab.run_arms(ARM, some, config, shared=SHARED, **config.of_arms())
-    if config.place_seeds:
-        below: Any = replace(config, out=f"{config.out}/places")
-        places = {NOTHING_ADDED: {"adds": "nothing"}, **PLACES}
-        groups["places"] = lab.run_arms(ARM, places, below, shared=SHARED, **config.of_places())
-    return groups
+    below: Any = replace(config, out=f"{config.out}/places")
+    some = {name: ARMS[name] for name in config.arms or ()}
+    places = {NOTHING_ADDED: {"adds": "nothing"}, **PLACES} if config.place_seeds else {}
+    wanted = {"arms": (some, config, config.of_arms()), "places": (places, below, config.of_places())}
+    wanted = {group: one for group, one in wanted.items() if one[0]}
+    for arms, where, given in wanted.values():  # what cannot work is refused before anything is trained
+        each = [
+            ArmConfig(**{**lab.run.arm_values(where, name), **given, **changes})
+            for name, changes in arms.items()
+        ]
+        dataset = lab.run.load(each[0])
+        for one in each:
+            settle(one, dataset)
+    return {
+        group: lab.run_arms(ARM, arms, where, shared=SHARED, **given)
+        for group, (arms, where, given) in wanted.items()
+    }
 
 
 def questions(config: Config) -> list[lab.Question]:

@@ -51,8 +51,9 @@ def test_an_epoch_visits_every_sample_once(size, batch, key):
         visited = np.asarray(index)[np.asarray(weight) == 1]
         assert np.array_equal(np.sort(visited), np.arange(size))
         assert np.sum(np.asarray(weight)) == size
-        # all padding stands in the last batch
+        # all padding stands in the last batch, and repeats the epoch from its beginning
         assert np.all(np.asarray(weight)[:-1] == 1)
+        assert np.array_equal(np.ravel(index), np.resize(visited, index.size))
     assert np.array_equal(visited, np.arange(size))  # in order without a key
 
 

@@ -77,12 +77,11 @@ def check_data(data: Data, classes: int | None = None) -> None:
 def epoch_batches(size: int, batch_size: int, key: Key | None) -> tuple[Array, Array]:
     """Indices ``(step, batch)`` of one epoch and their weights (0 for padding).
 
-    Every sample occurs once; shuffled with ``key``, in order without. The last
-    batch is filled up with sample 0 at weight 0.
+    Every sample occurs once at weight 1; shuffled with ``key``, in order without. The last
+    batch is filled up with the epoch's first ones at weight 0: layers that look at a whole
+    batch, such as batch normalisation, see samples like any others there.
     """
     order = jnp.arange(size) if key is None else jax.random.permutation(key, size)
     steps = -(-size // batch_size)
-    pad = steps * batch_size - size
-    index = jnp.pad(order, (0, pad)).reshape(steps, batch_size)
-    weight = jnp.pad(jnp.ones(size), (0, pad)).reshape(steps, batch_size)
-    return index, weight
+    weight = jnp.pad(jnp.ones(size), (0, steps * batch_size - size))
+    return jnp.resize(order, (steps, batch_size)), weight.reshape(steps, batch_size)

@@ -39,6 +39,9 @@ PATCHED = [
 ]
 
 
+CONV = "--dataset digits --blocks 4,6-8,8 --hidden 64 --base-share 0.5 --place-seeds 0"
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "says"),
     [
@@ -67,15 +70,37 @@ PATCHED = [
         ("cifar10_conv", "--dataset digits --blocks 400,400,400", "multiply-adds an image, over 3000000"),
         (
             "cifar10_conv",
-            "--dataset digits --base-share 0.99",
+            "--dataset digits --blocks 12,24 --base-share 0.99",
             "weights for the convolutions, which have room",
         ),
         (
             "cifar10_conv",
-            "--dataset digits --weights 500 --added 450 --base-share 0.01",
+            "--dataset digits --blocks 12,24,48-48 --weights 500 --added 450 --base-share 0.01",
             "without any weight",
         ),
-        ("cifar10_conv", "--dataset digits --added 60000", "must be fewer than --weights 59300"),
+        ("cifar10_conv", "--dataset digits --added 60000", "must be fewer than --weights 59000"),
+        (
+            "cifar10_conv",
+            f"{CONV} --arms growing --weights 2000 --added 1500",
+            "--added 1500: growth can be 32 to 288 weights here",
+        ),
+        (
+            "cifar10_conv",
+            f"{CONV} --arms channels --weights 2000 --added 1500",
+            "--added 1500: channels can be 1 to 1010 weights here",
+        ),
+        (
+            "cifar10_conv",
+            f"{CONV} --arms patches --weights 2000 --added 5",
+            "--added 5: patches can be at least 9 weights here",
+        ),
+        ("cifar10_conv", f"{CONV} --arms pruned --weights 30000", "density"),
+        (
+            "cifar10_conv",
+            "--dataset digits --arms none --place-blocks 12,24 --place-base-share 0.99",
+            "which have room",
+        ),
+        ("cifar10_conv", f"{CONV} --arms sparse --weights 2000 --added 9 --kernel csr", "--kernel csr"),
     ],
 )
 def test_wrong_input_is_one_line(
