@@ -209,7 +209,13 @@ IDEAS: dict[str, tuple[Idea, ...]] = {
     ),
     "Levels": (
         Idea("levels of sight with exact transitions", "", "arm `windows`", "levels", ("windows − plain",)),
-        Idea("residuals with d² = 0", "", "arms `coupling`, `revnet`", "levels", ("coupling − plain",)),
+        Idea(
+            "residuals with d² = 0",
+            "",
+            "arms `coupling`, `revnet`",
+            "levels",
+            ("coupling − plain", "coupling − revnet"),
+        ),
         Idea("attention that respects a kernel", "", "arm `invariant`", "levels", ("invariant − plain",)),
         Idea("gluing", "", "arm `gluing`", "levels", ("gluing − plain",)),
         Idea("exactness between levels", "", "arm `defect`", "levels", ("defect − plain",)),
@@ -220,6 +226,27 @@ IDEAS: dict[str, tuple[Idea, ...]] = {
         Idea("experts per kind of token", "", "arm `router`", "levels", ("router − plain",)),
         Idea("a memory that does not forget", "", "arm `memory`", "levels", ("memory − plain",)),
         Idea("all together", "", "arm `together`", "levels", ("together − plain",)),
+        Idea(
+            "search for the shape by its structure",
+            "halving, and a structural score before training, against random search for as many steps",
+            "`levels.search`",
+            "levels",
+            ("halving − random search", "structural score − random search"),
+        ),
+        Idea(
+            "learn what to prune",
+            "masks learned from the loss, against magnitude and refit",
+            "`levels.compression`",
+            "levels",
+            ("learned masks",),
+        ),
+        Idea(
+            "a linear compressor",
+            "a linear bottleneck of as many weights, against magnitude and refit",
+            "`levels.compression`",
+            "levels",
+            ("linear bottleneck",),
+        ),
         Idea(
             "the shape must not change while training",
             "networks that grow keep their function at the moment of growth",

@@ -22,7 +22,7 @@ UNITS = {
 TITLES = {
     "loss": "loss at equal steps",
     "loss_at_equal_flops": "loss at equal FLOPs",
-    "steps_share": "steps to the baseline's loss",
+    "steps_share": "steps to the baseline's loss at three quarters",
     "suites": "accuracy on the suites",
     "disagreement": "disagreement on overlaps",
 }
@@ -47,10 +47,16 @@ def reached(curve: Sequence[float], goal: float, looks: int) -> tuple[float, boo
 
 
 def add_steps(found: Mapping[str, Any], baseline: str, looks: int) -> None:
-    """Adds to every seed how many steps it needs to the loss that the baseline's seed has at the end."""
+    """Adds to every seed how many steps it needs to the loss that the baseline's seed has at three quarters.
+
+    In shares of these steps. At the end the baseline is there, and an arm that is as good by chance is not
+    in half of the cases and would count with all its steps: so the goal lies before the end of both.
+    """
     from jaxnet.lab.summary import arm_summary
 
-    goals = {s["seed"]: s["val"] for s in found[baseline]["arms"][baseline]["seeds"]}
+    goals, looks = {}, max(1, 3 * looks // 4)
+    for seed in found[baseline]["arms"][baseline]["seeds"]:
+        goals[seed["seed"]] = None if seed["diverged"] else seed["curve"][looks - 1]
     for name, summary in found.items():
         seeds = []
         for seed in summary["arms"][name]["seeds"]:
@@ -60,6 +66,33 @@ def add_steps(found: Mapping[str, Any], baseline: str, looks: int) -> None:
             )
             seeds.append({**seed, "steps_share": share, "reached": there})
         summary["arms"][name] = arm_summary(seeds, rates=("reached",))
+
+
+def claimed_steps(comparisons: Sequence[Any], claim: float = -0.1) -> dict[str, list[str]]:
+    """Arms by what is known of the claim that they need at least a tenth of the steps less."""
+    found: dict[str, list[str]] = {"shown": [], "refuted": [], "open": []}
+    for c in comparisons:
+        if c.question.measure == "steps_share" and c.question.primary:
+            low, high = c.ci95 or (-np.inf, np.inf)
+            found["shown" if high <= claim else "refuted" if low > claim else "open"].append(c.question.first)
+    return found
+
+
+def tuning_table(arms: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: the trials of every arm, the best marked, with a star where it ends the rates."""
+    rows = []
+    for name, s in arms.items():
+        rates = [t["rate"] for t in s["tried"]]
+        cells = []
+        for t in s["tried"]:
+            best = [t["rate"], t["strength"]] == list(s["point"])
+            end = "*" if best and len(set(rates)) > 1 and t["rate"] in (min(rates), max(rates)) else ""
+            dial = "" if t["strength"] == 1 else f" x {t['strength']:g}"
+            cell = f"{t['rate']:g}{dial}: {number(t['loss'], '.4f')}{end}"
+            cells.append(f"**{cell}**" if best else cell)
+        if cells:
+            rows.append([name, ", ".join(cells)])
+    return ["arm", "rate (x dial): validation loss of the trials"], rows
 
 
 def arm_line(name: str, summary: Mapping[str, Any]) -> str:
@@ -202,6 +235,11 @@ def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -
             for g in groups.values()
             for s in g.values()
         ),
+        "claimed": claimed_steps(comparisons),
+        "tuning": tuning_table(arms),
+        "scores": len({round(c["score"], 6) for c in groups["search"]["search"]["candidates"]})
+        if "search" in groups
+        else 0,
         "verdicts": {v: [c for c in judged if c.verdict == v] for v in ("better", "worse")},
         "extras": {title: (columns, rows) for title, columns, rows in extra_tables(groups)},
     }

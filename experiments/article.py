@@ -20,7 +20,7 @@ from jaxnet.files import user_path
 from jaxnet.lab import changed
 
 TEMPLATE = Path(__file__).parent / "reports" / "article.md"
-POINTS = ("accuracy", "transfer", "kept", "learned", "suites")
+POINTS = ("accuracy", "transfer", "kept", "learned", "suites", "steps_share")
 """Measures whose differences are shown in points; others as they are."""
 
 

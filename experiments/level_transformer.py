@@ -11,6 +11,7 @@ with its own best rate, and compared after as many steps and after as many produ
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from experiments._level_arm import (
 )
 from jaxnet import lab
 from jaxnet.errors import InputError
+from jaxnet.files import user_path, write_json
 from jaxnet.lab import changed, option
 from jaxnet.lab.flags import settled
 
@@ -219,8 +221,12 @@ def _name_arm(summary: dict[str, Any], name: str) -> None:
     summary["arms"] = {name: arm}
 
 
-def questions(config: Config, names: Sequence[str]) -> list[lab.Question]:
-    """Every arm against the plain decoder, and (with intervals alone) against the reversible one."""
+def questions(config: Config, names: Sequence[str], equal: Sequence[str] = ()) -> list[lab.Question]:
+    """Every arm against the plain decoder, and (with intervals alone) against the reversible one.
+
+    A step of those in ``equal`` costs what a plain one costs: their loss at equal FLOPs is that at equal
+    steps, and is asked for once.
+    """
     asked = []
     reversible = next((name for name in REVNETS if name in names), None)
     for rival in (BASELINE, reversible):
@@ -228,10 +234,22 @@ def questions(config: Config, names: Sequence[str]) -> list[lab.Question]:
             if rival is None or name == rival or (rival != BASELINE and name == BASELINE):
                 continue
             for measure in (*PRIMARY, *ASIDE):
+                if measure == "loss_at_equal_flops" and rival == BASELINE and name in equal:
+                    continue
                 primary = rival == BASELINE and measure in PRIMARY
                 better = measure not in LESS_IS_BETTER
                 asked.append(lab.Question(name, rival, measure, primary=primary, higher_is_better=better))
     return asked
+
+
+def add_extras(path: Path, groups: Mapping[str, Any]) -> None:
+    """Adds to the numbers beside a document what searches and smaller decoders say, and Kendall's tau."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for group in ("search", "compression"):
+        for summary in groups.get(group, {}).values():
+            found["comparisons"] += [{**c, "where": group} for c in summary["comparisons"]]
+            found |= {"tau": summary["tau"]} if "tau" in summary else {}
+    write_json(path, found)
 
 
 class Levels(lab.Controls[Config]):
@@ -249,7 +267,8 @@ class Levels(lab.Controls[Config]):
         config = settle(config)
         groups = self.run(config)
         arms = every_arm({"arms": groups["arms"]})
-        comparisons = compare(arms, questions(config, list(groups["arms"])))
+        equal = [name for name, s in groups["arms"].items() if s["fair"] == 1]
+        comparisons = compare(arms, questions(config, list(groups["arms"]), equal))
         print_table("arms, means over seeds", *shown.arm_table(groups["arms"]))
         if comparisons:
             print_table("paired seeds, arm minus rival", *shown.difference_table(comparisons))
@@ -258,6 +277,8 @@ class Levels(lab.Controls[Config]):
         if line := diverged_of(arms):
             print(line)
         self.write(config, groups, comparisons)
+        if config.doc is not None:
+            add_extras(user_path(config.doc).with_suffix(".json"), groups)
         return {"groups": groups, "comparisons": comparisons}
 
 

@@ -36,7 +36,7 @@ def test_an_idea_is_where_it_says(idea: Any) -> None:
             first, *rest = name.split(".")
             home = getattr(jaxnet, first) if hasattr(jaxnet, first) else getattr(home, first) and home
             for part in rest:
-                getattr(home, part)
+                assert hasattr(home, part) or importlib.import_module(f"{home.__name__}.{part}")
     assert not idea.page or (idea.page in COMMANDS and idea.asked)
 
 

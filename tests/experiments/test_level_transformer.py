@@ -12,7 +12,8 @@ import pytest
 from experiments import level_transformer
 from experiments._level_arm import ARM, ArmConfig, Material, load_text
 from experiments._level_measures import Cost, judgements, spread_over
-from experiments._level_shown import reached
+from experiments._level_shown import add_steps, claimed_steps, reached, tuning_table
+from jaxnet import lab
 from jaxnet.levels import ARMS, matmul_flops, stability
 from jaxnet.store.folder import RunFolder
 from jaxnet.transformer import Decoder, Spec
@@ -79,6 +80,29 @@ def test_steps_to_a_loss_are_linear_between_looks():
     assert reached([3.0, 2.0, 1.0], 2.0, 3) == (2 / 3, True)
     assert reached([3.0, 2.0, 1.0], 0.5, 3) == (1.0, False)
     assert reached([1.0], 2.0, 4) == (0.25, True)
+
+
+def test_the_goal_of_the_steps_lies_before_the_end_and_trials_at_an_end_are_marked():
+    def arm(name: str, *curve: float) -> dict[str, Any]:
+        tried = [{"rate": rate, "strength": 1.0, "loss": loss} for rate, loss in ((1e-3, 2.0), (4e-3, 1.5))]
+        seeds = [{"seed": 0, "diverged": False, "val": curve[-1], "curve": list(curve)}]
+        return {"arms": {name: {"seeds": seeds}}, "tried": tried, "point": [4e-3, 1.0]}
+
+    found = {
+        n: arm(n, *c) for n, c in {"plain": (4, 3, 2, 1), "fast": (4, 2, 1, 1), "slow": (4,) * 4}.items()
+    }
+    add_steps(found, "plain", 4)
+    ends = {n: s["arms"][n]["seeds"][0] for n, s in found.items()}
+    assert {n: (s["steps_share"], s["reached"]) for n, s in ends.items()} == {
+        "plain": (1.0, True),
+        "fast": (2 / 3, True),
+        "slow": (4 / 3, False),
+    }
+    assert tuning_table(found)[1][0] == ["plain", "0.001: 2.0000, **0.004: 1.5000***"]
+    asked = [lab.Question(n, "plain", "steps_share", higher_is_better=False) for n in ("fast", "slow")]
+    ends_of = ([-0.3, -0.1], [-0.05, 0.4])
+    told = [lab.Comparison(q, sum(e) / 2, e, 0.01, 12, 12) for q, e in zip(asked, ends_of, strict=True)]
+    assert claimed_steps(told) == {"shown": ["fast"], "refuted": ["slow"], "open": []}
 
 
 def test_windows_to_judge_by_are_from_all_over_a_text():
