@@ -124,16 +124,19 @@ class Material:
         from jaxnet.data.sequences import Mixed, Sequences, padded
         from jaxnet.keys import key_of
 
-        def drawn(purpose: int, samples: int) -> list[suites.Drawn]:
+        def drawn(purpose: int, samples: int, others: Any = None) -> list[suites.Drawn]:
             keys = jax.random.split(jax.random.fold_in(key_of(config.data_seed), purpose), len(suites.SUITES))
-            return [suites.suite(name, key, samples) for name, key in zip(suites.SUITES, keys, strict=True)]
+            apart = [None] * len(keys) if others is None else [one.data for one in others]
+            each = zip(suites.SUITES, keys, apart, strict=True)
+            return [suites.suite(name, key, samples, apart_from=seen) for name, key, seen in each]
 
         def behind(one: Sequences) -> Sequences:
             one = padded(one, config.length)
             return one.replace(x=one.x + text.vocab, y=one.y + text.vocab)
 
         windows = partial(text.windows, length=config.length)
-        known = [padded(one.data, config.length) for one in drawn(0, config.suite_samples)]
+        held = drawn(1, config.tested)
+        known = [padded(one.data, config.length) for one in drawn(0, config.suite_samples, held)]
         others = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *known)
         self.train = Mixed(windows("train"), others, text.vocab)
 
@@ -143,7 +146,6 @@ class Material:
             return Sequences(x, y, jnp.ones(x.shape))
 
         self.val = spread("val", LOOKED)
-        held = drawn(1, config.tested)
         parts = [spread("test", config.tested), *(behind(one.data) for one in held)]
         parts += [behind(one.control) for one in held]
         self.judged = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)

@@ -51,15 +51,16 @@ def draw(names: Sequence[str], seed: int, train: int, test: int) -> Samples:
     Args:
       names: of the suites.
       seed: decides the samples, with NumPy's version: the fingerprint tells.
-      train: samples of every suite to learn from.
+      train: samples of every suite to learn from, none of them among those to judge by.
       test: samples of every suite to judge by.
     """
     known = {name: number for number, name in enumerate(suites.SUITES)}
     parts: dict[str, list[Sequences]] = {"train": [], "test": [], "control": []}
     for name in names:
         key = jax.random.fold_in(key_of(seed), known[name])
-        parts["train"].append(suites.suite(name, jax.random.fold_in(key, 0), train).data)
         judged = suites.suite(name, jax.random.fold_in(key, 1), test)
+        learned = suites.suite(name, jax.random.fold_in(key, 0), train, apart_from=judged.data)
+        parts["train"].append(learned.data)
         parts["test"].append(judged.data)
         parts["control"].append(judged.control)
     length = max(part.x.shape[1] for part in parts["train"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -145,3 +146,17 @@ def test_wrong_input_is_one_line(key):
         suites.suite("modus tollens", key, 1)
     with pytest.raises(ValueError, match="at least 1 sample: 0"):
         suites.suite("copy", key, 0)
+
+
+def test_what_is_judged_by_is_not_drawn_to_learn_from():
+    def sentences(drawn: Any) -> set[bytes]:
+        return {row.tobytes() for row in np.asarray(drawn.x)}
+
+    keys = jax.random.split(jax.random.key(3))
+    judged = suites.suite("tense", keys[0], 64)
+    many = suites.suite("tense", keys[1], 20_000)
+    assert len(sentences(many) & sentences(judged)) > 10, "there are 36,864 of them"
+    fresh = suites.suite("tense", keys[1], 20_000, apart_from=judged.data)
+    assert not sentences(fresh) & sentences(judged)
+    assert fresh.x.shape == many.x.shape and fresh.weight.sum() == many.weight.sum()
+    np.testing.assert_array_equal(fresh.control.x, many.control.x)
