@@ -35,6 +35,7 @@ BENCH_STAMP := $(VENV)/.jaxnet-bench
 GPU_STAMP := $(VENV)/.jaxnet-gpu
 DOCS_STAMP := $(VENV)/.jaxnet-docs
 WHEEL_STAMP := $(VENV)/.jaxnet-wheel
+TRACR_STAMP := $(VENV)/.jaxnet-tracr
 # A change in any of these means installing again (Python sources are used in place).
 INSTALL_INPUTS := pyproject.toml constraints.txt $(wildcard setup.py MANIFEST.in) \
 	$(shell find jaxnet -name '*.cc' -o -name '*.h')
@@ -120,7 +121,7 @@ asan: $(DEV_STAMP)  ## The kernel's tests with address and undefined-behaviour s
 		$(PY) -m pytest tests/kernels -m "not slow"; status=$$?; \
 		$(PY) setup.py -q build_ext --inplace --force; exit $$status
 
-results: $(RUN_STAMP)  ## Make docs/results again, at full size on MNIST
+results: $(TRACR_STAMP)  ## Make docs/results again, at full size on MNIST
 	$(PY) -m experiments.patched_density_controls $(RESULTS_FLAGS) --doc docs/results/patched_density.md
 	$(PY) -m experiments.seed_hunt_results --dataset mnist --resume --doc docs/results/seed_hunt.md
 	$(PY) -m experiments.optimal_bootstrap $(RESULTS_FLAGS) --doc docs/results/bootstrap.md
@@ -225,7 +226,7 @@ clean:  ## Remove caches and build products; .venv and checkpoints stay
 	rm -rf build dist docs/_build docs/_api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find jaxnet experiments benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find jaxnet -name '*.so' -delete
-	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP) $(GPU_STAMP) $(DOCS_STAMP) $(WHEEL_STAMP)
+	rm -f $(RUN_STAMP) $(DEV_STAMP) $(BENCH_STAMP) $(GPU_STAMP) $(DOCS_STAMP) $(WHEEL_STAMP) $(TRACR_STAMP)
 
 distclean: clean  ## Remove .venv too
 	rm -rf $(VENV)
@@ -255,6 +256,11 @@ $(GPU_STAMP): $(RUN_STAMP)
 
 $(DOCS_STAMP): $(DEV_STAMP)
 	$(PIP_INSTALL) --no-build-isolation --editable '.[dev,docs]'
+	@touch $@
+
+# the page on reasoning judges scores by transformers with known circuits
+$(TRACR_STAMP): $(RUN_STAMP)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[tracr]'
 	@touch $@
 
 $(WHEEL_STAMP): $(DEV_STAMP)

@@ -276,6 +276,14 @@ def run_arm(run: lab.Run[ArmConfig]) -> lab.Found:
         gone |= ~np.isfinite(measures["loss"] + measures["loss_at_equal_flops"])
         measures |= {"suites": right.mean(1), "controls": control.mean(1), "disagreement": found["apart"]}
         measures["suite"] = {name: right[:, k] for k, name in enumerate(stuff.names)}
+        if (tell := arm.told) is not None:
+
+            def told(params: Any, x: Any) -> Any:
+                return tell(tasks[-1].model(params, {}, x, key_forward=None)[1])
+
+            args = end["net"].params, stuff.judged.x[0, :LOOKED]
+            numbers = together("what the arm tells", told, (True, False), *args, **how)
+            measures["told"] = {name: np.asarray(value, float) for name, value in numbers.items()}
     names = [f"{r:g} x {s:g}" for r, s in zip(config.rates, config.strengths, strict=True)]
     cost = Cost.of(config, arm, spec)
     extra = {"kernel": config.kernel, "spec": dataclasses.asdict(spec), "cost": cost._asdict()}

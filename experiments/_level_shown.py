@@ -236,6 +236,12 @@ def values(config: Any, groups: Mapping[str, Any], comparisons: Sequence[Any]) -
             for s in g.values()
         ),
         "claimed": claimed_steps(comparisons),
+        "told": {
+            f"{name}: {key.removeprefix('told.')}": a["mean"]
+            for name, s in arms.items()
+            for key, a in s["arms"][name]["aggregate"].items()
+            if key.startswith("told.")
+        },
         "tuning": tuning_table(arms),
         "scores": len({round(c["score"], 6) for c in groups["search"]["search"]["candidates"]})
         if "search" in groups

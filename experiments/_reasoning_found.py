@@ -29,17 +29,22 @@ def found(made: Reasoning, state: Any) -> tuple[Arms, dict[str, Any]]:
     """An entry per seed of every arm; and what the page shows besides."""
     nets, names, config = state["nets"], made.names, made.config
     arms: Arms = {}
+    every, there = (np.asarray(state[what]) for what in ("size", "reached"))  # (seed, arm, suite)
+    unseen = on_unseen(made, nets["trained"], state["keep"][:, 0])
     for arm, name in enumerate(ARMS):
         net = made.net_of(state, arm)
         y = made.together("answers", made.answers, (True,), made.keys) if arm == 1 else None
         full, empty, attention = owned(made, net, y, state["keep"][:, arm])
         accuracy, control = (judge(made, net, data) for data in (made.samples.test, made.samples.control))
-        sizes, reached = (np.asarray(state[what])[:, arm] for what in ("size", "reached"))
-        shown: dict[str, Any] = (
-            {}
-            if arm
-            else {f"solves {suite}": (accuracy[:, k] >= SOLVED).tolist() for k, suite in enumerate(names)}
-        )
+        sizes, reached = every[:, arm], there[:, arm]
+        shown: dict[str, Any] = {}
+        if not arm:
+            solves = accuracy >= SOLVED
+            shown = {f"solves {suite}": solves[:, k].tolist() for k, suite in enumerate(names)}
+            shown["unseen"] = over_reached(unseen, reached & np.isfinite(unseen))
+        for rival, other in enumerate(ARMS[1:], start=1):  # over the suites that both of them reach
+            if arm in (0, rival):
+                shown[f"size beside {other}"] = over_reached(sizes, there[:, 0] & there[:, rival])
         arms |= lab.entries(
             made.run.seeds,
             [name],
@@ -56,6 +61,7 @@ def found(made: Reasoning, state: Any) -> tuple[Arms, dict[str, Any]]:
                 "full": of_names(names, full),
                 "empty": of_names(names, empty),
                 "attention": of_names(names, attention),
+                **({} if arm else {"unseen": of_names(names, np.where(reached, unseen, np.nan))}),
             },
             **shown,
         )
@@ -123,6 +129,16 @@ def owned(made: Reasoning, net: Any, y: Any, keep: Array) -> list[np.ndarray]:
     each = (True, True, True, True, False)
     of = made.together("own losses", one, each, net.params, net.structure, y, keep, train)
     return [np.asarray(side, float) for side in of]
+
+
+def on_unseen(made: Reasoning, net: Any, keep: Array) -> np.ndarray:
+    """``(seed, suite)``: what circuits recover of the gap on the samples that nothing was learned from."""
+
+    def one(params: Any, structure: Any, keep: Any, data: Any) -> Array:
+        return measures.recovered(made.task, params, structure, of_suites(data, made.number), keep)
+
+    args = net.params, net.structure, keep, made.samples.test
+    return np.asarray(made.together("unseen samples", one, (True, True, True, False), *args), float)
 
 
 def relations(made: Reasoning, net: Any, keep: Array, arms: Arms) -> dict[str, Any]:

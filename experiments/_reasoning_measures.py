@@ -76,6 +76,24 @@ def related(
     }
 
 
+def recovered(
+    task: Task, params: Any, structure: Any, data: Sequences, keep: Array
+) -> Float[Array, "capability"]:
+    """``(K,)``, the share of the network's own gap that every circuit recovers on ``(suite, sample, time)``.
+
+    NaN where the network has no gap on these samples.
+    """
+
+    def one(k: Array) -> Array:
+        of = circuits.measured(task, params, structure, single(data, k))
+        full, empty, kept = (
+            of(mask)[0] for mask in (jnp.ones_like(keep[k]), jnp.zeros_like(keep[k]), keep[k])
+        )
+        return (empty - kept) / jnp.where(empty > full, empty - full, jnp.nan)
+
+    return jax.lax.map(one, jnp.arange(keep.shape[0]))
+
+
 def kinds_of(params: Any, structure: Any, keep: Array) -> Float[Array, "capability"]:
     """``(K,)``, the share of every circuit's weights that are attention's."""
     layers, names = circuits.per_layer(params, structure), list(entries(structure))

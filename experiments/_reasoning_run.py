@@ -113,6 +113,10 @@ class Reasoning:
         chance = circuits.random_like(*own, keep, key=purpose(key, CHANGE, 1))
         few = jax.tree.map(lambda a: a[self.protect], look)
         found = fisher(self.task, *own, few, jnp.arange(few.size), labels="data")
+        # of a suite that is solved it is next to nothing: what counts is what is more important than what
+        number = sum(leaf.size for leaf in jax.tree.leaves(found))
+        mean = sum(map(jnp.sum, jax.tree.leaves(found))) / number
+        found = jax.tree.map(lambda leaf: leaf / jnp.maximum(mean, 1e-30), found)
         strength = jnp.asarray(self.config.ewc, jnp.float32)
         memory = remember(no_memory(net.params, strength), net.params, found)
 

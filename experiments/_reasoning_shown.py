@@ -48,6 +48,7 @@ def circuit_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 *(name, *sizes, *own),
+                mean(arms[ARMS[0]], f"by_suite.unseen.{name}", ".0f", 100),
                 mean(arms[ARMS[0]], f"by_suite.attention.{name}", ".0f", 100),
                 mean(arms[ARMS[0]], f"backups.{name}", ".1f", 100),
             ]
@@ -115,6 +116,7 @@ SOLVED_HEADS = [
 ]
 CIRCUIT_HEADS = [
     *("suite", *(f"circuit, {arm}, % of weights" for arm in ARMS), "loss", "loss of nothing"),
+    "gap recovered on unseen samples %",
     *("attention's share of the circuit %", "pairs of heads that are backups %"),
 ]
 

@@ -11,6 +11,7 @@ bits for attention or for perceptrons first, and one suite protected while anoth
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Config(lab.DocumentFlags, lab.RunFlags, lab.SeedFlags):
     )
     last: str = option("tense", "suite that is learned last")
     protect: str = option("copy", "suite that is protected meanwhile")
-    ewc: float = option(1e3, "strength of EWC's penalty", above=0)
+    ewc: float = option(1.0, "strength of EWC's penalty, of weights as important as the mean one", above=0)
     look: int = option(16, "samples of every suite that circuits are found on", "samples", least=2)
     fraction: float = option(0.9, "of a network's own gap, that a circuit must recover", fraction=True)
     chunks: int = option(16, "parts of a circuit that are tried to be left out, at the finest", least=0)
@@ -142,7 +143,7 @@ def questions(config: Config) -> list[lab.Question]:
     """Against nonsense; overlap against chance; transplants; rules for bits; ways to protect."""
     less: dict[str, Any] = {"higher_is_better": False}
     asked = [
-        lab.Question(ARMS[0], rival, "size", f"size of a circuit, trained − {rival}", **less)
+        lab.Question(ARMS[0], rival, f"size beside {rival}", f"size of a circuit, trained − {rival}", **less)
         for rival in ARMS[1:]
     ]
     asked += [lab.Question(ARMS[0], "random circuits", "overlap", "overlap, circuits − random masks")]
@@ -161,11 +162,11 @@ def questions(config: Config) -> list[lab.Question]:
             for rule in RULES[1:]
         ]
     pairs = [(HELD[1], HELD[0]), (HELD[1], HELD[2]), (HELD[3], HELD[0])]
-    for measure, what in (("kept", "protected suite"), ("learned", "new suite")):
-        asked += [
-            lab.Question(f"held: {a}", f"held: {b}", measure, f"{what}, {a} − {b}", primary=measure == "kept")
-            for a, b in pairs
-        ]
+    for (a, b), (measure, what) in itertools.product(
+        pairs, (("kept", "protected suite"), ("learned", "new suite"))
+    ):
+        judged = measure == "kept" and a != "ewc"  # whose strength nobody has tuned
+        asked.append(lab.Question(f"held: {a}", f"held: {b}", measure, f"{what}, {a} − {b}", primary=judged))
     return asked
 
 

@@ -13,7 +13,7 @@ from jaxnet.levels.coupling import CoupledBlock, CoupledDecoder, inverted
 from jaxnet.levels.invariant import InvariantBlock, InvariantDecoder
 from jaxnet.levels.memory import AssociativeMemory, MemoryBlock, MemoryDecoder, empty_memory, recall, write
 from jaxnet.levels.room import hidden_units
-from jaxnet.levels.router import RoutedBlock, RoutedDecoder, balance, expert_load, routers
+from jaxnet.levels.router import RoutedBlock, RoutedDecoder, balance, expert_load, extreme_loads, routers
 from jaxnet.levels.windows import LevelDecoder, level_blocks, level_windows, orthonormal
 
 ARMS: dict[str, Arm] = {
@@ -31,7 +31,9 @@ ARMS: dict[str, Arm] = {
     "level rates": rates.ARM,
     "curriculum": curriculum.ARM,
     "cell": Arm("a recurrent cell, its state kept or overwritten, in every other block", CellDecoder),
-    "router": Arm("top-k experts with balanced load", RoutedDecoder, watch=routers, activity=balance),
+    "router": Arm(
+        "top-k experts with balanced load", RoutedDecoder, watch=routers, activity=balance, told=extreme_loads
+    ),
     "memory": Arm("a memory whose writes leave what is stored, in every other block", MemoryDecoder),
 }
 """The arms by name; every module has the parameters of the plain one, to about a percent."""
@@ -66,6 +68,7 @@ __all__ = [
     "balance",
     "empty_memory",
     "expert_load",
+    "extreme_loads",
     "hard_gate",
     "hidden_units",
     "inverted",

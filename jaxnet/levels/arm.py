@@ -36,6 +36,7 @@ class Arm:
       optimizer: of a spec, the plain optimiser and the number of steps: the one in its place.
       phases: of a spec and the number of steps: what is trained one after the other.
       look: of a spec: what of the parameters is carried from look to look.
+      told: numbers, by name, of what the watched submodules did with a text.
       dials: values of the strength to choose from.
     """
 
@@ -47,6 +48,7 @@ class Arm:
     optimizer: Callable[[Spec, optax.GradientTransformation, int], optax.GradientTransformation] | None = None
     phases: Callable[[Spec, int], Phases] | None = None
     look: Callable[[Spec], Callable[[Any], PyTree]] | None = None
+    told: Callable[[Any], dict[str, Scalar]] | None = None
     dials: tuple[float, ...] = (1.0,)
 
     def model(self, spec: Spec) -> Linen:

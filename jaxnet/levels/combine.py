@@ -62,5 +62,5 @@ def together(what: str, *arms: Arm, glued: bool = True) -> Arm:
         optimizer if optimizers else None,
         only("phases", None),
         only("look", None),
-        gluing.ARM.dials,
+        dials=gluing.ARM.dials,
     )

@@ -105,6 +105,12 @@ def expert_load(
     return jnp.einsum("bte,b->e", picks, weight) / (CHOSEN * scores.shape[2] * jnp.sum(weight))
 
 
+def extreme_loads(seen: Any) -> dict[str, Scalar]:
+    """The loads of the fullest and the emptiest expert of any layer, over an even one."""
+    each = jnp.stack([expert_load(scores, jnp.ones(scores.shape[1])) for scores in seen.pre]) * EXPERTS
+    return {"load of the fullest expert": jnp.max(each), "load of the emptiest expert": jnp.min(each)}
+
+
 def balance(spec: Spec) -> Any:
     """The loss of balance as :class:`jaxnet.train.Task` takes it (``activity``), of the routers' scores."""
 

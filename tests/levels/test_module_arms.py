@@ -331,13 +331,14 @@ def test_experts_have_an_even_load_after_training():
         state, info = jaxnet.make_epoch(task)(jaxnet.init_state(net), data, key, jnp.asarray(0))
         seen = model(state.net.params, {}, held, key_forward=None)[1]
         loads = [router.expert_load(scores, jnp.ones(64)) for scores in seen.pre]
-        return info, loads, activity(seen, {}, held, jnp.ones(64), None)
+        return info, loads, router.extreme_loads(seen), activity(seen, {}, held, jnp.ones(64), None)
 
-    info, loads, balance = look(jax.random.key(0))
+    info, loads, told, balance = look(jax.random.key(0))
     assert info.loss < 4.5  # of log(256) = 5.5
     for load in loads:
         np.testing.assert_allclose(np.sum(load), 1, rtol=1e-5)
         assert np.max(load) <= 2 / 4 and np.min(load) >= 0.5 / 4
+    np.testing.assert_allclose(list(told.values()), [4 * np.max(loads), 4 * np.min(loads)], rtol=1e-5)
     assert 0.9 * router.BALANCE <= balance <= 1.3 * router.BALANCE  # even: once its weight
 
 
