@@ -127,9 +127,9 @@ def topology_from_sorted(flat: Int[Array, "nnz"], shape: tuple[int, int]) -> Top
     slots = jnp.arange(flat.shape[0], dtype=jnp.int32)
     rows = jnp.where(present, flat // num_in, num_out + slots - jnp.sum(present, dtype=jnp.int32))
     cols = jnp.where(present, flat % num_in, 0)
-    # written out: a loop is several functions to compile where this is one
-    row_ptr = jnp.searchsorted(rows, jnp.arange(num_out + 1, dtype=jnp.int32), method="scan_unrolled")
-    row_ptr = row_ptr.astype(jnp.int32)
+    # the first slot of a row or, where it has none, of the next that has; half of a search's compile time
+    first = jnp.full(num_out + 1, flat.shape[0], jnp.int32).at[rows].min(slots, mode="drop")
+    row_ptr = jax.lax.cummin(first, reverse=True)
     return Topology(rows.astype(jnp.int32), cols.astype(jnp.int32), row_ptr, shape)
 
 
