@@ -40,6 +40,9 @@ Pair = tuple[int, int]
 COLUMN_BYTES = 1 << 19
 """The slices that are multiplied at once by the gradient of a kernel: they should stay in the cache."""
 
+FEW_IN, FEW_OUT = 4, 16
+"""Channels up to which XLA's convolution takes longer to lay out its input than to compute."""
+
 
 def conv(
     x: Images,
@@ -148,12 +151,28 @@ def _xla(window: _Window, x: Array, kernel: Array) -> Array:
     )
 
 
+def _on_cpu(window: _Window, x: Array, kernel: Array) -> Array:
+    """XLA's fast form or, for a first layer of few channels, twice as fast, a product for every image."""
+    size, features = (kernel.shape[0], kernel.shape[1]), kernel.shape[3]
+    shape = jax.eval_shape(functools.partial(_xla, window), x, kernel).shape
+    if x.shape[3] > FEW_IN or features > FEW_OUT or 0 in shape:
+        return _xla(window, x, kernel)
+    sums = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+    def one(image: Array) -> Array:
+        columns = jnp.concatenate(_slices(window, size, image[None], shape[1:3]), axis=3)
+        flat = columns.reshape(-1, math.prod(kernel.shape[:3])), kernel.reshape(-1, features)
+        return lax.dot(*flat, precision=lax.Precision.HIGHEST, preferred_element_type=sums)
+
+    return lax.map(one, x).reshape(shape).astype(x.dtype)
+
+
 # Whatever takes turns under vmap stands within a rule of differentiation, because a loop over networks
 # (`sequential_vmap`) has none of its own; the rules use each other, so that any order is right.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(window: _Window, x: Array, kernel: Array) -> Array:
-    plain = functools.partial(_xla, window)
-    return _by_platform(sequential_vmap(plain), plain, x, kernel)
+    cpu, plain = functools.partial(_on_cpu, window), functools.partial(_xla, window)
+    return _by_platform(sequential_vmap(cpu), plain, x, kernel)
 
 
 def _conv_forward(window: _Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
