@@ -111,4 +111,4 @@ def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]]) -> Non
 def save_comparisons(path: Path, config: Any, groups: Any, comparisons: Sequence[Comparison]) -> None:
     """Saves the forest plot: the picture of a document that has none of its own."""
     with picture(path, size=(8.2, 0.42 * len(comparisons) + 1.1)) as axes:
-        draw_differences(axes, [c.as_dict() for c in comparisons])
+        draw_differences(axes, [{**c.as_dict(), "title": c.question.in_full} for c in comparisons])
