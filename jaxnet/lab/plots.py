@@ -103,7 +103,7 @@ def draw_differences(axes: Any, comparisons: Sequence[Mapping[str, Any]]) -> Non
         axes.annotate(f"{mean:+.2f}", (high, yi), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(y, [c["title"] for c in comparisons], fontsize=8.5)
-    axes.set_xlabel("difference in test accuracy (points), paired over seeds, 95 % interval")
+    axes.set_xlabel("difference in test accuracy (points)\npaired over seeds, 95 % interval")
     axes.margins(x=0.12)
     axes.grid(alpha=0.3, axis="x")
 
