@@ -67,7 +67,7 @@ class Config(lab.DocumentFlags, TextFlags):
     )
     steps: int = option(40, "of training", "steps", least=1)
     looks: int = option(20, "at the validation text; steps are a multiple of them", least=1)
-    length: int | None = option(None, f"of a sequence; auto: 64 from {LONG:,} steps on, else 32", none="auto")
+    length: int | None = option(None, f"of a sequence; auto: 64 from {LONG:,} steps on, else 40", none="auto")
     width: int | None = option(
         None, f"of the plain decoder's stream; auto: 56 from {LONG:,} steps on, else 16", none="auto"
     )
@@ -103,7 +103,7 @@ class Config(lab.DocumentFlags, TextFlags):
 def settle(config: Config) -> Config:
     """Decides what is auto by the length of the run."""
     long = config.steps >= LONG
-    values: dict[str, Any] = {"length": 64 if long else 32, "width": 56 if long else 16}
+    values: dict[str, Any] = {"length": 64 if long else 40, "width": 56 if long else 16}
     values |= {
         "layers": 4 if long else 2,
         "tested": TESTED if long else 64,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import level_transformer
-from experiments._level_arm import ARM, ArmConfig, Material, load_text
+from experiments._level_arm import ARM, ArmConfig, Material, load_text, longest_sentence
 from experiments._level_measures import Cost, judgements, spread_over
 from experiments._level_shown import add_steps, claimed_steps, reached, tuning_table
 from jaxnet import lab
@@ -103,6 +103,11 @@ def test_the_goal_of_the_steps_lies_before_the_end_and_trials_at_an_end_are_mark
     ends_of = ([-0.3, -0.1], [-0.05, 0.4])
     told = [lab.Comparison(q, sum(e) / 2, e, 0.01, 12, 12) for q, e in zip(asked, ends_of, strict=True)]
     assert claimed_steps(told) == {"shown": ["fast"], "refuted": ["slow"], "open": []}
+
+
+def test_the_defaults_have_room_for_every_sentence():
+    config = level_transformer.settle(level_transformer.Config())
+    assert (config.length or 0) >= longest_sentence()
 
 
 def test_windows_to_judge_by_are_from_all_over_a_text():

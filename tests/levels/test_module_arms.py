@@ -338,7 +338,8 @@ def test_experts_have_an_even_load_after_training():
     for load in loads:
         np.testing.assert_allclose(np.sum(load), 1, rtol=1e-5)
         assert np.max(load) <= 2 / 4 and np.min(load) >= 0.5 / 4
-    np.testing.assert_allclose(list(told.values()), [4 * np.max(loads), 4 * np.min(loads)], rtol=1e-5)
+    most, least = (told[f"load of the {which} expert"] for which in ("fullest", "emptiest"))
+    np.testing.assert_allclose([most, least], [4 * np.max(loads), 4 * np.min(loads)], rtol=1e-5)
     assert 0.9 * router.BALANCE <= balance <= 1.3 * router.BALANCE  # even: once its weight
 
 
