@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import _report as report
+from experiments._conv_run import ArmConfig, base_of
 from jaxnet.lab import option, run_main
 
-BLOCKS = ((12,), (24,), (40, 40), (80,))
+MODEL = ArmConfig()
+"""Whose base and hidden layers are measured."""
+
 SHAPE, CLASSES = (32, 32, 3), 10
 
 
@@ -49,8 +52,10 @@ def main(config: Config) -> None:
     class Classifier(linen.Module):
         @linen.compact
         def __call__(self, x: Any, train: bool = False) -> Any:
-            x = Blocks(BLOCKS)(x, train)
-            x = linen.relu(linen.Dense(128)(x.reshape(x.shape[0], -1)))
+            x = Blocks(base_of(MODEL.blocks))(x, train)
+            x = x.reshape(x.shape[0], -1)
+            for units in MODEL.hidden:
+                x = linen.relu(linen.Dense(units)(x))
             return linen.Dense(CLASSES)(x)
 
     module, optimizer = Classifier(), optax.adam(1e-3)

@@ -64,8 +64,8 @@ class Numbers:
     def shown(self, name: str, measure: str = "accuracy") -> str:
         """Mean, interval and number of networks, in per cent."""
         found = self.mean(name, measure)
-        ends = f"{span(found['ci95'], between=' .. ')}, " if found["ci95"] else ""
-        return f"{percent(found['mean'])} % ({ends}n = {found['n']})"
+        ends = [span(found["ci95"], between=" .. ")] if found["ci95"] else []
+        return with_interval(f"{percent(found['mean'])} %", ", ".join([*ends, f"n = {found['n']}"]))
 
     def pairs(self, select: Callable[[Mapping[str, Any]], bool], what: str) -> list[Mapping[str, Any]]:
         """The comparisons that a test is made of; InputError without any."""

@@ -68,8 +68,9 @@ def with_patches(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
     """
     there = [entry.shape for entry in net.structure["head"].weights]
     each = weights_of_patches([there[0][1], *(outputs for outputs, _ in there)], 1)
-    number = max(1, config.added // each)
-    rules = jaxnet.PatchRules("dense", number, config.placement, PATCH_DENSITY, first_layer=True)
+    rules = jaxnet.PatchRules(
+        "dense", config.added // each, config.placement, PATCH_DENSITY, first_layer=True
+    )
 
     def patched(params: Any) -> Any:
         head, wired = jaxnet.with_patches(
@@ -80,18 +81,16 @@ def with_patches(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
     return changes.reshape(net, patched)
 
 
-def room_for(config: Any, shapes: list[tuple[int, ...]]) -> None:
-    """Raises ValueError where what is to be added has no place in networks of these arrays."""
+def room_for(config: Any, shapes: list[tuple[int, ...]], counts: list[int]) -> None:
+    """Raises ValueError where what is to be added has no place in networks of these arrays and weights."""
     kernels = [shape for shape in shapes if len(shape) == 4]
     heads = [shape for shape in shapes if len(shape) == 2]
-    counts = counts_of(shapes, config.at_start, config.base_share)
     if config.adds == "patches":
         least, most = weights_of_patches([heads[0][0], *(outputs for _, outputs in heads)], 1), None
     elif config.adds == "channels":
         least, most = 1, sum(map(math.prod, kernels)) - sum(counts[: len(kernels)])
     elif config.adds == "growth":
-        outgoing = min(NEW_UNITS * heads[1][1], config.added // 2)
-        least, most = 2 * NEW_UNITS, NEW_UNITS * heads[0][0] + outgoing
+        least, most = 2 * NEW_UNITS, NEW_UNITS * heads[0][0] + outgoing_of(config, heads[1][1])
     else:
         return
     if config.added < least or (most is not None and config.added > most):
@@ -130,10 +129,15 @@ def with_channels(config: Any, net: Any, extrema: Any, *, key: Any) -> Any:
     )[0]
 
 
+def outgoing_of(config: Any, outputs: int) -> int:
+    """How many of the weights that are added lead from new hidden units to so many units above."""
+    return min(NEW_UNITS * outputs, config.added // 2)
+
+
 def with_units(config: Any, net: Any, *, key: Any) -> Any:
     """A wider hidden layer of the head; the function is unchanged."""
     first, second = net.structure["head"].weights[:2]
-    outgoing = min(NEW_UNITS * second.shape[0], config.added // 2)
+    outgoing = outgoing_of(config, second.shape[0])
     sizes = (first.shape[1], *(entry.shape[0] for entry in net.structure["head"].weights))
     how: dict[str, Any] = {"layer": 0, "units": NEW_UNITS, "rule": "preserve"}
     how |= {"nonzeros_in": config.added - outgoing, "nonzeros_out": second.capacity + outgoing}

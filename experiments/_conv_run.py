@@ -136,8 +136,8 @@ def settle(config: ArmConfig, dataset: Dataset) -> ArmConfig:
             blocks = tuple("-".join(map(str, block)) for block in found[0])
             config = dataclasses.replace(config, blocks=blocks, hidden=found[1])
         elif config.start == "sparse":
-            nets.counts_of(shapes_of(config, dataset), config.at_start, config.base_share)
-            adding.room_for(config, shapes_of(config, dataset))
+            shapes = shapes_of(config, dataset)
+            adding.room_for(config, shapes, nets.counts_of(shapes, config.at_start, config.base_share))
         method_of(config, dataset)
     except ValueError as error:
         raise InputError(str(error)) from None

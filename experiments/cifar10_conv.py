@@ -148,14 +148,14 @@ def run_all(config: Config) -> dict[str, dict[str, Any]]:
     places = {NOTHING_ADDED: {"adds": "nothing"}, **PLACES} if config.place_seeds else {}
     wanted = {"arms": (some, config, config.of_arms()), "places": (places, below, config.of_places())}
     wanted = {group: one for group, one in wanted.items() if one[0]}
-    for arms, where, given in wanted.values():  # what cannot work is refused before anything is trained
-        each = [
-            ArmConfig(**{**lab.run.arm_values(where, name), **given, **changes})
-            for name, changes in arms.items()
-        ]
-        dataset = lab.run.load(each[0])
-        for one in each:
-            settle(one, dataset)
+    each = [
+        ArmConfig(**{**lab.run.arm_values(where, name), **given, **changes})
+        for arms, where, given in wanted.values()
+        for name, changes in arms.items()
+    ]
+    dataset = lab.run.load(each[0])
+    for one in each:  # what cannot work is refused before anything is trained
+        settle(one, dataset)
     return {
         group: lab.run_arms(ARM, arms, where, shared=SHARED, **given)
         for group, (arms, where, given) in wanted.items()

@@ -11,7 +11,6 @@ bits for attention or for perceptrons first, and one suite protected while anoth
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,11 +161,11 @@ def questions(config: Config) -> list[lab.Question]:
             for rule in RULES[1:]
         ]
     pairs = [(HELD[1], HELD[0]), (HELD[1], HELD[2]), (HELD[3], HELD[0])]
-    for (a, b), (measure, what) in itertools.product(
-        pairs, (("kept", "protected suite"), ("learned", "new suite"))
-    ):
-        judged = measure == "kept" and a != "ewc"  # whose strength nobody has tuned
-        asked.append(lab.Question(f"held: {a}", f"held: {b}", measure, f"{what}, {a} − {b}", primary=judged))
+    for measure, what in (("kept", "protected suite"), ("learned", "new suite")):
+        for a, b in pairs:
+            judged = measure == "kept" and a != "ewc"  # whose strength nobody has tuned
+            title = f"{what}, {a} − {b}"
+            asked.append(lab.Question(f"held: {a}", f"held: {b}", measure, title, primary=judged))
     return asked
 
 

@@ -164,9 +164,9 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def correction(comparisons: Sequence[Comparison]) -> str:
     """How many questions there are, what was corrected for, and how many differences withstand it."""
     primary = [c for c in comparisons if c.question.primary]
-    shown, raw = sum(bool(c.sign) for c in primary), sum(c.p is not None and c.p < LEVEL for c in primary)
     if not primary:
         return "p is that of the paired test; nothing is judged on this page."
+    shown, raw = sum(bool(c.sign) for c in primary), sum(c.p is not None and c.p < LEVEL for c in primary)
     asked = f"all {len(primary)} questions" if len(primary) > 1 else "the one question"
     return (
         f"p is that of the paired test, p (Holm) is corrected for {asked} of this page. "

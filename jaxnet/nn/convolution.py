@@ -157,12 +157,10 @@ def _on_cpu(window: _Window, x: Array, kernel: Array) -> Array:
     shape = jax.eval_shape(functools.partial(_xla, window), x, kernel).shape
     if x.shape[3] > FEW_IN or features > FEW_OUT or 0 in shape:
         return _xla(window, x, kernel)
-    sums = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
 
     def one(image: Array) -> Array:
         columns = jnp.concatenate(_slices(window, size, image[None], shape[1:3]), axis=3)
-        flat = columns.reshape(-1, math.prod(kernel.shape[:3])), kernel.reshape(-1, features)
-        return lax.dot(*flat, precision=lax.Precision.HIGHEST, preferred_element_type=sums)
+        return _dot(columns.reshape(-1, math.prod(kernel.shape[:3])), kernel.reshape(-1, features))
 
     return lax.map(one, x).reshape(shape).astype(x.dtype)
 
@@ -239,14 +237,12 @@ def _column_product(window: _Window, size: Pair, x: Array, gradient: Array) -> A
     """Gradient of a kernel of ``size``: the pixels under each of its entries times the output's gradient."""
     batch, height, width, features = gradient.shape
     channels = x.shape[3]
-    sums = x.dtype if x.dtype.itemsize >= 4 else jnp.float32  # half precision is summed in single
 
     def product(x: Array, gradient: Array) -> Array:
         slices = [jnp.moveaxis(part, 3, 0) for part in _slices(window, size, x, (height, width))]
         # (kernel entry * in, batch * pixel), faster than its transpose, and (batch * pixel, out)
         columns = jnp.concatenate(slices).reshape(math.prod(size) * channels, -1)
-        flat = gradient.reshape(-1, features)
-        return lax.dot(columns, flat, precision=lax.Precision.HIGHEST, preferred_element_type=sums)
+        return _dot(columns, gradient.reshape(-1, features))
 
     image = height * width * math.prod(size) * channels * x.dtype.itemsize
     parts = -(-batch // max(1, COLUMN_BYTES // max(1, image)))
@@ -256,11 +252,21 @@ def _column_product(window: _Window, size: Pair, x: Array, gradient: Array) -> A
         each = batch // parts
         whole = parts * each
         stacked = [a[:whole].reshape(parts, each, *a.shape[1:]) for a in (x, gradient)]
-        zero = jnp.zeros((math.prod(size) * channels, features), sums)
+        zero = jnp.zeros((math.prod(size) * channels, features), _sums(x.dtype))
         total, _ = lax.scan(lambda total, part: (total + product(*part), None), zero, stacked)
         if whole < batch:
             total += product(x[whole:], gradient[whole:])
     return total.reshape(*size, channels, features).astype(x.dtype)
+
+
+def _sums(dtype: jnp.dtype) -> jnp.dtype:
+    """Half precision is summed in single."""
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """A product of matrices, summed in :func:`_sums` of their type."""
+    return lax.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=_sums(a.dtype))
 
 
 def _slices(window: _Window, size: Pair, x: Array, out: Pair) -> list[Array]:
