@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     ("flags", "said"),
     [
         (["--windows", "full,top-0"], "k of top-k attention must be at least 1: 0"),
-        (["--windows", "full,33"], "the window of layer 1 must be at most the length 32: 33 tokens"),
+        (["--windows", "full,41"], "the window of layer 1 must be at most the length 40: 41 tokens"),
         (["--windows", "wide,full"], "'wide' is neither full, a number of tokens, nor top-NUMBER"),
         (["--heads", "3"], "heads must divide the width: 3 heads, width 16"),
         (["--dataset", "SHORT"], "the text is shorter than one batch"),
@@ -52,7 +52,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(flags, said, tmp_path, capsy
 def test_what_is_auto_is_small_in_a_short_run_and_that_of_the_page_in_a_long_one():
     small = level_transformer.settle(level_transformer.Config())
     long = level_transformer.settle(level_transformer.Config(steps=2000))
-    assert (small.length, small.width, small.layers, len(small.rates or ())) == (32, 16, 2, 1)
+    assert (small.length, small.width, small.layers, len(small.rates or ())) == (40, 16, 2, 1)
     assert (long.length, long.width, long.layers, long.arms) == (64, 56, 4, ("all",))
     assert small.extras == ("none",) and small.arms is not None and small.arms[0] == "plain"
 
