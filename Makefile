@@ -20,7 +20,7 @@ CIFAR10_METHODS ?= static,set,rigl,chts,chts-local
 CIFAR10_MLP_FLAGS ?= --peers
 CIFAR10_FIVE_FLAGS ?= $(CIFAR10_MLP_FLAGS) --densities 0.05 --rates 0.001 --weight-decay 0.05 \
 	--out checkpoints/cifar10_mlp_5_percent
-CIFAR10_WIDE_METHODS ?= set,rigl,chts-local
+CIFAR10_WIDE_METHODS ?= static,set,rigl,chts,chts-local
 CIFAR10_WIDE_FLAGS ?= --sizes 3072,3072,3072,3072,10 --allocation dense-output \
 	--densities 0.011073 --num-seeds 1 --weight-decay 0.05
 # As the published levels are found: trained on all training images, the epoch chosen on the test images.

@@ -50,14 +50,14 @@ class ArmConfig(lab.RunFlags, lab.TrainFlags, lab.SeedFlags, lab.DataFlags):
     start: Literal["sparse", "dense", "small"] = option("sparse", "small: a dense network of as many weights")
     base: Literal["joint", "frozen"] = option("joint", "frozen: not trained in the second phase")
     method: Literal["none", "set", "rigl", "magnitude"] = option("none", "what changes base and head")
-    every: int = option(300, "steps between two changes", "steps", least=1)
+    every: int = option(100, "steps between two changes", "steps", least=1)
     adds: Literal["none", "nothing", "patches", "channels", "growth"] = option(
         "none", "what the second phase begins with; none: there is one phase of all epochs"
     )
     placement: Literal["extrema", "random", "least"] = option("extrema", "where it is added")
     added: int = option(3_000, "weights that are added", least=1)
-    epochs: int = option(16, "of the first phase", "epochs", least=1)
-    more_epochs: int = option(8, "of the second phase", "epochs", least=1)
+    epochs: int = option(8, "of the first phase", "epochs", least=1)
+    more_epochs: int = option(4, "of the second phase", "epochs", least=1)
     batch_size: int = changed(lab.BatchFlags, "batch_size", 128)
     lr: float | None = changed(lab.TrainFlags, "lr", RATE)
     lr_patch: float = option(3e-3, "of patches", above=0)

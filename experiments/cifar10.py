@@ -170,7 +170,7 @@ WIDE = (
 )
 AS_PUBLISHED = (
     "--peers --protocol seed --init sparse-fan-in --out checkpoints/cifar10_mlp_published --methods "
-    "set,rigl,chts-local --baseline set"
+    "static,set,rigl,chts,chts-local --baseline set"
 )
 CLEAN = "--methods chts-local --baseline chts-local --average 0.999 --out checkpoints/cifar10_mlp_wide"
 SPEED = "python -m benchmarks.large_network --ways csr,torch_masked --augment"
