@@ -257,25 +257,29 @@ def draw_accuracy(path: Path, config: Config, groups: Mapping[str, Any], compari
     figure, axes = plots.plt.subplots(figsize=(8.4, 5.2), layout="constrained")
     for k, name in enumerate(sorted(lines, key=lambda name: float(np.log(lines[name][1]).mean()))):
         (x, wrong, low, high), color = lines[name], plots.plt.get_cmap("tab20")(k % 20)
-        x = x * (1.01**k if len(x) == 1 else 1)  # beside each other
+        x = x * (1.01 ** (k - (len(lines) - 1) / 2) if len(x) == 1 else 1)  # beside each other
         dash, marker = "--" if name in methods.DENSE else "-", "osD^v"[k % 5]
         axes.plot(x, wrong, dash, marker=marker, ms=4, color=color, label=name, lw=1.4)
         axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         if len(x) == 1:  # no line, no band
             axes.vlines(x, low, high, color=color, lw=1)
-    axes.set(xscale="log", yscale="log", xlabel="weights at the end", ylabel="test accuracy (%)")
+    beside = any(len(x) == 1 for x, *_ in lines.values())
+    label = "weights at the end" + (" (single points beside one another)" if beside else "")
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="test accuracy (%)")
     worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
     ticks = [100 - a for a in (20, 50, 70, 80, 90, 95, 96, 97, 98, 98.5, 99) if best <= 100 - a <= worst]
     if len(ticks) < 3:
         ticks = [100 - a for a in range(5, 100, 5) if best <= 100 - a <= worst]
     axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
     axes.minorticks_off()
-    weights = sorted({float(x) for line in lines.values() for x in np.round(line[0], -2)})
+    weights = sorted({float(x) for line in lines.values() for x in np.round(line[0])})
     shown = [w for w, after in zip(weights, [*weights[1:], np.inf], strict=True) if after > 1.2 * w]
     axes.set_xticks(shown, [f"{w:,.0f}" for w in shown])
     axes.invert_yaxis()
-    each = "1 seed" if config.num_seeds == 1 else f"{config.num_seeds} seeds"
-    axes.set_title(f"{config.dataset}, {each} each, mean and 95 % interval")
+    each = (
+        "1 seed each" if config.num_seeds == 1 else f"{config.num_seeds} seeds each, mean and 95 % interval"
+    )
+    axes.set_title(f"{config.dataset}, {each}")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     plots.save_figure(figure, path)
