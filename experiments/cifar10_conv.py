@@ -113,8 +113,8 @@ class Config(lab.DocumentFlags, lab.RunFlags):
     place_weights: int = option(8_000, "of base, head and what is added", least=1)
     place_base_share: float = option(0.3, "of these, in the base", fraction=True)
     place_added: int = option(600, "weights that are added", least=1)
-    place_epochs: int = option(8, "of the first phase there", "epochs", least=1)
-    place_more: int = option(4, "of the second phase there", "epochs", least=1)
+    place_epochs: int = option(3, "of the first phase there", "epochs", least=1)
+    place_more: int = option(2, "of the second phase there", "epochs", least=1)
     place_seeds: int = option(12, "networks in each arm there; verdicts need 12; 0: none", least=0)
     out: str = option("checkpoints/cifar10_conv", "folder for results, a run in a folder each")
 

@@ -40,7 +40,7 @@ Pair = tuple[int, int]
 COLUMN_BYTES = 1 << 19
 """The slices that are multiplied at once by the gradient of a kernel: they should stay in the cache."""
 
-FEW_IN, FEW_OUT = 4, 16
+FEW_IN, FEW_OUT = 6, 16
 """Channels up to which XLA's convolution takes longer to lay out its input than to compute."""
 
 

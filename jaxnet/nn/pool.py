@@ -68,17 +68,8 @@ def _max_pool_jvp(
     (x,), (dx,) = primals, tangents
     largest, place = _largest(size, strides, x)
     zero = jnp.zeros((), dx.dtype)
-    if size != strides:
-        parts = [jnp.where(place == n, part, zero) for n, part in enumerate(_slices(size, strides, dx))]
-        return largest, functools.reduce(jnp.add, parts)
-    batch, height, width, channels = largest.shape
-    tiled = dx[:, : height * size[0], : width * size[1]]
-    tiled = tiled.reshape(batch, height, size[0], width, size[1], channels)
-    numbers = jnp.arange(size[0] * size[1], dtype=place.dtype).reshape(1, 1, size[0], 1, size[1], 1)
-    here = (
-        place[:, :, None, :, None] == numbers
-    )  # (batch, row, row in window, column, column in window, channel)
-    return largest, jnp.sum(jnp.where(here, tiled, zero), axis=(2, 4))
+    tiles = _slices(size, strides, dx) if size != strides else _tiles(size, largest.shape, dx)
+    return largest, functools.reduce(jnp.add, [jnp.where(place == n, t, zero) for n, t in enumerate(tiles)])
 
 
 _compiled = jax.jit(_max_pool, static_argnums=(0, 1))
@@ -93,6 +84,16 @@ def _largest(size: Pair, strides: Pair, x: Array) -> tuple[Array, Int[Array, "ba
         place = jnp.where(part > largest, jnp.asarray(number, place.dtype), place)
         largest = jnp.maximum(largest, part)
     return largest, place
+
+
+def _tiles(size: Pair, shape: tuple[int, ...], x: Array) -> list[Array]:
+    """As :func:`_slices`, of windows that do not overlap, whose transposes put rows beside each other."""
+    batch, height, width, channels = shape
+    x = x[:, : height * size[0], : width * size[1]]
+    x = x.reshape(batch, height, size[0], width, size[1] * channels)
+    rows = lax.split(x, (1,) * size[0], axis=2)
+    each = (part for row in rows for part in lax.split(row, (channels,) * size[1], axis=4))
+    return [part.reshape(shape) for part in each]
 
 
 def _slices(size: Pair, strides: Pair, x: Array) -> list[Array]:

@@ -154,7 +154,7 @@ def test_training_in_a_scan_is_xlas(key):
 
 def test_on_a_cpu_no_convolution_is_of_another_form_than_the_fast_one(key):
     """What a loop would compute slowly: see the module's docstring."""
-    images, kernel = draw(key, (2, 3, 6, 6, 5), (2, 3, 3, 5, 4))
+    images, kernel = draw(key, (2, 3, 6, 6, 8), (2, 3, 3, 8, 4))
     many = jax.jit(jax.vmap(functools.partial(train, conv), (0, None)))
     text = many.lower(kernel, images).as_text(dialect="hlo")
     lines = [line for line in text.splitlines() if " convolution(" in line]
