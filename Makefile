@@ -206,7 +206,7 @@ results-cifar10: $(BENCH_STAMP)  ## Make the pages of CIFAR-10 in docs/results, 
 		$(PY) -m experiments.cifar10_growth --hidden $$h --densities $$d --resume; \
 	done; done
 	$(PY) -m experiments.cifar10_growth --resume --doc docs/results/cifar10_growth.md
-	@set -e; for a in dense small sparse set rigl pruned dense-base fewer,frozen,patches,channels,growing rigl-fewer,rigl-patches; do \
+	@set -e; for a in dense small sparse set rigl pruned dense-base fewer,frozen,patches,channels,growing; do \
 		$(PY) -m experiments.cifar10_conv --arms $$a --place-seeds 0 --resume; \
 	done
 	$(PY) -m experiments.cifar10_conv --place-seeds 0 --resume --doc docs/results/cifar10_conv.md

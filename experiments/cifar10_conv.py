@@ -38,8 +38,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "patches": {"adds": "patches"},
     "channels": {"adds": "channels"},
     "growing": {"adds": "growth"},
-    "rigl-fewer": {"adds": "nothing", "method": "rigl"},
-    "rigl-patches": {"adds": "patches", "method": "rigl"},
 }
 """What each arm changes."""
 
@@ -56,8 +54,6 @@ WHAT = {
     "patches": "dense patches at extrema of the head's hidden units for the second phase, drawn at random",
     "channels": "weights into low channels and out of high ones for the second phase, zero at first",
     "growing": "16 hidden units more for the second phase, their weights to the outputs zero at first",
-    "rigl-fewer": "RigL in the first phase, nothing added for the second",
-    "rigl-patches": "RigL in the first phase, patches for the second",
 }
 """The arms in words."""
 
@@ -72,8 +68,6 @@ CONTRIBUTIONS = (
     ("growing", "sparse", "growth, against as many weights from the start"),
     ("fewer", "frozen", "training the base to the end"),
     ("sparse", "dense-base", "a sparse base, against a dense one below a sparser head"),
-    ("rigl-patches", "rigl-fewer", "patches beside RigL"),
-    ("rigl-patches", "rigl", "patches beside RigL, against RigL to the end with as many weights"),
     ("sparse", "dense", "sparse against dense"),
 )
 """First arm, second arm, and what the difference is called."""
