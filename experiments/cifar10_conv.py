@@ -184,7 +184,7 @@ def values(config: Config, groups: Mapping[str, Any], comparisons: Sequence[Any]
         "what": {name: WHAT[name] for name in config.arms or ()},
         "of": {w: [c for c in comparisons if c.question.where == w] for w in ("arms", "places")},
         "most": MOST,
-        "looked": (config.blocks, config.lr) == (Config.blocks, Config.lr),
+        "looked": bool(config.arms) and (config.blocks, config.lr) == (Config.blocks, Config.lr),
         "percent_base": f"{100 * config.base_share:g}",
         "first": first,
         "all_arms": {name: run for runs in groups.values() for name, run in runs.items()},
