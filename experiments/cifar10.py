@@ -9,7 +9,7 @@ so. ``make results-cifar10`` makes all of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from jaxnet.lab import changed
 from jaxnet.lab.shown import NOTHING, number
 
 TEMPLATE = Path(__file__).parent / "reports" / "cifar10.md"
-PATCHED, PEERS = "patched_accuracy", "accuracy_peers"
+PATCHED, PEERS, WATCHED = "patched_accuracy", "accuracy_peers", "watched"
 
 Found = Iterator[tuple[str, str]]
 """What was asked, and what came out."""
@@ -38,13 +38,15 @@ def level(n: Numbers, name: str, measure: str = "accuracy") -> str:
     return f"{n.shown(name, measure)}{peers}"
 
 
-def best(n: Numbers, names: Iterable[str], measure: str = "accuracy") -> str:
-    """The arm of the highest mean."""
-    known = {name: mean for name in names if (mean := n.mean(name, measure)["mean"]) is not None}
+def best(n: Numbers, names: Collection[str], measure: str = "accuracy") -> str:
+    """The arm that the validation samples prefer; where they are not told, that of the highest mean."""
+    told = all(WATCHED in n.arm(name)["aggregate"] for name in names) and measure == "accuracy"
+    by = WATCHED if told else measure
+    known = {name: mean for name in names if (mean := n.mean(name, by)["mean"]) is not None}
     if not known:
         return NOTHING
     name = max(known, key=lambda one: known[one])
-    return f"{name}: {level(n, name, measure)}"
+    return f"{name}: {level(n, name, measure)}" + ("" if told else ", chosen by this number")
 
 
 def starting(n: Numbers, start: str) -> list[str]:
